@@ -1,0 +1,118 @@
+"""How predictions are scored: per task, over a suite and over seeds.
+
+Everything is a fraction in [0, 1]; percent only where it is printed.
+
+Axes: N rows of a task's test split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+__all__ = ["accuracy", "mean_and_std", "mean_per_class_recall", "suite_score"]
+
+
+def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Share of the rows whose class is predicted (``acc1``).
+
+    Parameters
+    ----------
+    labels, predictions : ndarray of shape (N,), int
+        True and predicted class within the task.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    ValueError
+        When the shapes differ or there are no rows.
+    """
+    labels, predictions = _checked(labels, predictions)
+    return float(np.mean(labels == predictions))
+
+
+def mean_per_class_recall(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Mean, over the classes present in ``labels``, of the share of their rows predicted right.
+
+    Parameters
+    ----------
+    labels, predictions : ndarray of shape (N,), int
+        True and predicted class within the task.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    ValueError
+        When the shapes differ or there are no rows.
+    """
+    labels, predictions = _checked(labels, predictions)
+    _, index = np.unique(labels, return_inverse=True)
+    rows = np.bincount(index)  # (classes present,)
+    right = np.bincount(index, weights=labels == predictions)  # (classes present,)
+    return float(np.mean(right / rows))
+
+
+def suite_score(per_task: Sequence[float]) -> float:
+    """Unweighted mean over a suite's tasks of the metric each of them reports.
+
+    Parameters
+    ----------
+    per_task : sequence of float
+        One value in [0, 1] per task; at least one.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    ValueError
+        When there are no tasks.
+    """
+    return mean_and_std(per_task)[0]
+
+
+def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (divisor ``n - 1``) over seeds.
+
+    Parameters
+    ----------
+    values : sequence of float
+        At least one value.
+
+    Returns
+    -------
+    mean, std : float
+        ``std`` is 0.0 for a single value.
+
+    Raises
+    ------
+    ValueError
+        When there are no values.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0:
+        raise ValueError("wanted at least one value to average, got none")
+    std = float(np.std(array, ddof=1)) if array.size > 1 else 0.0
+    return float(np.mean(array)), std
+
+
+def _checked(labels: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return both as arrays after checking that they pair up."""
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    if labels.shape != predictions.shape or labels.ndim != 1 or labels.size == 0:
+        raise ValueError(
+            "wanted labels and predictions of the same shape (N,) with N at least 1, "
+            f"got {labels.shape} and {predictions.shape}"
+        )
+    return labels, predictions

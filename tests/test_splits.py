@@ -1,0 +1,74 @@
+"""Tests of cptlite.splits."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cptlite.errors import UsageError
+from cptlite.splits import base_classes, base_new_rows, check_shots, few_shot_rows
+
+labels_of_rows = st.lists(st.integers(0, 5), max_size=40)
+
+
+@given(labels_of_rows, labels_of_rows, st.integers(1, 9), st.integers(0, 99))
+def test_every_class_gives_its_shots_or_all_it_has(train, val, shots, seed) -> None:
+    for groups, wanted, rows in zip(
+        (train, val), (shots, min(shots, 4)), few_shot_rows(train, val, shots, seed), strict=True
+    ):
+        assert rows.dtype == np.int64
+        assert len(set(rows.tolist())) == len(rows)
+        drawn = [groups[row] for row in rows]
+        assert list(dict.fromkeys(drawn)) == list(dict.fromkeys(groups))
+        for label in set(groups):
+            assert drawn.count(label) == min(wanted, groups.count(label))
+
+
+def test_the_global_generator_is_left_alone() -> None:
+    random.seed(5)
+    expected = random.Random(5).random()
+    few_shot_rows([0, 0, 1, 1], [0, 1], 1, seed=3)
+    assert random.random() == expected
+
+
+def test_arrays_and_lists_of_pairs_draw_the_same() -> None:
+    tasks, labels = np.repeat([0, 1], 20), np.tile(np.arange(4, dtype=np.int32), 10)
+    pairs = list(zip(tasks.tolist(), labels.tolist(), strict=True))
+    from_list = few_shot_rows(pairs, pairs, 2, seed=1)
+    from_array = few_shot_rows(np.stack([tasks, labels], axis=1), pairs, 2, seed=1)
+    assert from_list[0].tolist() == from_array[0].tolist()
+    assert from_list[1].tolist() == from_array[1].tolist()
+
+
+def test_no_validation_rows_is_fine() -> None:
+    train, val = few_shot_rows(np.array([0, 1, 1]), np.array([], dtype=np.int32), 1, seed=1)
+    assert len(train) == 2 and len(val) == 0
+
+
+@pytest.mark.parametrize("shots", [0, -1])
+def test_shots_below_one_are_refused(shots: int) -> None:
+    with pytest.raises(UsageError, match=rf"at least 1, got {shots}"):
+        few_shot_rows([0], [0], shots, seed=1)
+
+
+def test_check_shots_knows_the_largest_class() -> None:
+    check_shots([0, 0, 0, 1], 3)
+    with pytest.raises(UsageError, match="choose --shots from 1 to 3"):
+        check_shots([0, 0, 0, 1], 4)
+    with pytest.raises(UsageError, match="no training rows"):
+        check_shots([], 1)
+
+
+def test_base_classes_round_up() -> None:
+    assert [base_classes(n) for n in (1, 2, 3, 47, 100)] == [1, 1, 2, 24, 50]
+
+
+def test_base_and_new_rows_part_every_task() -> None:
+    labels, tasks = np.array([0, 1, 2, 0, 1]), np.array([0, 0, 0, 1, 1])
+    base, new = base_new_rows(labels, tasks, [3, 2])
+    assert base.tolist() == [0, 1, 3]
+    assert new.tolist() == [2, 4]
