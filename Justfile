@@ -1,0 +1,43 @@
+# Short verbs for what README.md says in full; every recipe is a plain command that works without just.
+
+python := ".venv/bin/python"
+cptlite := ".venv/bin/cptlite"
+
+# List the recipes.
+default:
+    @just --list
+
+# A virtual environment with the package, editable, and every tool of development.
+setup:
+    python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[dev]'
+
+# README's first command.
+demo:
+    python3 -m venv .venv && .venv/bin/pip install -c constraints.txt '.[plot]' && .venv/bin/cptlite demo
+
+# README's second command.
+test:
+    python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[test]' && .venv/bin/python -m pytest
+
+# Style, formatting and types; needs `just setup`.
+lint:
+    {{python}} -m ruff check .
+    {{python}} -m ruff format --check .
+    {{python}} -m mypy
+
+# Time this machine.
+bench *options:
+    {{cptlite}} bench {{options}}
+
+# Time this machine's GPU, then run the tests that need one.
+bench-gpu *options:
+    {{cptlite}} bench --device cuda {{options}}
+    {{python}} -m pytest -m gpu
+
+# Train the small CLIP that the package ships for the demo.
+pretrain-demo *options:
+    {{python}} scripts/pretrain_demo.py {{options}}
+
+# What CI runs: a fresh environment, README's test command, lint, the demo.
+ci:
+    .ci/run
