@@ -1,0 +1,43 @@
+"""The shapes of the CLIP models that are known by name.
+
+Source: OpenAI's released checkpoints (Radford et al., ICML 2021); ``demo`` is this package's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["ARCHITECTURES"]
+
+
+def _architecture(
+    embed_dim: int, resolution: int, layers: Any, width: int, patch: int | None, text: tuple[int, int]
+) -> dict[str, Any]:
+    text_width, text_layers = text
+    return {
+        "embed_dim": embed_dim,
+        "image_resolution": resolution,
+        "vision_layers": layers,
+        "vision_width": width,
+        "vision_patch_size": patch,
+        "context_length": 77,
+        "vocab_size": 49408,
+        "transformer_width": text_width,
+        "transformer_heads": text_width // 64,
+        "transformer_layers": text_layers,
+    }
+
+
+# Keyword arguments of clip.model.CLIP by name.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "RN50": _architecture(1024, 224, (3, 4, 6, 3), 64, None, (512, 12)),
+    "RN101": _architecture(512, 224, (3, 4, 23, 3), 64, None, (512, 12)),
+    "RN50x4": _architecture(640, 288, (4, 6, 10, 6), 80, None, (640, 12)),
+    "RN50x16": _architecture(768, 384, (6, 8, 18, 8), 96, None, (768, 12)),
+    "RN50x64": _architecture(1024, 448, (3, 15, 36, 10), 128, None, (1024, 12)),
+    "ViT-B/32": _architecture(512, 224, 12, 768, 32, (512, 12)),
+    "ViT-B/16": _architecture(512, 224, 12, 768, 16, (512, 12)),
+    "ViT-L/14": _architecture(768, 224, 24, 1024, 14, (768, 12)),
+    "ViT-L/14@336px": _architecture(768, 336, 24, 1024, 14, (768, 12)),
+    "demo": _architecture(128, 64, 4, 128, 8, (128, 4)),
+}

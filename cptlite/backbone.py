@@ -1,0 +1,320 @@
+"""CLIP weights in; frozen towers, tokenizer, preprocessing facts and a fingerprint out.
+
+The only room that knows the ``clip`` package. Sources: Radford et al., "Learning Transferable Visual
+Models From Natural Language Supervision" (ICML 2021) and clip-anytorch, whose model code is used as is.
+
+Axes: B images, R pixels a side, W text width, D joint dimension.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cptlite.architectures import ARCHITECTURES
+from cptlite.checkpoints import openai_checkpoint, read_state_dict, seeded_token_rows
+from cptlite.errors import DataError, UsageError
+
+with warnings.catch_warnings():  # clip imports pkg_resources, deprecated in setuptools
+    warnings.simplefilter("ignore")
+    from clip.model import CLIP, build_model
+    from clip.simple_tokenizer import SimpleTokenizer
+
+__all__ = [
+    "PRECISIONS",
+    "Backbone",
+    "TextTower",
+    "Tokenizer",
+    "backbone_slug",
+    "load_backbone",
+    "seeded_token_rows",
+]
+
+PRECISIONS = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DEMO_CHECKPOINT = Path(__file__).parent / "assets" / "demo_clip.safetensors"
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Tokenizer:
+    """CLIP's byte-pair tokenizer, without the start and end tokens.
+
+    Attributes
+    ----------
+    sos, eos : int
+        Ids of the start and end tokens.
+    """
+
+    def __init__(self) -> None:
+        self._bpe = SimpleTokenizer()
+        self.sos: int = self._bpe.encoder["<|startoftext|>"]
+        self.eos: int = self._bpe.encoder["<|endoftext|>"]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``; lower-cased and cleaned as CLIP does."""
+        return list(self._bpe.encode(text))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTower:
+    """CLIP's frozen text encoder.
+
+    Attributes
+    ----------
+    token_embedding : Tensor of shape (vocabulary, W)
+    positional_embedding : Tensor of shape (context_length, W)
+    transformer : nn.Module
+        Causal transformer, called with (positions, prompts, W).
+    final_norm : nn.Module
+        Layer norm after the last block.
+    projection : Tensor of shape (W, D)
+    logit_scale : float
+        The *log* of the factor on the cosine similarities.
+    """
+
+    token_embedding: Tensor
+    positional_embedding: Tensor
+    transformer: nn.Module
+    final_norm: nn.Module
+    projection: Tensor
+    logit_scale: float
+
+    @property
+    def width(self) -> int:
+        """Text width W."""
+        return self.token_embedding.shape[1]
+
+    @property
+    def context_length(self) -> int:
+        """Positions a prompt may fill, 77 in every CLIP."""
+        return self.positional_embedding.shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number type the tower computes in."""
+        return self.projection.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tower lives."""
+        return self.projection.device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A frozen CLIP and the facts that identify it.
+
+    Attributes
+    ----------
+    name : str
+        As the user gave it: ``"ViT-B/16"``, a path, ``"random:RN50:3"``, ``"demo"``.
+    weights_sha256 : str
+        Hex digest of the weights as float32, by sorted key: equal for the same weights in any file format.
+    precision : str
+        One of `PRECISIONS`; what the towers compute in.
+    model : nn.Module
+        ``clip.model.CLIP``, in evaluation mode, without gradients.
+    """
+
+    name: str
+    weights_sha256: str
+    precision: str
+    model: CLIP = field(repr=False)
+
+    @property
+    def slug(self) -> str:
+        """Folder name of this backbone's caches and runs."""
+        return backbone_slug(self.name)
+
+    @property
+    def embed_dim(self) -> int:
+        """Joint dimension D."""
+        return self.model.text_projection.shape[1]
+
+    @property
+    def resolution(self) -> int:
+        """Side R of the square images the image tower takes, in pixels."""
+        return self.model.visual.input_resolution
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self.model.text_projection.device
+
+    @property
+    def preprocess_spec(self) -> dict[str, Any]:
+        """CLIP's image preprocessing as data, for the cache's fingerprint."""
+        return {
+            "resize": self.resolution,
+            "interpolation": "bicubic",
+            "crop": "center",
+            "mean": list(MEAN),
+            "std": list(STD),
+        }
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the text tower."""
+        return Tokenizer()
+
+    @cached_property
+    def text_tower(self) -> TextTower:
+        """The frozen text encoder."""
+        model = self.model
+        return TextTower(
+            token_embedding=model.token_embedding.weight,
+            positional_embedding=model.positional_embedding,
+            transformer=model.transformer,
+            final_norm=model.ln_final,
+            projection=model.text_projection,
+            logit_scale=float(model.logit_scale),
+        )
+
+    @torch.inference_mode()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Encode preprocessed images.
+
+        Parameters
+        ----------
+        images : Tensor of shape (B, 3, R, R)
+            Normalised with `preprocess_spec`.
+
+        Returns
+        -------
+        Tensor of shape (B, D), float32
+            Projected features, *not* unit length.
+        """
+        return self.model.encode_image(images.to(self.device)).float()
+
+
+def backbone_slug(name: str) -> str:
+    """Folder name for a backbone: ``"random:ViT-B/32:1"`` gives ``"random-ViT-B-32-seed1"``."""
+    kind, _, rest = name.partition(":")
+    if kind == "random":
+        architecture, _, seed = rest.partition(":")
+        suffix = f"-seed{seed}" if seed not in ("", "0") else ""
+        return f"random-{architecture.replace('/', '-').replace('@', '-')}{suffix}"
+    if name in ARCHITECTURES:
+        return name.replace("/", "-").replace("@", "-")
+    path = Path(name)
+    # Two checkpoints of one file name in different folders must not share caches.
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    return f"{path.stem}-{digest}"
+
+
+def load_backbone(name: str, *, device: str = "auto", precision: str = "auto") -> Backbone:
+    """Load a frozen CLIP.
+
+    Parameters
+    ----------
+    name : str
+        An OpenAI name (``RN50``, ``ViT-B/16``, ...), a checkpoint path (JIT archive, state dict or safetensors in
+        OpenAI's key names), ``random:NAME[:SEED]``, or ``demo``.
+    device : str
+        ``auto`` takes the GPU where there is one.
+    precision : str
+        ``auto``, or one of `PRECISIONS`. Auto is float32 on the CPU, bf16 on a GPU.
+
+    Returns
+    -------
+    Backbone
+
+    Raises
+    ------
+    UsageError
+        Unknown name, device or precision.
+    DataError
+        The weights are missing, cannot be downloaded or are not a CLIP in OpenAI's key names.
+    """
+    place = _resolve_device(device)
+    kind = _resolve_precision(precision, place)
+    state = _state_dict(name)
+    model = _build(state, name)
+    weights = _weights_sha256(model)
+    model = model.requires_grad_(False).eval().to(device=place, dtype=PRECISIONS[kind])
+    return Backbone(name=name, weights_sha256=weights, precision=kind, model=model)
+
+
+def _resolve_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"unknown device {device!r}: give auto, cpu, cuda or cuda:N") from None
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {device!r} wants a GPU and torch finds none: give --device cpu")
+    return place
+
+
+def _resolve_precision(precision: str, device: torch.device) -> str:
+    if precision == "auto":
+        return "bf16" if device.type == "cuda" else "float32"
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}: give auto, {', '.join(PRECISIONS)}")
+    if device.type == "cpu" and precision == "fp16":
+        raise UsageError("precision 'fp16' needs a GPU: give float32 or bf16 on the CPU")
+    return precision
+
+
+def _state_dict(name: str) -> dict[str, Tensor]:
+    kind, _, rest = name.partition(":")
+    if kind == "random":
+        architecture, _, seed = rest.partition(":")
+        return _random_state_dict(architecture, seed or "0")
+    if name == "demo":
+        return read_state_dict(DEMO_CHECKPOINT)
+    if name in ARCHITECTURES:
+        return read_state_dict(openai_checkpoint(name))
+    if Path(name).is_file():
+        return read_state_dict(Path(name))
+    if "/" in name or "\\" in name or Path(name).suffix:
+        raise DataError(f"no checkpoint at {name!r}: give the path of a file, or one of {_known_names()}")
+    raise UsageError(f"unknown backbone {name!r}: give one of {_known_names()}, or a checkpoint's path")
+
+
+def _known_names() -> str:
+    return ", ".join([*ARCHITECTURES, "random:NAME[:SEED]"])
+
+
+def _random_state_dict(architecture: str, seed: str) -> dict[str, Tensor]:
+    if architecture not in ARCHITECTURES or not seed.isdecimal():
+        raise UsageError(
+            f"cannot make random weights for {architecture!r} with seed {seed!r}: "
+            f"give random:NAME[:SEED] with NAME one of {', '.join(ARCHITECTURES)} and SEED a whole number"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed))
+        return CLIP(**ARCHITECTURES[architecture]).state_dict()
+
+
+def _build(state: Mapping[str, Tensor], name: str) -> CLIP:
+    weights = {key: value.float() for key, value in state.items()}
+    try:
+        with torch.random.fork_rng(devices=[]):  # building draws initial weights; keep the caller's generator
+            model = build_model(dict(weights)).float()
+        # build_model rounds to float16; the stored weights may be finer.
+        model.load_state_dict(weights)
+    except (KeyError, RuntimeError, AssertionError, ZeroDivisionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"backbone {name!r}: wanted a CLIP in OpenAI's key names, got {len(weights)} tensors that do not "
+            f"fit ({reason}): give a checkpoint saved from OpenAI's CLIP"
+        ) from None
+    return model
+
+
+def _weights_sha256(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(f"{key}{tuple(value.shape)}".encode())
+        digest.update(value.detach().float().contiguous().cpu().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,101 @@
+"""What a dataset is once it has been read from disk: tasks, and rows of image paths with labels.
+
+Axes: N rows of one split, T tasks of the dataset, K_t classes of task t.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["METRICS", "SPLITS", "Dataset", "Rows", "Task"]
+
+SPLITS = ("train", "val", "test")
+METRICS = ("acc1", "mean_per_class_recall")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One classification task: its words, its classes and how it is scored.
+
+    Attributes
+    ----------
+    id : str
+        Unique name, ``"dtd"`` or, in a dataset of several tasks, ``"fashion20/pants-type"``.
+    name : str
+        The words given to SoftCPT's meta network, ``"texture"``.
+    class_names : tuple of str
+        Names in label order.
+    template : str
+        Zero-shot prompt with one ``{}`` for the class name.
+    metric : str
+        One of `METRICS`: the one the paper reports for this task.
+    """
+
+    id: str
+    name: str
+    class_names: tuple[str, ...]
+    template: str
+    metric: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The rows of one split.
+
+    Attributes
+    ----------
+    paths : tuple of str
+        N image paths relative to the dataset's image folder, with forward slashes.
+    labels : ndarray of shape (N,), int32
+        Class within the row's task.
+    tasks : ndarray of shape (N,), int32
+        Index of the row's task among the dataset's tasks.
+    """
+
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    tasks: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A dataset found on disk.
+
+    Attributes
+    ----------
+    name : str
+        Catalogue name, or the one made from a user's folder, CSV or manifest.
+    image_root : Path
+        Folder the paths of the rows are relative to.
+    tasks : tuple of Task
+        At least one.
+    splits : mapping of str to Rows
+        Keys are those of `SPLITS`; a split the dataset lacks has no rows.
+    """
+
+    name: str
+    image_root: Path
+    tasks: tuple[Task, ...]
+    splits: Mapping[str, Rows]
+
+    @property
+    def split_sha256(self) -> str:
+        """Hex digest over tasks and rows: equal exactly when the labelled rows are the same."""
+        content = {
+            "tasks": [[task.id, list(task.class_names)] for task in self.tasks],
+            "splits": {
+                name: [list(rows.paths), rows.labels.tolist(), rows.tasks.tolist()]
+                for name, rows in sorted(self.splits.items())
+            },
+        }
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,206 @@
+"""Prompts as data: which token, context vector or shared row stands at each position.
+
+A prompt is ``[SOS] context name . [EOS]``. Class-name positions ``end``, ``middle`` and ``front``, and contexts shared by
+all prompts, per task, per class or per image, differ only in these arrays, never in code paths.
+
+Axes: P prompts, S positions, C contexts, L context tokens, U unique rows, E ends (prompts), W text width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from cptlite.errors import UsageError
+
+__all__ = ["POSITIONS", "PromptLayout", "TextPlan", "layout_prompts", "layout_texts", "plan_rows"]
+
+POSITIONS = ("end", "middle", "front")
+
+
+class TokenSource(Protocol):
+    """What a layout needs of a tokenizer."""
+
+    sos: int
+    eos: int
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids without start and end."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptLayout:
+    """P prompts, each a row of S positions.
+
+    Attributes
+    ----------
+    tokens : ndarray of shape (P, S), int64
+        Token id; 0 where a context vector stands and after EOS.
+    slots : ndarray of shape (P, S), int64
+        Row of the flattened (C * L, W) contexts that stands there, or -1 for a token.
+    ends : ndarray of shape (P,), int64
+        Position of EOS.
+    """
+
+    tokens: np.ndarray
+    slots: np.ndarray
+    ends: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+
+def layout_prompts(
+    names: Sequence[str],
+    tokenizer: TokenSource,
+    *,
+    context_length: int,
+    contexts: Sequence[int] | np.ndarray | None = None,
+    position: str = "end",
+    max_positions: int = 77,
+) -> PromptLayout:
+    """Lay out one prompt per name around learnable contexts.
+
+    Parameters
+    ----------
+    names : sequence of str
+        P class or task names; underscores read as spaces.
+    tokenizer : TokenSource
+    context_length : int
+        L; 0 leaves the bare name.
+    contexts : sequence of int, optional
+        Index of each prompt's context, below C; by default all prompts share context 0.
+    position : str
+        One of `POSITIONS`: where the name stands. ``middle`` puts the first floor(L/2) context tokens before it.
+    max_positions : int
+        The text tower's context length.
+
+    Returns
+    -------
+    PromptLayout
+
+    Raises
+    ------
+    UsageError
+        Unknown position, or a name that does not fit.
+    """
+    if position not in POSITIONS:
+        raise UsageError(f"unknown class-name position {position!r}: give one of {', '.join(POSITIONS)}")
+    owners = np.zeros(len(names), np.int64) if contexts is None else np.asarray(contexts, np.int64)
+    before = {"end": context_length, "middle": context_length // 2, "front": 0}[position]
+    rows = []
+    for name, owner in zip(names, owners, strict=True):
+        words = name.replace("_", " ")
+        tokens = tokenizer.encode(words + ".")
+        # The name's own token count splits it from the stop, as in the original code.
+        split = len(tokenizer.encode(words)) if before < context_length else 0
+        slots = [-2 - int(owner) * context_length - i for i in range(context_length)]
+        row = [tokenizer.sos, *slots[:before], *tokens[:split], *slots[before:], *tokens[split:], tokenizer.eos]
+        _check_fit(name, len(row), context_length, max_positions)
+        rows.append(row)
+    return _pack(rows)
+
+
+def layout_texts(texts: Sequence[str], tokenizer: TokenSource, *, max_positions: int = 77) -> PromptLayout:
+    """Lay out fixed texts, without any context.
+
+    Raises
+    ------
+    UsageError
+        A text does not fit into ``max_positions``.
+    """
+    rows = []
+    for text in texts:
+        row = [tokenizer.sos, *tokenizer.encode(text), tokenizer.eos]
+        _check_fit(text, len(row), 0, max_positions)
+        rows.append(row)
+    return _pack(rows)
+
+
+def _check_fit(name: str, length: int, context_length: int, max_positions: int) -> None:
+    if length > max_positions:
+        around = f" with {context_length} context tokens" if context_length else ""
+        raise UsageError(
+            f"the prompt of {name!r}{around} has {length} tokens, and the text encoder takes {max_positions}: "
+            f"shorten the name{' or give a smaller --context-length' if context_length else ''}"
+        )
+
+
+def _pack(rows: list[list[int]]) -> PromptLayout:
+    """Rows of token ids (>= 0) and context slots (-2 - slot) to padded arrays."""
+    ends = np.array([len(row) - 1 for row in rows], np.int64)
+    packed = np.zeros((len(rows), int(ends.max(initial=0)) + 1), np.int64)
+    for row, target in zip(rows, packed, strict=True):
+        target[: len(row)] = row
+    is_slot = packed < 0
+    return PromptLayout(tokens=np.where(is_slot, 0, packed), slots=np.where(is_slot, -2 - packed, -1), ends=ends)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPlan:
+    """The rows of a layout that can influence a result, each once.
+
+    Attention is causal and only the EOS row is read, so rows after EOS never matter, and prompts that begin alike
+    share their first rows in every layer: the rows are the nodes of a trie over (token or context slot).
+
+    Attributes
+    ----------
+    tokens, slots, positions : ndarray of shape (U,), int64
+        What stands at each unique row, as in `PromptLayout`, and its position.
+    paths : ndarray of shape (P, S), int64
+        Row of each position of each prompt; after EOS it repeats row 0, which causal attention never reads.
+    homes : ndarray of shape (U,), int64
+        One place in the flattened paths that holds each row.
+    ends : ndarray of shape (P,), int64
+        Row of each prompt's EOS.
+    end_positions : ndarray of shape (P,), int64
+        Position of each prompt's EOS.
+    """
+
+    tokens: np.ndarray
+    slots: np.ndarray
+    positions: np.ndarray
+    paths: np.ndarray
+    homes: np.ndarray
+    ends: np.ndarray
+    end_positions: np.ndarray
+
+    @property
+    def num_rows(self) -> int:
+        """Unique rows U: what the linear layers run on."""
+        return len(self.tokens)
+
+
+def plan_rows(layout: PromptLayout) -> TextPlan:
+    """Find the unique rows of a layout.
+
+    Level by level: two prompts share a row where their rows before it are shared and the same thing stands there.
+    """
+    prompts, length = layout.tokens.shape
+    # One number for what stands there: tokens from 0 up, slots from -1 down.
+    symbols = np.where(layout.slots >= 0, -1 - layout.slots, layout.tokens)
+    paths = np.zeros((prompts, length), np.int64)
+    parents = np.full(prompts, -1, np.int64)
+    homes: list[np.ndarray] = []
+    num_rows = 0
+    for position in range(length):
+        alive = np.flatnonzero(layout.ends >= position)
+        keys = np.stack([parents[alive], symbols[alive, position]], axis=1)
+        _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        paths[alive, position] = parents[alive] = num_rows + inverse.reshape(-1)
+        homes.append(alive[first] * length + position)
+        num_rows += len(first)
+    home = np.concatenate(homes) if homes else np.zeros(0, np.int64)
+    return TextPlan(
+        tokens=layout.tokens.reshape(-1)[home],
+        slots=layout.slots.reshape(-1)[home],
+        positions=home % length,
+        paths=paths,
+        homes=home,
+        ends=paths[np.arange(prompts), layout.ends],
+        end_positions=layout.ends,
+    )
