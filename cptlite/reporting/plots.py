@@ -1,0 +1,178 @@
+"""Accuracy against shots, one line per method, as a PNG.
+
+Colours: from Okabe and Ito's and Tol's palettes, which colour-blind readers can tell apart; the
+markers differ as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log2
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cptlite.errors import CptliteError, UsageError
+from cptlite.reporting.summaries import Result, Summary, group_results, seeds_label, summarize
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw_shots_plot"]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#332288", "#E69F00", "#56B4E9", "#882255")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+GREY = "#555555"
+LABEL_GAP = 0.052  # of the axis' height, between labels of neighbouring lines
+DODGE = 0.006  # of the axis' width, so that error bars of neighbouring lines stand side by side
+MARGIN = 0.25  # in log2 shots, left and right of the data
+
+
+def draw_shots_plot(results: Sequence[Result], path: Path, title: str | None = None) -> Path:
+    """Draw the suite score against the shots, with error bars, and write it as a PNG.
+
+    Parameters
+    ----------
+    results : sequence of mapping
+        Results over the same tasks and backbone. Zero-shot becomes a dashed line.
+    path : Path
+        File to write; its folder is made.
+    title : str, optional
+        Above the plot; by default suite, backbone and number of tasks.
+
+    Returns
+    -------
+    Path
+        The same path.
+
+    Raises
+    ------
+    UsageError
+        There is nothing to draw, or the results are over different tasks or backbones.
+    CptliteError
+        matplotlib is not installed.
+    """
+    groups = group_results(results)
+    if len(groups) != 1:
+        raise UsageError(
+            "a plot wants results over one suite and backbone, "
+            f"got {len(groups)}{': ' + '; '.join(groups) if groups else ''}."
+        )
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise CptliteError(
+            "drawing a plot needs matplotlib, which is not installed. "
+            "Install it with: pip install 'cptlite[plot]'"
+        ) from error
+
+    figure = Figure(figsize=(7.2, 4.6), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    summaries = summarize(results)
+    _draw_lines(axes, summaries)
+    _dress(axes, summaries, title or next(iter(groups)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", facecolor="white")
+    return path
+
+
+def _draw_lines(axes: Axes, summaries: Sequence[Summary]) -> None:
+    """One line with error bars per method, named at its right end in its own colour."""
+    few_shot = [summary for summary in summaries if summary.shots]
+    methods = list(dict.fromkeys(summary.method for summary in few_shot))
+    shots = [summary.shots for summary in few_shot] or [1]
+    step = DODGE * (log2(max(shots) / min(shots)) + 2 * MARGIN)  # in log2 shots
+    ends: list[tuple[float, str, str]] = []  # height, name, colour
+    for index, method in enumerate(methods):
+        line = [summary for summary in few_shot if summary.method == method]
+        colour = COLOURS[index % len(COLOURS)]
+        shift = 2 ** (step * (index - (len(methods) - 1) / 2))
+        axes.errorbar(
+            [summary.shots * shift for summary in line],
+            [100 * summary.mean for summary in line],
+            yerr=[100 * summary.std for summary in line] if _several_seeds(line) else None,
+            color=colour,
+            marker=MARKERS[index % len(MARKERS)],
+            markersize=5.5,
+            linewidth=1.8,
+            elinewidth=1.0,
+            capsize=2.5,
+        )
+        ends.append((100 * line[-1].mean, method, colour))
+    for summary in summaries:
+        if not summary.shots:
+            axes.axhline(
+                100 * summary.mean, color=GREY, linestyle=(0, (5, 3)), linewidth=1.4, zorder=1
+            )
+            ends.append((100 * summary.mean, summary.method, GREY))
+    _name_lines(axes, ends)
+
+
+def _name_lines(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
+    """Write each line's name beside its end, pushed apart where they would overlap."""
+    axes.margins(y=0.08)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    ends = sorted(ends)
+    wanted = [(height - low) / (high - low) for height, _, _ in ends]
+    for (_, name, colour), height in zip(ends, spread(wanted, LABEL_GAP), strict=True):
+        axes.annotate(
+            name,
+            xy=(1.015, height),
+            xycoords="axes fraction",
+            color=colour,
+            va="center",
+            fontsize=10,
+            annotation_clip=False,
+        )
+
+
+def spread(wanted: Sequence[float], gap: float) -> list[float]:
+    """Move ascending positions apart, as little as can be, until neighbours differ by ``gap``.
+
+    Parameters
+    ----------
+    wanted : sequence of float
+        Ascending positions.
+    gap : float
+        Smallest difference between neighbours in the result.
+
+    Returns
+    -------
+    list of float
+        Ascending, one per wanted position; least squares away from them.
+    """
+    # Less i * gap each, "apart" becomes "not descending": pool neighbours that descend.
+    pools: list[tuple[float, int]] = []  # mean, size
+    for index, position in enumerate(wanted):
+        pools.append((position - index * gap, 1))
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (mean, size), (other, others) = pools.pop(), pools.pop()
+            pools.append(((mean * size + other * others) / (size + others), size + others))
+    flat = [mean for mean, size in pools for _ in range(size)]
+    return [mean + index * gap for index, mean in enumerate(flat)]
+
+
+def _dress(axes: Axes, summaries: Sequence[Summary], title: str) -> None:
+    """Axes, ticks at the shots, grid and title."""
+    shots = sorted({summary.shots for summary in summaries if summary.shots}) or [1]
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(shots[0] * 2**-MARGIN, shots[-1] * 2**MARGIN)
+    axes.set_xticks(shots, [str(count) for count in shots])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("training images per class (shots)")
+    axes.set_ylabel("suite score (%)")
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=20)
+    words: dict[str, Any] = {"fontsize": 9, "color": GREY, "va": "bottom"}
+    prefix = "mean and sample standard deviation over " if _several_seeds(summaries) else ""
+    note = f"{prefix}{seeds_label(summaries)}"
+    axes.text(0, 1.02, note, transform=axes.transAxes, **words)
+
+
+def _several_seeds(summaries: Sequence[Summary]) -> bool:
+    return any(len(summary.seeds) > 1 for summary in summaries)

@@ -1,0 +1,230 @@
+"""Tables as words first, drawn on the terminal second. Figures are in percent here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cptlite.metrics import mean_and_std
+from cptlite.reporting.summaries import (
+    Result,
+    Summary,
+    method_label,
+    run_seconds,
+    run_shots,
+    seeds_label,
+    shots_label,
+    summarize,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+__all__ = ["Table", "method_task_table", "render_table", "run_table", "summary_table"]
+
+METRIC_NAMES = {"acc1": "accuracy", "mean_per_class_recall": "class recall"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table as words, before any terminal or page draws it.
+
+    Attributes
+    ----------
+    title : str
+        One line above the table.
+    columns : tuple of str
+        Headings; the first column holds names, the others figures.
+    rows : tuple of tuple of str
+        One word per column.
+    best : frozenset of (int, int)
+        Row and column of the words to stress.
+    caption : str
+        Below the table, or nothing.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    best: frozenset[tuple[int, int]] = frozenset()
+    caption: str = ""
+
+
+def run_table(result: Result) -> Table:
+    """One row per task of a single run: the score that counts, and both metrics.
+
+    Parameters
+    ----------
+    result : mapping
+        One run.
+
+    Returns
+    -------
+    Table
+        The last row is the suite's score, stressed.
+    """
+    rows: list[tuple[str, ...]] = []
+    for task, scores in result["tasks"].items():
+        metrics = (_percent(scores[name]) for name in METRIC_NAMES)
+        rows.append((task, _percent(scores[scores["metric"]]), *metrics, str(scores["rows"])))
+    total = sum(int(scores["rows"]) for scores in result["tasks"].values())
+    rows.append(("suite score", _percent(result["suite_score"]), "", "", str(total)))
+    facts = (method_label(result), str(result["suite"]), shots_label(run_shots(result)))
+    return Table(
+        title=", ".join((*facts, f"seed {result['seed']} (%)")),
+        columns=("task", "score", *METRIC_NAMES.values(), "test images"),
+        rows=tuple(rows),
+        best=frozenset({(len(rows) - 1, 1)}),
+        caption="score: the metric the task reports; the suite's is their mean\n"
+        f"{int(result.get('parameters') or 0):,} learned parameters, "
+        f"{_duration(run_seconds(result))}",
+    )
+
+
+def summary_table(results: Sequence[Result], title: str = "Suite score") -> Table:
+    """One row per method, one column per number of shots: mean and std over seeds.
+
+    Parameters
+    ----------
+    results : sequence of mapping
+        Results over the same tasks and backbone.
+    title : str
+        Goes above the table.
+
+    Returns
+    -------
+    Table
+        The best mean at each number of shots is stressed.
+    """
+    summaries = summarize(results)
+    columns = sorted({summary.shots for summary in summaries})
+    methods: dict[str, dict[int, Summary]] = {}
+    for summary in summaries:
+        methods.setdefault(summary.method, {})[summary.shots] = summary
+    rows: list[tuple[str, ...]] = []
+    means: dict[tuple[int, int], float] = {}
+    for row, (method, by_shots) in enumerate(methods.items()):
+        means |= {(row, 1 + columns.index(shots)): each.mean for shots, each in by_shots.items()}
+        scores = (_mean_and_std(by_shots.get(shots)) for shots in columns)
+        learned = max(each.parameters for each in by_shots.values())
+        seconds = max(each.seconds for each in by_shots.values())
+        rows.append((method, *scores, f"{learned:,}", _duration(seconds)))
+    return Table(
+        title=f"{title} (%)",
+        columns=("method", *(shots_label(shots) for shots in columns), "learned", "time"),
+        rows=tuple(rows),
+        best=_best(means),
+        caption=f"mean ± sample standard deviation over {seeds_label(summaries)}; learned: "
+        "parameters; time: mean of a run at its slowest number of shots",
+    )
+
+
+def method_task_table(
+    results: Sequence[Result], shots: int, title: str = "Score per task"
+) -> Table:
+    """One row per task, one column per method, at one number of shots: mean over seeds.
+
+    Parameters
+    ----------
+    results : sequence of mapping
+        Results over the same tasks and backbone.
+    shots : int
+        Methods that use no shots are shown beside those with this many.
+    title : str
+        Goes above the table.
+
+    Returns
+    -------
+    Table
+        The best mean of each task is stressed.
+    """
+    scores: dict[str, dict[str, list[float]]] = {}  # method -> task -> one score per seed
+    for result in results:
+        if run_shots(result) in (0, shots):
+            by_task = scores.setdefault(method_label(result), {})
+            for task, values in result["tasks"].items():
+                by_task.setdefault(task, []).append(values[values["metric"]])
+    tasks = list(dict.fromkeys(task for by_task in scores.values() for task in by_task))
+    means = {
+        (column, row): mean_and_std(by_task[task])[0]
+        for column, by_task in enumerate(scores.values(), start=1)
+        for row, task in enumerate(tasks)
+        if task in by_task
+    }
+    columns = range(1, len(scores) + 1)
+    return Table(
+        title=f"{title} at {shots_label(shots)} (%)",
+        columns=("task", *scores),
+        rows=tuple(
+            (task, *(_percent(means.get((column, row))) for column in columns))
+            for row, task in enumerate(tasks)
+        ),
+        best=frozenset((row, column) for column, row in _best(means)),
+    )
+
+
+def _best(means: Mapping[tuple[int, int], float]) -> frozenset[tuple[int, int]]:
+    """Keys with the largest value among those of the same second index, if there are others."""
+    rivals: dict[int, list[float]] = {}
+    for (_, group), mean in means.items():
+        rivals.setdefault(group, []).append(mean)
+    return frozenset(
+        key for key, mean in means.items() if mean == max(rivals[key[1]]) > min(rivals[key[1]])
+    )
+
+
+def render_table(table: Table) -> RichTable:
+    """Draw a table for the terminal.
+
+    Parameters
+    ----------
+    table : Table
+        What to draw.
+
+    Returns
+    -------
+    rich.table.Table
+        To be printed by a rich console.
+    """
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    drawn = RichTable(
+        title=Text(table.title, style="bold"),
+        caption=Text(table.caption, style="dim") if table.caption else None,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    for column, heading in enumerate(table.columns):
+        drawn.add_column(Text(heading), justify="right" if column else "left", overflow="fold")
+    for row, words in enumerate(table.rows):
+        styles = (
+            "bold green" if (row, column) in table.best else "" for column in range(len(words))
+        )
+        drawn.add_row(*(Text(word, style=style) for word, style in zip(words, styles, strict=True)))
+    return drawn
+
+
+def _percent(value: float | None) -> str:
+    """Write ``63.2`` for 0.632, nothing for no value."""
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _mean_and_std(summary: Summary | None) -> str:
+    if summary is None:
+        return ""
+    if len(summary.seeds) == 1:
+        return _percent(summary.mean)
+    return f"{_percent(summary.mean)} ± {_percent(summary.std)}"
+
+
+def _duration(seconds: float) -> str:
+    """Write ``0.42 s``, ``12.3 s`` or ``3 min 20 s``."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"

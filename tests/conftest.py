@@ -1,0 +1,45 @@
+"""Seeds, threads and the reference folder, once for every test."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+SHARED = Path(os.environ.get("CPTLITE_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(2)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device, and torch finds none")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Start every test from the same random state, whichever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the settings of the shell that runs the tests out of them."""
+    for name in ("CPTLITE_DATA", "CPTLITE_CACHE", "CPTLITE_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def shared_dir() -> Path:
+    """Return the folder of reference data beside the checkout (or named by CPTLITE_SHARED)."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the reference data folder {SHARED}; CPTLITE_SHARED may name another")
+    return SHARED

@@ -1,0 +1,172 @@
+"""The house plan, kept: imports point up, files and functions stay short, help comes at once."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "cptlite"
+
+# Rooms from the ground up; a module may import from its own line and from those above it.
+HOUSE = (
+    ("__init__", "errors"),
+    ("config",),
+    ("metrics", "splits"),
+    ("datasets",),
+    ("architectures", "checkpoints", "backbone"),
+    ("images", "cache", "encode"),
+    ("prompts", "text", "fused"),
+    ("methods",),
+    ("training", "evaluation", "run"),
+    ("sweep", "reporting", "export", "timing"),
+    ("demo",),
+    ("cli", "__main__"),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms}
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+HEAVY = ("torch", "torchvision", "clip", "sklearn", "scipy", "h5py", "matplotlib", "safetensors")
+LIGHT_ROOMS = ("__init__", "errors", "config", "metrics", "splits", "cli", "__main__")
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 50
+
+
+def module_name(path: Path) -> str:
+    """``cptlite.datasets.types`` for its file; a package goes by its folder's name."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts)
+
+
+MODULES = {module_name(path): path for path in SOURCES}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Every absolute module name imported anywhere in the tree, names of ``from`` imports too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in line {node.lineno}; write it in full"
+            assert node.module is not None
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Return the modules of this package that a file imports, lazily or not."""
+    found = set()
+    for name in imported(parse(path)):
+        if name.split(".")[0] != "cptlite":
+            continue
+        while name and name not in MODULES:
+            name = name.rpartition(".")[0]
+        found.add(name or "cptlite.__init__")
+    return found
+
+
+def module_level(path: Path) -> Iterator[str]:
+    """Top packages imported when the module is: not those inside functions or TYPE_CHECKING."""
+    todo: list[ast.AST] = [parse(path)]
+    while todo:
+        for node in ast.iter_child_nodes(todo.pop()):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                yield from (name.split(".")[0] for name in imported(node))
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                continue
+            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+                continue
+            else:
+                todo.append(node)
+
+
+def function_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of the body, its docstring left out."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def test_every_module_has_its_room() -> None:
+    homeless = sorted(name for name in MODULES if room(name) not in FLOOR)
+    assert not homeless, f"give each of these a line in HOUSE: {homeless}"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_point_up(module: str) -> None:
+    own = FLOOR[room(module)]
+    down = sorted(name for name in imported_modules(MODULES[module]) if FLOOR[room(name)] > own)
+    assert not down, f"{module} imports from rooms below its own: {down}"
+
+
+def test_no_import_cycles() -> None:
+    waiting = {name: imported_modules(path) - {name} for name, path in MODULES.items()}
+    while waiting:
+        free = {name for name, needs in waiting.items() if not needs & waiting.keys()}
+        assert free, f"these import each other in a circle (or lie behind one): {sorted(waiting)}"
+        waiting = {name: needs for name, needs in waiting.items() if name not in free}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_files_and_functions_are_short(module: str) -> None:
+    path = MODULES[module]
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
+    functions = [
+        node
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    long = [f.name for f in functions if function_lines(f) > MAX_FUNCTION_LINES]
+    assert not long, f"over {MAX_FUNCTION_LINES} lines in {module}: {long}"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_only_the_backbone_room_knows_clip(module: str) -> None:
+    if FLOOR[room(module)] != FLOOR["backbone"]:
+        assert "clip" not in {name.split(".")[0] for name in imported(parse(MODULES[module]))}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_only_the_command_line_prints(module: str) -> None:
+    if room(module) == "cli":
+        return
+    calls = [node for node in ast.walk(parse(MODULES[module])) if isinstance(node, ast.Call)]
+    prints = [c.lineno for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
+    assert not prints, f"{module} prints in lines {prints}; report through a callback"
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if room(name) in LIGHT_ROOMS))
+def test_light_rooms_import_nothing_heavy(module: str) -> None:
+    heavy = sorted(set(module_level(MODULES[module])) & set(HEAVY))
+    assert not heavy, f"{module} imports {heavy} when it is imported; do it inside the function"
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    code = f"import sys, cptlite.cli; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_answers_at_once() -> None:
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "cptlite", "--help"], capture_output=True, text=True, timeout=60
+        )
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+        assert "train" in done.stdout
+    # 0.25 s on an idle core; the bound leaves room for a busy machine, not for an import of torch.
+    assert min(seconds) < 2.0, f"cptlite --help took {min(seconds):.2f} s"

@@ -1,0 +1,216 @@
+"""Tables and the plot from results made up here."""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from cptlite.errors import CptliteError, UsageError
+from cptlite.reporting import (
+    Table,
+    draw_shots_plot,
+    group_results,
+    method_label,
+    method_task_table,
+    render_table,
+    run_table,
+    summarize,
+    summary_table,
+)
+from cptlite.reporting.plots import spread
+
+
+def made_up(score: float, **changes: Any) -> dict[str, Any]:
+    """One run's results; its second task reports mean per-class recall."""
+    tasks = {
+        "leaf": {"acc1": score, "mean_per_class_recall": 0.1, "metric": "acc1", "rows": 40},
+        "coin": {
+            "acc1": 0.9,
+            "mean_per_class_recall": score,
+            "metric": "mean_per_class_recall",
+            "rows": 60,
+        },
+    }
+    result = {
+        "method": "coop-mt",
+        "variant": None,
+        "suite": "mine",
+        "backbone": "demo",
+        "shots": 1,
+        "seed": 1,
+        "tasks": tasks,
+        "suite_score": score,
+        "parameters": 2048,
+        "seconds": {"load": 0.5, "train": 1.5},
+        "peak_mib": 100.0,
+    }
+    return result | changes
+
+
+def softcpt(score: float, **changes: Any) -> dict[str, Any]:
+    return made_up(score, method="softcpt", variant="nata", parameters=66048, **changes)
+
+
+def several() -> list[dict[str, Any]]:
+    return [
+        made_up(0.30, method="zeroshot", shots=16, parameters=0),
+        made_up(0.50, shots=4, seed=2),
+        made_up(0.40, shots=4, seed=1),
+        made_up(0.20, shots=1, seed=1),
+        softcpt(0.60, shots=4, seed=1, seconds={"train": 300.0}),
+        softcpt(0.80, shots=4, seed=2, seconds={"train": 100.0}),
+    ]
+
+
+def drawn(table: Table, width: int = 100) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=width).print(render_table(table))
+    return stream.getvalue()
+
+
+def test_method_label() -> None:
+    assert method_label(made_up(0.5)) == "coop-mt"
+    assert method_label(softcpt(0.5)) == "softcpt-nata"
+
+
+def test_summarize_takes_mean_and_sample_std_over_seeds() -> None:
+    summaries = summarize(several())
+    assert [(s.method, s.shots, s.seeds) for s in summaries] == [
+        ("zeroshot", 0, (1,)),
+        ("coop-mt", 1, (1,)),
+        ("coop-mt", 4, (1, 2)),
+        ("softcpt-nata", 4, (1, 2)),
+    ]
+    assert summaries[1].std == 0.0
+    assert summaries[2].mean == pytest.approx(0.45)
+    assert summaries[2].std == pytest.approx(np.std([0.4, 0.5], ddof=1))
+    assert summaries[3].seconds == pytest.approx(200.0)
+    assert summaries[3].parameters == 66048
+
+
+def test_a_repeated_run_counts_once() -> None:
+    (summary,) = summarize([made_up(0.1), made_up(0.7)])
+    assert (summary.mean, summary.seeds) == (0.7, (1,))
+
+
+def test_seconds_of_the_whole_run_win_over_their_parts() -> None:
+    (summary,) = summarize([made_up(0.1, seconds={"train": 1.0, "total": 5.0})])
+    assert summary.seconds == 5.0
+
+
+def test_group_results_tells_suites_backbones_and_task_sets_apart() -> None:
+    one = made_up(0.5)
+    fewer = made_up(0.5, tasks={"leaf": one["tasks"]["leaf"]})
+    other = made_up(0.5, tasks={"twig": one["tasks"]["leaf"]})
+    results = [one, made_up(0.5, backbone="RN50"), made_up(0.4), fewer, other]
+    groups = group_results(results)
+    assert list(groups) == [
+        "mine, 2 tasks, backbone demo",
+        "mine, 2 tasks, backbone RN50",
+        "mine, 1 task, backbone demo",
+        "mine, 1 task, backbone demo (others)",
+    ]
+    assert sum(len(group) for group in groups.values()) == len(results)
+
+
+def test_run_table_shows_the_metric_each_task_reports() -> None:
+    table = run_table(softcpt(0.632, shots=4))
+    assert table.title == "softcpt-nata, mine, 4 shots, seed 1 (%)"
+    assert table.rows == (
+        ("leaf", "63.2", "63.2", "10.0", "40"),
+        ("coin", "63.2", "90.0", "63.2", "60"),
+        ("suite score", "63.2", "", "", "100"),
+    )
+    assert "66,048" in table.caption
+    assert "2.00 s" in table.caption
+
+
+def test_summary_table() -> None:
+    table = summary_table(several(), title="Mine")
+    assert table.title == "Mine (%)"
+    assert table.columns == ("method", "no shots", "1 shot", "4 shots", "learned", "time")
+    assert table.rows == (
+        ("zeroshot", "30.0", "", "", "0", "2.00 s"),
+        ("coop-mt", "", "20.0", "45.0 ± 7.1", "2,048", "2.00 s"),
+        ("softcpt-nata", "", "", "70.0 ± 14.1", "66,048", "3 min 20 s"),
+    )
+    assert table.best == {(2, 3)}, "only where a method has a rival"
+    assert "1 to 2 seeds" in table.caption
+
+
+def test_method_task_table() -> None:
+    table = method_task_table(several(), 4)
+    assert table.columns == ("task", "zeroshot", "coop-mt", "softcpt-nata")
+    assert table.rows == (("leaf", "30.0", "45.0", "70.0"), ("coin", "30.0", "45.0", "70.0"))
+    assert table.best == {(0, 3), (1, 3)}
+
+
+def test_equal_figures_are_not_stressed() -> None:
+    assert summary_table([made_up(0.5), softcpt(0.5)]).best == frozenset()
+
+
+def test_render_table_prints_every_word() -> None:
+    words = drawn(summary_table(several(), title="Mine [not markup]"))
+    assert "Mine [not markup] (%)" in words
+    assert "70.0 ± 14.1" in words
+    narrow = drawn(method_task_table(several(), 4), width=30)
+    assert "…" not in narrow, "a narrow terminal folds words and loses none"
+
+
+def is_png(path: Path) -> bool:
+    return path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_draw_shots_plot(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "shots.png"
+    assert draw_shots_plot(several(), path) == path
+    assert is_png(path)
+
+
+@pytest.mark.parametrize("kept", [slice(0, 1), slice(3, 4), slice(1, 4)])
+def test_draw_shots_plot_of_little(tmp_path: Path, kept: slice) -> None:
+    assert is_png(draw_shots_plot(several()[kept], tmp_path / "shots.png", title="little"))
+
+
+def test_draw_shots_plot_of_more_methods_than_colours(tmp_path: Path) -> None:
+    results = [
+        made_up(0.4 + 0.01 * i, method=f"m{i}", shots=s) for i in range(11) for s in (1, 2, 4)
+    ]
+    assert is_png(draw_shots_plot(results, tmp_path / "shots.png"))
+
+
+@pytest.mark.parametrize("results", [[], [made_up(0.5), made_up(0.5, suite="yours")]])
+def test_draw_shots_plot_wants_one_group(tmp_path: Path, results: list[Any]) -> None:
+    with pytest.raises(UsageError, match="one suite and backbone, got"):
+        draw_shots_plot(results, tmp_path / "shots.png")
+
+
+def test_without_matplotlib_the_message_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(CptliteError, match=r"pip install 'cptlite\[plot\]'"):
+        draw_shots_plot(several(), tmp_path / "shots.png")
+
+
+@given(st.lists(st.floats(0, 1), max_size=12).map(sorted), st.floats(0.01, 0.2))
+def test_spread_keeps_order_gap_and_centre(wanted: list[float], gap: float) -> None:
+    moved = spread(wanted, gap)
+    assert len(moved) == len(wanted)
+    assert all(after - before >= gap - 1e-9 for before, after in pairwise(moved))
+    assert math.isclose(sum(moved), sum(wanted), abs_tol=1e-6)
+
+
+def test_spread_leaves_what_is_far_apart() -> None:
+    assert spread([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
+    assert spread([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
