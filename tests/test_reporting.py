@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import sys
 from itertools import pairwise
@@ -15,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from cptlite.errors import CptliteError, UsageError
+from cptlite.errors import CptliteError, DataError, UsageError
 from cptlite.reporting import (
     Table,
     draw_shots_plot,
     group_results,
+    load_results,
     method_label,
     method_task_table,
     render_table,
@@ -121,6 +123,30 @@ def test_group_results_tells_suites_backbones_and_task_sets_apart() -> None:
         "mine, 1 task, backbone demo (others)",
     ]
     assert sum(len(group) for group in groups.values()) == len(results)
+
+
+def test_load_results_finds_finished_runs_at_any_depth(tmp_path: Path) -> None:
+    for name, score in (("b/run", 0.5), ("a/deeper/run", 0.4)):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "results.json").write_text(json.dumps(made_up(score)))
+    (tmp_path / "unfinished").mkdir()
+    assert [result["suite_score"] for result in load_results([tmp_path])] == [0.4, 0.5]
+    assert len(load_results([tmp_path / "b/run/results.json"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "is not JSON"), ("[]", "lacks method"), ('{"method": "x"}', "lacks suite, shots")],
+)
+def test_load_results_names_a_foreign_file(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(DataError, match=rf"results\.json .*{message}"):
+        load_results([tmp_path])
+
+
+def test_load_results_of_nothing_says_how_to_make_some(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cptlite train"):
+        load_results([tmp_path, tmp_path / "missing"])
 
 
 def test_run_table_shows_the_metric_each_task_reports() -> None:

@@ -6,16 +6,20 @@ deviations are over seeds, with divisor ``n - 1``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from cptlite.errors import DataError
 from cptlite.metrics import mean_and_std
 
 __all__ = [
     "Result",
     "Summary",
     "group_results",
+    "load_results",
     "method_label",
     "run_seconds",
     "run_shots",
@@ -71,6 +75,50 @@ def run_seconds(result: Result) -> float:
     """Seconds of a run, all phases together."""
     seconds = result.get("seconds") or {}
     return float(seconds.get("total", sum(seconds.values())))
+
+
+def load_results(paths: Iterable[Path]) -> list[Result]:
+    """Read the results of every finished run in some folders.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Folders to look in at any depth, or ``results.json`` files.
+
+    Returns
+    -------
+    list of mapping
+        In order of path.
+
+    Raises
+    ------
+    DataError
+        There are none, or a file is not one of results.
+    """
+    paths = list(paths)
+    files = [file for path in paths for file in ([path] if path.is_file() else _results_in(path))]
+    if not files:
+        raise DataError(
+            f"no results.json of a finished run lies in {', '.join(map(str, paths))}. "
+            "Make one with: cptlite train"
+        )
+    return [_read_result(file) for file in files]
+
+
+def _results_in(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("results.json"))
+
+
+def _read_result(file: Path) -> Result:
+    wanted = ("method", "suite", "shots", "seed", "tasks", "suite_score")
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file} is not JSON ({error}). Train that run again.") from error
+    missing = [key for key in wanted if not isinstance(result, dict) or key not in result]
+    if missing:
+        raise DataError(f"{file} holds no results of a run: it lacks {', '.join(missing)}.")
+    return result
 
 
 def group_results(results: Iterable[Result]) -> dict[str, list[Result]]:

@@ -1,0 +1,71 @@
+"""The command ``cptlite``: parse, call, print; no logic.
+
+Rooms that load torch are imported inside the commands, so that help and completion come at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from cptlite.cli.groups import CommandGroup
+from cptlite.cli.report import report
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="cptlite",
+    cls=CommandGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from cptlite import __version__
+
+        typer.echo(f"cptlite {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def cptlite(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", envvar="CPTLITE_DEBUG", help="Show where an error came from."),
+    ] = False,
+) -> None:
+    """Few-shot prompt tuning of CLIP from cached features.
+
+    Encode the images once with [bold]cache[/], then [bold]train[/] from them in seconds to minutes.
+    Start with [bold]cptlite demo[/]: it needs no data and no network.
+    """
+
+
+RESULTS = "See results"
+
+app.command(rich_help_panel=RESULTS)(report)
+
+
+def main() -> int:
+    """Run the command; return 0 done, 1 failed, 2 wrong usage or 3 data or weights missing."""
+    code = 0
+    try:
+        app(prog_name="cptlite")
+    except SystemExit as done:
+        code = done.code if isinstance(done.code, int) else 1
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code

@@ -1,0 +1,101 @@
+"""What every command prints with: results to stdout, everything about the work to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cptlite.reporting import Table
+
+__all__ = ["Tick", "note", "print_json", "print_table", "progress", "show_configuration"]
+
+Tick = Callable[[int, int], None]
+"""Takes how much is done and how much there is in all."""
+
+PIPE_WIDTH = 200  # columns of a table that no terminal bounds
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Make a console for the stream as it is now; a pipe does not fold tables at 80 columns."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PIPE_WIDTH
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+
+
+def note(message: str) -> None:
+    """Tell the user something about the work, on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Write a machine-readable result to stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(table: Table) -> None:
+    """Draw a table on stdout."""
+    from cptlite.reporting import render_table
+
+    _console().print(render_table(table))
+
+
+def show_configuration(command: str, settings: Mapping[str, Any]) -> None:
+    """Print the resolved settings of a command, one a line, on stderr."""
+    width = max(map(len, settings), default=0)
+    lines = (f"  {name:<{width}}  {_word(value)}" for name, value in settings.items())
+    note("\n".join((f"cptlite {command}", *lines)))
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_word, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+@contextmanager
+def progress(description: str, unit: str) -> Iterator[Tick]:
+    """Show how far the work is, how fast it goes and the time left, where stderr is a terminal.
+
+    Parameters
+    ----------
+    description : str
+        Before the bar.
+    unit : str
+        What is counted, in the plural: ``"images"``.
+
+    Yields
+    ------
+    callable
+        To be called with how much is done and how much there is in all.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich import progress as bars
+
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[speed]}"),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns, console=_console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=None, speed="")
+
+        def tick(done: int, total: int) -> None:
+            speed = bar.tasks[0].speed
+            words = f"{speed:.1f} {unit}/s" if speed else ""
+            bar.update(task, completed=done, total=total, speed=words)
+
+        yield tick

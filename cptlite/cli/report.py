@@ -1,0 +1,46 @@
+"""``cptlite report``: the tables and the plot of runs that are done."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cptlite.cli.console import note, print_json, print_table
+from cptlite.cli.options import JsonOption
+
+__all__ = ["report"]
+
+
+def report(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders of runs, or results.json files.", show_default="runs"),
+    ] = None,
+    tasks: Annotated[
+        bool, typer.Option("--tasks", help="Also a table with a row per task, for every shots.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to draw accuracy against shots into.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Print mean and standard deviation per method and number of shots."""
+    from cptlite import reporting
+
+    groups = reporting.group_results(reporting.load_results(runs or [Path("runs")]))
+    if json:
+        print_json(
+            {title: list(map(asdict, reporting.summarize(each))) for title, each in groups.items()}
+        )
+    for number, (title, results) in enumerate(groups.items(), start=1):
+        if not json:
+            print_table(reporting.summary_table(results, title))
+        if tasks and not json:
+            for shots in sorted({reporting.run_shots(result) for result in results} - {0}):
+                print_table(reporting.method_task_table(results, shots, title))
+        if out is not None:
+            path = out / ("shots.png" if len(groups) == 1 else f"shots-{number}.png")
+            note(f"drawn: {reporting.draw_shots_plot(results, path, title)}")
