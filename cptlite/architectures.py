@@ -11,7 +11,12 @@ __all__ = ["ARCHITECTURES"]
 
 
 def _architecture(
-    embed_dim: int, resolution: int, layers: Any, width: int, patch: int | None, text: tuple[int, int]
+    embed_dim: int,
+    resolution: int,
+    layers: Any,
+    width: int,
+    patch: int | None,
+    text: tuple[int, int],
 ) -> dict[str, Any]:
     text_width, text_layers = text
     return {

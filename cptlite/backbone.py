@@ -239,7 +239,7 @@ def load_backbone(name: str, *, device: str = "auto", precision: str = "auto") -
     state = _state_dict(name)
     model = _build(state, name)
     weights = _weights_sha256(model)
-    model = model.requires_grad_(False).eval().to(device=place, dtype=PRECISIONS[kind])
+    model = _set_precision(model.requires_grad_(False).eval().to(place), PRECISIONS[kind])
     return Backbone(name=name, weights_sha256=weights, precision=kind, model=model)
 
 
@@ -309,6 +309,17 @@ def _build(state: Mapping[str, Tensor], name: str) -> CLIP:
             f"backbone {name!r}: wanted a CLIP in OpenAI's key names, got {len(weights)} tensors that do not "
             f"fit ({reason}): give a checkpoint saved from OpenAI's CLIP"
         ) from None
+    return model
+
+
+def _set_precision(model: CLIP, dtype: torch.dtype) -> CLIP:
+    """Matrix products in ``dtype``; norms and embeddings stay float32, which CLIP's modules cast themselves."""
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear, nn.MultiheadAttention)):
+            module.to(dtype)
+    model.text_projection.data = model.text_projection.data.to(dtype)
+    if hasattr(model.visual, "proj"):
+        model.visual.proj.data = model.visual.proj.data.to(dtype)
     return model
 
 

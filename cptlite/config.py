@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from cptlite.errors import UsageError
 
-__all__ = ["ViewConfig"]
+__all__ = ["TrainConfig", "ViewConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,103 @@ class ViewConfig:
             raise UsageError(f"the seed of the views must be at least 0, got {self.seed}.")
         if not 0 < self.min_scale <= 1:
             raise UsageError(
-                f"min_scale, the smallest share of the area a crop keeps, must lie in (0, 1], "
-                f"got {self.min_scale}."
+                f"min_scale, the smallest share of the area a crop keeps, must lie in (0, 1], got {self.min_scale}."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run: what is learned, on what, and how.
+
+    Attributes
+    ----------
+    method : str
+        Name in the method table.
+    variant : str
+        Variant of the method; empty for methods without any.
+    suite : str
+        Folder name the results are filed under.
+    datasets : tuple of str
+        Cached datasets trained on jointly, in task order.
+    backbone : str
+    shots, seed : int
+        Labelled training images per class, and the seed that draws them and everything else.
+    epochs, batch_size : int
+    lr, momentum, weight_decay : float
+        Of stochastic gradient descent.
+    warmup_epochs : int
+        Epochs at ``warmup_lr`` before the cosine begins.
+    warmup_lr : float
+    context_length, task_context_length, class_context_length : int
+        Context tokens L, M and Mc.
+    position : str
+        Where the class name stands: ``end``, ``middle`` or ``front``.
+    context_init, task_context_init, class_context_init : str
+        Words to start a context from; empty draws from N(0, 0.02^2).
+    sub_network : str
+        Input of SoftCPT's sub-network: ``lin``, ``linmean`` or ``lincls``.
+    text_path : str
+        ``fused`` or ``plain``.
+    device, precision : str
+    """
+
+    method: str
+    variant: str = ""
+    suite: str
+    datasets: tuple[str, ...]
+    backbone: str
+    shots: int = 16
+    seed: int = 1
+    epochs: int = 50
+    batch_size: int = 32
+    lr: float = 0.002
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_epochs: int = 1
+    warmup_lr: float = 1e-5
+    context_length: int = 16
+    task_context_length: int = 4
+    class_context_length: int = 4
+    position: str = "end"
+    context_init: str = ""
+    task_context_init: str = ""
+    class_context_init: str = ""
+    sub_network: str = "lin"
+    text_path: str = "fused"
+    device: str = "auto"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("shots", "epochs", "batch_size"):
+            _check_at_least(name, getattr(self, name), 1)
+        for name in (
+            "seed",
+            "warmup_epochs",
+            "momentum",
+            "weight_decay",
+            "warmup_lr",
+            "context_length",
+        ):
+            _check_at_least(name, getattr(self, name), 0)
+        for name in ("task_context_length", "class_context_length"):
+            _check_at_least(name, getattr(self, name), 0)
+        if not self.lr > 0:
+            raise UsageError(f"lr must be above 0, got {self.lr}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, to be read back by `from_json`."""
+        return {**asdict(self), "datasets": list(self.datasets)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Read back what `to_json` wrote; an unknown key is an error."""
+        known = {item.name for item in fields(cls)}
+        unknown = sorted(values.keys() - known)
+        if unknown:
+            raise UsageError(f"unknown configuration key {unknown[0]!r}: the known ones are {', '.join(sorted(known))}")
+        return cls(**{**values, "datasets": tuple(values["datasets"])})
+
+
+def _check_at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise UsageError(f"{name.replace('_', '-')} must be at least {least}, got {value}")

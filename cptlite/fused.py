@@ -72,9 +72,9 @@ def _layer_zero(tower: TextTower, plan: TextPlan) -> tuple[Tensor, Tensor, Tenso
         torch.from_numpy(array).to(tower.device) for array in (plan.tokens, plan.slots, plan.positions)
     )
     rows = torch.nonzero(slots >= 0).flatten()
-    words = tower.token_embedding[tokens]
+    words = tower.token_embedding[tokens].to(tower.dtype)
     words[rows] = 0
-    return words + tower.positional_embedding[positions], slots[rows], rows
+    return words + tower.positional_embedding[positions].to(tower.dtype), slots[rows], rows
 
 
 def _run_block(block: nn.Module, x: Tensor, at: _Indices) -> Tensor:

@@ -99,7 +99,14 @@ def layout_prompts(
         # The name's own token count splits it from the stop, as in the original code.
         split = len(tokenizer.encode(words)) if before < context_length else 0
         slots = [-2 - int(owner) * context_length - i for i in range(context_length)]
-        row = [tokenizer.sos, *slots[:before], *tokens[:split], *slots[before:], *tokens[split:], tokenizer.eos]
+        row = [
+            tokenizer.sos,
+            *slots[:before],
+            *tokens[:split],
+            *slots[before:],
+            *tokens[split:],
+            tokenizer.eos,
+        ]
         _check_fit(name, len(row), context_length, max_positions)
         rows.append(row)
     return _pack(rows)

@@ -38,11 +38,11 @@ def prepare_plain(tower: TextTower, layout: PromptLayout) -> PromptEncoder:
     ends = torch.from_numpy(layout.ends).to(tower.device)
 
     def encode(contexts: Tensor | None) -> Tensor:
-        x = tower.token_embedding[tokens]  # (P, S, W)
+        x = tower.token_embedding[tokens].to(tower.dtype)  # (P, S, W)
         if contexts is not None:
             vectors = contexts.flatten(0, -2).to(tower.dtype)  # (C * L, W)
             x = torch.where((slots >= 0)[..., None], vectors[slots.clamp(min=0)], x)
-        x = x + tower.positional_embedding
+        x = x + tower.positional_embedding.to(tower.dtype)
         x = tower.transformer(x.transpose(0, 1)).transpose(0, 1)  # (P, S, W)
         x = tower.final_norm(x[torch.arange(len(ends), device=x.device), ends])  # (P, W)
         return (x @ tower.projection).float()

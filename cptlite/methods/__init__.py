@@ -1,0 +1,1 @@
+"""Methods, one file per idea; `cptlite.methods.table` names them."""

@@ -1,0 +1,224 @@
+"""What every method is: something that learns from few cached rows and ends as a classifier of all tasks.
+
+Axes: T tasks, K classes of all tasks in task-major order, B images, N rows, W text width, D joint dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cptlite.datasets.types import Task
+from cptlite.text import TextEncoder
+
+__all__ = [
+    "Classifier",
+    "FewShotRows",
+    "LinearClassifier",
+    "Method",
+    "Problem",
+    "PromptMethod",
+    "PromptOptions",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """The tasks to solve together, and the text encoder to solve them with.
+
+    Attributes
+    ----------
+    tasks : tuple of Task
+        T tasks; classes of all tasks are numbered in this order.
+    text : TextEncoder
+    """
+
+    tasks: tuple[Task, ...]
+    text: TextEncoder
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """All K class names, task-major."""
+        return [name for task in self.tasks for name in task.class_names]
+
+    @cached_property
+    def class_tasks(self) -> Tensor:
+        """Task of each class: Tensor of shape (K,), int64."""
+        sizes = torch.tensor([len(task.class_names) for task in self.tasks])
+        return torch.repeat_interleave(torch.arange(len(self.tasks)), sizes).to(self.text.tower.device)
+
+    @cached_property
+    def offsets(self) -> list[int]:
+        """First class of each task among all K."""
+        starts = [0]
+        for task in self.tasks:
+            starts.append(starts[-1] + len(task.class_names))
+        return starts[:-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotRows:
+    """Cached features of some rows, in memory.
+
+    Attributes
+    ----------
+    features : Tensor of shape (N, V, D)
+        Raw (not unit length), view 0 the plain one.
+    labels : Tensor of shape (N,), int64
+        Class among all K classes.
+    """
+
+    features: Tensor
+    labels: Tensor
+
+
+class Classifier(Protocol):
+    """Scores for every class of every task."""
+
+    def scores(self, features: Tensor) -> Tensor:
+        """From raw features (B, D) to scores (B, K); comparable within a task only."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearClassifier:
+    """Class weights over image features.
+
+    Attributes
+    ----------
+    weights : Tensor of shape (K, D)
+    bias : Tensor of shape (K,)
+    logit_scale : float
+        The *log* of the factor on the products.
+    unit_length : bool
+        Whether image features are normalised first.
+    """
+
+    weights: Tensor
+    bias: Tensor
+    logit_scale: float
+    unit_length: bool
+
+    @classmethod
+    def from_prompts(cls, weights: Tensor, logit_scale: float) -> LinearClassifier:
+        """Cosine classifier with unit-length weights of shape (K, D)."""
+        weights = weights.detach().float()
+        return cls(
+            weights=weights,
+            bias=weights.new_zeros(len(weights)),
+            logit_scale=logit_scale,
+            unit_length=True,
+        )
+
+    def scores(self, features: Tensor) -> Tensor:
+        """From raw features (B, D) to scores (B, K)."""
+        images = F.normalize(features.float(), dim=-1) if self.unit_length else features.float()
+        scale = torch.tensor(self.logit_scale).exp()
+        return scale.to(images) * images @ self.weights.T + self.bias
+
+
+class Method(Protocol):
+    """A method without gradient steps: fit once, read off the classifier."""
+
+    def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows) -> Classifier:
+        """Learn from train rows, choose hyper-parameters on val rows."""
+        ...
+
+    def num_parameters(self) -> int:
+        """Numbers learned."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """Choices shared by the prompt methods; ``None`` leaves a method's own default.
+
+    Attributes
+    ----------
+    context_length, task_context_length, class_context_length : int
+        L, M and Mc: context tokens of class prompts, task prompts and class-feature prompts.
+    position : str
+        Where the class name stands in class prompts: ``end``, ``middle`` or ``front``.
+    context_init, task_context_init, class_context_init : str
+        Words to start a context from; empty draws from N(0, 0.02^2).
+    sub_network : str
+        What enters SoftCPT's sub-network when it has class features: ``lin``, ``linmean`` or ``lincls``.
+    """
+
+    context_length: int = 16
+    task_context_length: int = 4
+    class_context_length: int = 4
+    position: str = "end"
+    context_init: str = ""
+    task_context_init: str = ""
+    class_context_init: str = ""
+    sub_network: str = "lin"
+
+
+class PromptMethod(nn.Module):
+    """A method that learns prompts by gradient steps.
+
+    Parameters
+    ----------
+    problem : Problem
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        self.problem = problem
+        self.logit_scale = problem.text.tower.logit_scale
+
+    def class_weights(self) -> Tensor:
+        """Unit-length class weights, differentiable in the learnables: Tensor of shape (K, D), float32."""
+        raise NotImplementedError
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of each image over its own task's classes, averaged over the batch.
+
+        Parameters
+        ----------
+        images : Tensor of shape (B, D)
+            Raw features.
+        labels : Tensor of shape (B,), int64
+            Class among all K.
+        """
+        scores = self.classifier_logits(images)  # (B, K)
+        return F.cross_entropy(mask_other_tasks(scores, self.problem.class_tasks, labels), labels)
+
+    def classifier_logits(self, images: Tensor) -> Tensor:
+        """Scaled cosines with every class of every task, (B, D) to (B, K)."""
+        scale = torch.tensor(self.logit_scale).exp().to(images.device)
+        return scale * F.normalize(images.float(), dim=-1) @ self.class_weights().T
+
+    @torch.no_grad()
+    def classifier(self) -> LinearClassifier:
+        """The classifier as it stands."""
+        return LinearClassifier.from_prompts(self.class_weights(), self.logit_scale)
+
+    def num_parameters(self) -> int:
+        """Numbers learned."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def mask_other_tasks(scores: Tensor, class_tasks: Tensor, labels: Tensor) -> Tensor:
+    """Put -inf at classes of other tasks than each label's: (B, K) to (B, K)."""
+    return scores.masked_fill(class_tasks[labels][:, None] != class_tasks, float("-inf"))
+
+
+def new_context(shape: Sequence[int], words: str, text: TextEncoder) -> nn.Parameter:
+    """Learnable context vectors of shape (C, L, W): from words, or drawn from N(0, 0.02^2).
+
+    Words set their own L. Draws come from PyTorch's CPU generator, so that a seed gives the same start on any device.
+    """
+    count, length, width = shape
+    if words:
+        start = text.word_vectors(words).expand(count, -1, -1).clone()
+    else:
+        start = torch.randn(count, length, width) * 0.02
+    return nn.Parameter(start.to(text.tower.device))

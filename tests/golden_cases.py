@@ -1,0 +1,128 @@
+"""Reads recordings of the original implementations and builds our counterpart of each case.
+
+The folder and the files' prefix come from CPTLITE_GOLDEN_DIR and CPTLITE_GOLDEN_TAG.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cptlite.backbone import Backbone, _build
+from cptlite.datasets.types import Task
+from cptlite.methods.base import Problem, PromptMethod, PromptOptions
+from cptlite.methods.coop import CoOp
+from cptlite.methods.softcpt import VARIANTS, SoftCPT
+from cptlite.text import TextEncoder
+
+FOLDER = Path(os.environ.get("CPTLITE_GOLDEN_DIR", Path(__file__).parent / "golden"))
+TAG = os.environ.get("CPTLITE_GOLDEN_TAG", "dev")
+
+
+@cache
+def recording(part: str) -> dict[str, np.ndarray]:
+    """Arrays of one recording, such as ``cases`` or ``single``."""
+    with np.load(FOLDER / f"{TAG}_{part}.npz") as arrays:
+        return dict(arrays)
+
+
+@cache
+def description(part: str) -> dict[str, Any]:
+    """What the JSON says about one recording."""
+    return json.loads((FOLDER / f"{TAG}_{part}.json").read_text())
+
+
+@cache
+def golden_backbone() -> Backbone:
+    """The small CLIP the recordings were made with, float32."""
+    state = {name: torch.from_numpy(value.astype(np.float32)) for name, value in recording("clip").items()}
+    model = _build(state, "golden").requires_grad_(False).eval()
+    return Backbone(name="golden", weights_sha256="", precision="float32", model=model)
+
+
+def text_encoder(path: str) -> TextEncoder:
+    """The recordings' text encoder through one of the text paths."""
+    backbone = golden_backbone()
+    return TextEncoder(backbone.text_tower, backbone.tokenizer, path)
+
+
+def make_task(name: str, classes: list[str], template: str = "a photo of a {}.") -> Task:
+    """A task as the originals saw it."""
+    return Task(id=name, name=name, class_names=tuple(classes), template=template, metric="acc1")
+
+
+@cache
+def multi_task_problem(path: str) -> Problem:
+    """The four tasks of ``cases``."""
+    tasks = tuple(make_task(task["name"], task["classes"]) for task in description("cases")["tasks"])
+    return Problem(tasks=tasks, text=text_encoder(path))
+
+
+@cache
+def single_task_problem(path: str) -> Problem:
+    """The one task of ``single``."""
+    facts = description("single")
+    task = make_task(facts["task"], facts["classes"], facts["template"])
+    return Problem(tasks=(task,), text=text_encoder(path))
+
+
+def build_case(name: str, path: str) -> PromptMethod:
+    """Our method for one case of ``cases``, started where the original started."""
+    case = description("cases")["cases"][name]
+    said = case["options"]
+    options = PromptOptions(
+        context_length=said["N_CTX"],
+        task_context_length=said.get("TASK_N_CTX", 4),
+        class_context_length=said.get("CLASS_N_CTX", 4),
+        position=said.get("TOKEN_POSITION", "end"),
+        context_init=said.get("CTX_INIT", ""),
+        task_context_init=said.get("TASK_CTX_INIT", ""),
+        sub_network=said.get("PG_TYPE", "lin"),
+    )
+    problem = multi_task_problem(path)
+    if case["method"] == "softcpt":
+        flags = tuple(bool(said.get(flag)) for flag in ("CSC", "CLASS_CSC", "TASK_CSC"))
+        variant = next(variant for variant, value in VARIANTS.items() if value == flags)
+        method: PromptMethod = SoftCPT(problem, options, variant)
+    else:
+        sharing = "task" if said.get("TSC") else "class" if said.get("CSC") else "all"
+        method = CoOp(problem, options, sharing)
+    load_parameters(method, recording("cases"), f"{name}/init/", case["params"])
+    return method
+
+
+def load_parameters(method: PromptMethod, arrays: dict[str, np.ndarray], prefix: str, params: dict[str, Any]) -> None:
+    """Put recorded parameters into a method."""
+    ours = dict(method.named_parameters())
+    recorded = by_our_names({param: torch.from_numpy(arrays[prefix + param]) for param in params})
+    assert recorded.keys() == ours.keys()
+    for name, value in recorded.items():
+        assert ours[name].numel() == value.numel(), name
+        ours[name].data.copy_(value.reshape(ours[name].shape))
+
+
+def by_our_names(recorded: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Recorded tensors under our parameter names; the originals' per-task learners stacked."""
+    ours = {
+        "task_prompt_learner.ctx": "task_context",
+        "class_prompt_learner.ctx": "class_context",
+        "prompt_gen.proj": "projection",
+        "prompt_learner.ctx": "context",
+    }
+    named = {ours[name]: value for name, value in recorded.items() if name in ours}
+    learners = [value for name, value in sorted(recorded.items(), key=_learner_index) if ".learners." in name]
+    if learners:
+        named["context"] = torch.stack(learners)
+    return named
+
+
+def _learner_index(item: tuple[str, Tensor]) -> int:
+    digits = [part for part in item[0].split(".") if part.isdecimal()]
+    return int(digits[0]) if digits else -1

@@ -1,0 +1,103 @@
+"""Every recorded case of the original implementations, through both text paths.
+
+Tolerances of golden/README.md: logits and losses 1e-4 relative to the largest value, gradients 1e-3 in ||a-b||/||b||.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from golden_cases import (
+    FOLDER,
+    build_case,
+    by_our_names,
+    description,
+    load_parameters,
+    recording,
+    single_task_problem,
+)
+
+from cptlite.methods.base import PromptMethod, PromptOptions
+from cptlite.methods.coop import CoOp
+from cptlite.text import TEXT_PATHS
+from cptlite.training import learning_rate
+
+STEPS = 10
+
+
+def assert_close(ours: torch.Tensor | np.ndarray, recorded: np.ndarray, tolerance: float = 1e-4) -> None:
+    ours = np.asarray(ours, dtype=np.float64).reshape(recorded.shape)
+    assert np.abs(ours - recorded).max() <= tolerance * np.abs(recorded).max()
+
+
+def check_case(method: PromptMethod, part: str, name: str, labels: torch.Tensor) -> None:
+    """Logits before any step, first gradients, losses of ten steps and logits after them."""
+    arrays = recording(part)
+    images = torch.from_numpy(arrays["image_features"])
+    assert_close(method.classifier_logits(images[0]).detach(), arrays[f"{name}/logits"])
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.002, momentum=0.9, weight_decay=5e-4)
+    losses = []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        loss = method.loss(images[step % 3], labels[step % 3])
+        loss.backward()
+        if step == 0:
+            check_gradients(method, part, name)
+        optimizer.step()
+        losses.append(loss.item())
+    assert_close(np.array(losses), arrays[f"{name}/losses"])
+    assert_close(method.classifier_logits(images[0]).detach(), arrays[f"{name}/final_logits"])
+
+
+def check_gradients(method: PromptMethod, part: str, name: str) -> None:
+    prefix = f"{name}/grads/"
+    arrays = recording(part)
+    recorded = by_our_names(
+        {key.removeprefix(prefix): torch.from_numpy(value) for key, value in arrays.items() if key.startswith(prefix)}
+    )
+    for parameter, value in method.named_parameters():
+        # With lincls nothing depends on the task prompts, which then have no gradient here and zeros there.
+        gradient = torch.zeros_like(value) if value.grad is None else value.grad
+        wanted = recorded[parameter].reshape(value.shape)
+        assert (gradient - wanted).norm() <= 1e-3 * wanted.norm(), parameter
+
+
+@pytest.mark.parametrize("path", TEXT_PATHS)
+@pytest.mark.parametrize("name", description("cases")["cases"])
+def test_multi_task_case(name: str, path: str) -> None:
+    method = build_case(name, path)
+    labels = torch.from_numpy(recording("cases")["labels"]).long()  # (3, B, 2): task, class within the task
+    offsets = torch.tensor(method.problem.offsets)
+    check_case(method, "cases", name, offsets[labels[..., 0]] + labels[..., 1])
+
+
+@pytest.mark.parametrize("path", TEXT_PATHS)
+def test_single_task_coop(path: str) -> None:
+    case = description("single")["cases"]["coop"]
+    options = PromptOptions(context_length=case["n_ctx"], context_init=case["ctx_init"])
+    method = CoOp(single_task_problem(path), options, "all")
+    load_parameters(method, recording("single"), "coop/init/", case["params"])
+    check_case(method, "single", "coop", torch.from_numpy(recording("single")["labels"]).long())
+
+
+def test_zero_shot_text_features() -> None:
+    facts = description("single")
+    texts = [facts["template"].format(name.replace("_", " ")) for name in facts["classes"]]
+    for path in TEXT_PATHS:
+        assert_close(
+            single_task_problem(path).text.encode_texts(texts),
+            recording("single")["zeroshot_text_features"],
+        )
+
+
+@pytest.mark.parametrize("epochs", json.loads((FOLDER / "lr_schedule.json").read_text()))
+def test_learning_rate_schedule(epochs: str) -> None:
+    recorded = json.loads((FOLDER / "lr_schedule.json").read_text())[epochs]
+    ours = [
+        learning_rate(epoch, epochs=int(epochs), base=0.002, warmup_epochs=1, warmup_rate=1e-5)
+        for epoch in range(int(epochs))
+    ]
+    np.testing.assert_allclose(ours, recorded, rtol=1e-9)
