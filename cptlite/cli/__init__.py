@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from cptlite.cli.datasets import datasets
 from cptlite.cli.groups import CommandGroup
 from cptlite.cli.report import report
 
@@ -52,8 +53,10 @@ def cptlite(
     """
 
 
+DATA = "Prepare data"
 RESULTS = "See results"
 
+app.command(rich_help_panel=DATA)(datasets)
 app.command(rich_help_panel=RESULTS)(report)
 
 

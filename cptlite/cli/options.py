@@ -28,15 +28,11 @@ HOW = "How"
 
 RootOption = Annotated[
     Path,
-    typer.Option(
-        "--root", envvar="CPTLITE_DATA", help="Folder of the datasets.", rich_help_panel=WHERE
-    ),
+    typer.Option("--root", envvar="CPTLITE_DATA", help="Folder of the datasets.", rich_help_panel=WHERE),
 ]
 CacheDirOption = Annotated[
     Path,
-    typer.Option(
-        "--cache-dir", envvar="CPTLITE_CACHE", help="Folder of the caches.", rich_help_panel=WHERE
-    ),
+    typer.Option("--cache-dir", envvar="CPTLITE_CACHE", help="Folder of the caches.", rich_help_panel=WHERE),
 ]
 DatasetOption = Annotated[
     list[str] | None,
@@ -56,15 +52,9 @@ BackboneOption = Annotated[
         rich_help_panel=WHAT,
     ),
 ]
-DeviceOption = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=HOW)
-]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=HOW)]
 PrecisionOption = Annotated[
     str,
-    typer.Option(
-        "--precision", help="Of the frozen towers: auto, fp32, fp16 or bf16.", rich_help_panel=HOW
-    ),
+    typer.Option("--precision", help="Of the frozen towers: auto, fp32, fp16 or bf16.", rich_help_panel=HOW),
 ]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Machine-readable results on stdout.", rich_help_panel=HOW)
-]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.", rich_help_panel=HOW)]

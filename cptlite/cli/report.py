@@ -19,12 +19,8 @@ def report(
         list[Path] | None,
         typer.Argument(help="Folders of runs, or results.json files.", show_default="runs"),
     ] = None,
-    tasks: Annotated[
-        bool, typer.Option("--tasks", help="Also a table with a row per task, for every shots.")
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder to draw accuracy against shots into.")
-    ] = None,
+    tasks: Annotated[bool, typer.Option("--tasks", help="Also a table with a row per task, for every shots.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to draw accuracy against shots into.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Print mean and standard deviation per method and number of shots."""
@@ -32,9 +28,7 @@ def report(
 
     groups = reporting.group_results(reporting.load_results(runs or [Path("runs")]))
     if json:
-        print_json(
-            {title: list(map(asdict, reporting.summarize(each))) for title, each in groups.items()}
-        )
+        print_json({title: list(map(asdict, reporting.summarize(each))) for title, each in groups.items()})
     for number, (title, results) in enumerate(groups.items(), start=1):
         if not json:
             print_table(reporting.summary_table(results, title))

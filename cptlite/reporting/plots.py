@@ -62,8 +62,7 @@ def draw_shots_plot(results: Sequence[Result], path: Path, title: str | None = N
         from matplotlib.figure import Figure
     except ImportError as error:
         raise CptliteError(
-            "drawing a plot needs matplotlib, which is not installed. "
-            "Install it with: pip install 'cptlite[plot]'"
+            "drawing a plot needs matplotlib, which is not installed. Install it with: pip install 'cptlite[plot]'"
         ) from error
 
     figure = Figure(figsize=(7.2, 4.6), dpi=160, layout="constrained")
@@ -102,9 +101,7 @@ def _draw_lines(axes: Axes, summaries: Sequence[Summary]) -> None:
         ends.append((100 * line[-1].mean, method, colour))
     for summary in summaries:
         if not summary.shots:
-            axes.axhline(
-                100 * summary.mean, color=GREY, linestyle=(0, (5, 3)), linewidth=1.4, zorder=1
-            )
+            axes.axhline(100 * summary.mean, color=GREY, linestyle=(0, (5, 3)), linewidth=1.4, zorder=1)
             ends.append((100 * summary.mean, summary.method, GREY))
     _name_lines(axes, ends)
 

@@ -99,8 +99,7 @@ def load_results(paths: Iterable[Path]) -> list[Result]:
     files = [file for path in paths for file in ([path] if path.is_file() else _results_in(path))]
     if not files:
         raise DataError(
-            f"no results.json of a finished run lies in {', '.join(map(str, paths))}. "
-            "Make one with: cptlite train"
+            f"no results.json of a finished run lies in {', '.join(map(str, paths))}. Make one with: cptlite train"
         )
     return [_read_result(file) for file in files]
 

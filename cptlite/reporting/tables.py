@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cptlite.metrics import mean_and_std
 from cptlite.reporting.summaries import (
@@ -35,13 +35,15 @@ class Table:
     title : str
         One line above the table.
     columns : tuple of str
-        Headings; the first column holds names, the others figures.
+        Headings.
     rows : tuple of tuple of str
         One word per column.
     best : frozenset of (int, int)
         Row and column of the words to stress.
     caption : str
         Below the table, or nothing.
+    words : tuple of int
+        Columns that hold words and start at the left; the others hold figures and end at the right.
     """
 
     title: str
@@ -49,6 +51,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     best: frozenset[tuple[int, int]] = frozenset()
     caption: str = ""
+    words: tuple[int, ...] = (0,)
 
 
 def run_table(result: Result) -> Table:
@@ -120,9 +123,7 @@ def summary_table(results: Sequence[Result], title: str = "Suite score") -> Tabl
     )
 
 
-def method_task_table(
-    results: Sequence[Result], shots: int, title: str = "Score per task"
-) -> Table:
+def method_task_table(results: Sequence[Result], shots: int, title: str = "Score per task") -> Table:
     """One row per task, one column per method, at one number of shots: mean over seeds.
 
     Parameters
@@ -157,8 +158,7 @@ def method_task_table(
         title=f"{title} at {shots_label(shots)} (%)",
         columns=("task", *scores),
         rows=tuple(
-            (task, *(_percent(means.get((column, row))) for column in columns))
-            for row, task in enumerate(tasks)
+            (task, *(_percent(means.get((column, row))) for column in columns)) for row, task in enumerate(tasks)
         ),
         best=frozenset((row, column) for column, row in _best(means)),
     )
@@ -169,9 +169,7 @@ def _best(means: Mapping[tuple[int, int], float]) -> frozenset[tuple[int, int]]:
     rivals: dict[int, list[float]] = {}
     for (_, group), mean in means.items():
         rivals.setdefault(group, []).append(mean)
-    return frozenset(
-        key for key, mean in means.items() if mean == max(rivals[key[1]]) > min(rivals[key[1]])
-    )
+    return frozenset(key for key, mean in means.items() if mean == max(rivals[key[1]]) > min(rivals[key[1]]))
 
 
 def render_table(table: Table) -> RichTable:
@@ -199,11 +197,10 @@ def render_table(table: Table) -> RichTable:
         box=box.SIMPLE_HEAD,
     )
     for column, heading in enumerate(table.columns):
-        drawn.add_column(Text(heading), justify="right" if column else "left", overflow="fold")
+        justify: Literal["left", "right"] = "left" if column in table.words else "right"
+        drawn.add_column(Text(heading), justify=justify, overflow="fold")
     for row, words in enumerate(table.rows):
-        styles = (
-            "bold green" if (row, column) in table.best else "" for column in range(len(words))
-        )
+        styles = ("bold green" if (row, column) in table.best else "" for column in range(len(words)))
         drawn.add_row(*(Text(word, style=style) for word, style in zip(words, styles, strict=True)))
     return drawn
 
