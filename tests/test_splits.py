@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import os
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cptlite.datasets import load_catalog
+from cptlite.datasets.drafts import Draft, Place
+from cptlite.datasets.readers import READERS
 from cptlite.errors import UsageError
 from cptlite.splits import base_classes, base_new_rows, check_shots, few_shot_rows
 
@@ -72,3 +80,37 @@ def test_base_and_new_rows_part_every_task() -> None:
     base, new = base_new_rows(labels, tasks, [3, 2])
     assert base.tolist() == [0, 1, 3]
     assert new.tolist() == [2, 4]
+
+
+REPOSITORY = Path(__file__).parent.parent
+FEW_SHOT_DIR = Path(os.environ.get("CPTLITE_FEWSHOT_DIR", REPOSITORY.parent / "shared" / "fewshot"))
+
+
+def published_lists() -> list:
+    """One case per published list; a lone skipped one where there are none."""
+    cases = []
+    for path in sorted(FEW_SHOT_DIR.glob("*_fewshot.json")):
+        name = path.name.removesuffix("_fewshot.json")
+        cases += [
+            pytest.param(name, key, published, id=f"{name}-{key}")
+            for key, published in json.loads(path.read_text()).items()
+        ]
+    reason = f"no *_fewshot.json in {FEW_SHOT_DIR}; set CPTLITE_FEWSHOT_DIR"
+    return cases or [pytest.param("", "", {}, marks=pytest.mark.skip(reason=reason), id="none")]
+
+
+@functools.cache
+def published_split(name: str) -> Draft:
+    """Read the split file the catalogue names for a dataset, from the folder of the lists."""
+    layout = load_catalog().datasets[name].layout
+    return READERS[layout.reader].read(Place(name=name, folder=FEW_SHOT_DIR, layout=layout))
+
+
+@pytest.mark.parametrize(("name", "key", "published"), published_lists())
+def test_published_lists_are_reproduced(name: str, key: str, published: dict) -> None:
+    rows = published_split(name).rows
+    shots, seed = map(int, re.fullmatch(r"shot_(\d+)-seed_(\d+)", key).groups())
+    groups = [[label for _, label, _ in rows[part]] for part in ("train", "val")]
+    drawn = few_shot_rows(*groups, shots, seed)
+    for part, chosen in zip(("train", "val"), drawn, strict=True):
+        assert [rows[part][row][0].rpartition("/")[2] for row in chosen] == published[part]

@@ -1,0 +1,63 @@
+"""Datasets that come from a path on the command line: a folder, a CSV or a manifest."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from cptlite.datasets.specs import DatasetSpec, Layout
+from cptlite.errors import UsageError
+
+__all__ = ["is_manifest", "looks_like_path", "spec_from_path"]
+
+
+def is_manifest(text: str) -> bool:
+    """Whether a word on the command line names a manifest."""
+    return text.lower().endswith(".toml")
+
+
+def looks_like_path(text: str) -> bool:
+    """Whether a word on the command line is a path rather than a name."""
+    separators = {os.sep, os.altsep or os.sep}
+    named = any(mark in text for mark in separators) or text.startswith((".", "~"))
+    return named or text.lower().endswith(".csv") or Path(text).exists()
+
+
+def spec_from_path(path: Path) -> DatasetSpec:
+    """Describe a folder of class folders or a CSV of ``path,label[,split]``.
+
+    Parameters
+    ----------
+    path : Path
+        Where it lies; a CSV's paths are relative to its folder.
+
+    Returns
+    -------
+    DatasetSpec
+        Named after the folder or file; its words are the name's, its metric acc1.
+
+    Raises
+    ------
+    UsageError
+        When there is nothing at the path, or a file that is no CSV.
+    """
+    path = path.expanduser()
+    if not path.exists():
+        raise UsageError(
+            f"dataset {str(path)!r}: wanted a folder, a CSV or a manifest there, found nothing; check the path"
+        )
+    path = path.resolve()
+    if path.is_dir():
+        layout = Layout(directory=str(path), reader="folders")
+    elif path.suffix.lower() == ".csv":
+        layout = Layout(directory=str(path.parent), reader="csv", split=path.name)
+    else:
+        raise UsageError(
+            f"dataset {str(path)!r}: wanted a folder, a .csv or a .toml manifest, got another file; "
+            'name a split file in a manifest: split = "FILE"'
+        )
+    stem = path.name if path.is_dir() else path.stem
+    name = re.sub(r"[^\w.-]+", "_", stem).strip("._-") or "dataset"
+    words = re.sub(r"[\s_-]+", " ", stem).strip() or name
+    return DatasetSpec(name=name, layout=layout, task_name=words)
