@@ -209,9 +209,7 @@ def test_draw_shots_plot_of_little(tmp_path: Path, kept: slice) -> None:
 
 
 def test_draw_shots_plot_of_more_methods_than_colours(tmp_path: Path) -> None:
-    results = [
-        made_up(0.4 + 0.01 * i, method=f"m{i}", shots=s) for i in range(11) for s in (1, 2, 4)
-    ]
+    results = [made_up(0.4 + 0.01 * i, method=f"m{i}", shots=s) for i in range(11) for s in (1, 2, 4)]
     assert is_png(draw_shots_plot(results, tmp_path / "shots.png"))
 
 
@@ -221,9 +219,7 @@ def test_draw_shots_plot_wants_one_group(tmp_path: Path, results: list[Any]) -> 
         draw_shots_plot(results, tmp_path / "shots.png")
 
 
-def test_without_matplotlib_the_message_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_matplotlib_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(CptliteError, match=r"pip install 'cptlite\[plot\]'"):
         draw_shots_plot(several(), tmp_path / "shots.png")

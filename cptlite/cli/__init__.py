@@ -13,6 +13,7 @@ import typer
 
 from cptlite.cli.datasets import datasets
 from cptlite.cli.groups import CommandGroup
+from cptlite.cli.methods import methods
 from cptlite.cli.report import report
 
 __all__ = ["app", "main"]
@@ -54,9 +55,11 @@ def cptlite(
 
 
 DATA = "Prepare data"
+TRAIN = "Train"
 RESULTS = "See results"
 
 app.command(rich_help_panel=DATA)(datasets)
+app.command(rich_help_panel=TRAIN)(methods)
 app.command(rich_help_panel=RESULTS)(report)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +12,7 @@ from cptlite.cli.console import print_json, print_table
 from cptlite.cli.options import ROOT, JsonOption, RootOption
 
 if TYPE_CHECKING:
-    from cptlite.datasets.specs import DatasetSpec
-    from cptlite.datasets.types import Dataset
+    from cptlite.datasets import DatasetStatus
 
 __all__ = ["datasets"]
 
@@ -26,16 +26,19 @@ def datasets(
     json: JsonOption = False,
 ) -> None:
     """List the known datasets and suites, or show one."""
-    from cptlite.datasets.catalog import load_catalog
+    from cptlite.datasets import dataset_status, load_catalog
 
     catalog = load_catalog()
     if name is not None:
-        described = [_describe(spec, root) for spec in catalog.resolve([name])]
-        print_json(described) if json else print("\n\n".join(map(_page, described)))
+        shown = [dataset_status(spec, root) for spec in catalog.resolve([name])]
+        if json:
+            print_json([_facts(status) | _details(status) for status in shown])
+        else:
+            print("\n\n".join(_page(status, root) for status in shown))
         return
-    listed = [_facts(spec, root) for spec in catalog.datasets.values()]
-    suites = {suite.name: list(suite.datasets) for suite in catalog.suites.values()}
+    listed = [_facts(dataset_status(spec, root, count=False)) for spec in catalog.datasets.values()]
     if json:
+        suites = {suite.name: list(suite.datasets) for suite in catalog.suites.values()}
         print_json({"datasets": listed, "suites": suites})
         return
     _print_list(listed, root)
@@ -43,10 +46,9 @@ def datasets(
         print(f"suite {suite.name}: {' '.join(suite.datasets) or suite.note}")
 
 
-def _facts(spec: DatasetSpec, root: Path) -> dict[str, Any]:
-    """Gather what the catalogue says of a dataset and whether it lies under the root."""
-    from cptlite.datasets.locate import find_dataset
-
+def _facts(status: DatasetStatus) -> dict[str, Any]:
+    """Gather what the catalogue says of a dataset and whether it was found."""
+    spec = status.spec
     return {
         "name": spec.name,
         "aliases": list(spec.aliases),
@@ -55,32 +57,22 @@ def _facts(spec: DatasetSpec, root: Path) -> dict[str, Any]:
         "counts": None if spec.counts is None else list(spec.counts),
         "metric": spec.metric,
         "template": spec.template,
-        "found": find_dataset(spec, root),
+        "note": spec.note,
+        "found": status.found,
+        "folder": str(status.folder) if status.found else None,
     }
 
 
-def _describe(spec: DatasetSpec, root: Path) -> dict[str, Any]:
-    """Add the expected files to the facts, and what was read or what is missing."""
-    from cptlite.datasets.locate import (
-        expected_tree,
-        find_place,
-        missing,
-        read_dataset,
-        split_source,
-    )
-
-    facts = _facts(spec, root) | {"tree": expected_tree(spec, str(root)), "note": spec.note}
-    place = find_place(spec, root)
-    if place is None:
-        return facts | {"missing": [str(path) for path in missing(spec, root)]}
-    return facts | {"split": split_source(place), "read": _read_counts(read_dataset(spec, root))}
-
-
-def _read_counts(dataset: Dataset) -> dict[str, Any]:
+def _details(status: DatasetStatus) -> dict[str, Any]:
+    """Gather what was read of a dataset, and what is missing or wrong."""
     return {
-        "image_root": str(dataset.image_root),
-        "tasks": {task.id: len(task.class_names) for task in dataset.tasks},
-        "rows": {split: len(rows) for split, rows in dataset.splits.items()},
+        "missing": list(map(str, status.missing)),
+        "split": status.split_source,
+        "read_counts": None if status.counts is None else list(status.counts),
+        "read_classes": status.num_classes,
+        "read_tasks": status.num_tasks,
+        "difference": status.difference,
+        "problem": status.problem,
     }
 
 
@@ -110,34 +102,40 @@ def _print_list(listed: list[dict[str, Any]], root: Path) -> None:
     )
 
 
-def _page(facts: dict[str, Any]) -> str:
+def _page(status: DatasetStatus, root: Path) -> str:
     """Write everything about one dataset."""
-    also = f" (also {', '.join(facts['aliases'])})" if facts["aliases"] else ""
+    from cptlite.datasets import expected_tree
+
+    spec = status.spec
+    also = f" (also {', '.join(spec.aliases)})" if spec.aliases else ""
     lines = [
-        f"{facts['name']}{also}",
-        f"  task      {facts['task']}, scored by {facts['metric']}",
-        f"  template  {facts['template']}",
-        f"  classes   {_number(facts['classes'])}, train/val/test {_counts(facts['counts'])}",
+        f"{spec.name}{also}",
+        f"  task      {spec.task_name}, scored by {spec.metric}",
+        f"  template  {spec.template}",
+        f"  in full   {_number(spec.num_classes)} classes, train/val/test {_counts(spec.counts)}",
         "  files expected:",
-        *(f"    {line}" for line in facts["tree"].splitlines()),
+        *(f"    {line}" for line in expected_tree(spec, str(root)).splitlines()),
     ]
-    if facts["note"]:
-        lines.append(f"  note      {facts['note']}")
-    if facts["found"]:
-        read = facts["read"]
-        rows = "/".join(str(read["rows"].get(split, 0)) for split in ("train", "val", "test"))
-        tasks = f"{len(read['tasks'])} tasks, " if len(read["tasks"]) > 1 else ""
-        lines.append(f"  found     {tasks}{sum(read['tasks'].values())} classes, {rows}")
-        lines.append(f"  split     {facts['split']}")
-    else:
-        lines.append("  missing")
-        lines += (f"    {path}" for path in facts["missing"])
-    return "\n".join(lines)
+    if spec.note:
+        lines.append(f"  note      {spec.note}")
+    return "\n".join(lines + _state(status))
+
+
+def _state(status: DatasetStatus) -> list[str]:
+    """Write what was found or what is missing."""
+    if not status.found:
+        return ["  missing:", *(f"    {path}" for path in status.missing)]
+    lines = [f"  found     {status.folder}", f"  split     {status.split_source}"]
+    if status.problem:
+        return [*lines, f"  problem   {status.problem}"]
+    tasks = f"{status.num_tasks} tasks, " if status.num_tasks != 1 else ""
+    lines.append(f"  holds     {tasks}{status.num_classes} classes, train/val/test {_counts(status.counts)}")
+    return [*lines, f"  differs   {status.difference}"] if status.difference else lines
 
 
 def _number(count: int | None) -> str:
     return "?" if count is None else str(count)
 
 
-def _counts(counts: list[int] | None) -> str:
+def _counts(counts: Sequence[int] | None) -> str:
     return "as found" if counts is None else "/".join(map(str, counts))
