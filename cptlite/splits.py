@@ -24,9 +24,7 @@ MAX_VAL_SHOTS = 4
 Groups = Sequence[Hashable] | np.ndarray
 
 
-def few_shot_rows(
-    train_groups: Groups, val_groups: Groups, shots: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def few_shot_rows(train_groups: Groups, val_groups: Groups, shots: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw ``shots`` training rows and ``min(shots, 4)`` validation rows of every class.
 
     Parameters
@@ -82,8 +80,7 @@ def check_shots(train_groups: Groups, shots: int) -> None:
     if not 1 <= shots <= largest:
         hint = f"choose --shots from 1 to {largest}" if largest else "there are no training rows"
         raise UsageError(
-            f"shots: wanted a number from 1 to the {largest} training images of the largest class, "
-            f"got {shots}; {hint}"
+            f"shots: wanted a number from 1 to the {largest} training images of the largest class, got {shots}; {hint}"
         )
 
 
@@ -92,9 +89,7 @@ def base_classes(num_classes: int) -> int:
     return (num_classes + 1) // 2
 
 
-def base_new_rows(
-    labels: np.ndarray, tasks: np.ndarray, num_classes: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
+def base_new_rows(labels: np.ndarray, tasks: np.ndarray, num_classes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Part the rows of a split into those of base classes and those of new classes.
 
     Parameters
