@@ -25,11 +25,12 @@ from cptlite.errors import DataError, UsageError
 
 with warnings.catch_warnings():  # clip imports pkg_resources, deprecated in setuptools
     warnings.simplefilter("ignore")
-    from clip.model import CLIP, build_model
+    from clip.model import CLIP, ResidualAttentionBlock, build_model
     from clip.simple_tokenizer import SimpleTokenizer
 
 __all__ = [
     "PRECISIONS",
+    "ResidualAttentionBlock",
     "Backbone",
     "TextTower",
     "Tokenizer",

@@ -85,7 +85,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> Any:
-    """A JIT archive's state dict, or what ``torch.load`` finds without running code from the file."""
+    """Read a JIT archive's state dict, or what ``torch.load`` finds without running code from the file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit.load is deprecated; OpenAI's files are nothing else
         try:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from cptlite.backbone import TextTower
+from cptlite.backbone import ResidualAttentionBlock, TextTower
 from cptlite.prompts import PromptLayout, TextPlan, plan_rows
 
 __all__ = ["prepare_fused"]
@@ -77,7 +77,7 @@ def _layer_zero(tower: TextTower, plan: TextPlan) -> tuple[Tensor, Tensor, Tenso
     return words + tower.positional_embedding[positions].to(tower.dtype), slots[rows], rows
 
 
-def _run_block(block: nn.Module, x: Tensor, at: _Indices) -> Tensor:
+def _run_block(block: ResidualAttentionBlock, x: Tensor, at: _Indices) -> Tensor:
     """One residual attention block on the unique rows, (U, W) to (U, W)."""
     attention = block.attn
     qkv = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)  # (U, 3W)
@@ -88,8 +88,8 @@ def _run_block(block: nn.Module, x: Tensor, at: _Indices) -> Tensor:
     return x + block.mlp(block.ln_2(x))
 
 
-def _run_last_block(block: nn.Module, x: Tensor, at: _Indices) -> Tensor:
-    """The last block, whose result only EOS rows are read from: (U, W) to (P, W)."""
+def _run_last_block(block: ResidualAttentionBlock, x: Tensor, at: _Indices) -> Tensor:
+    """Run the last block, whose result is read from EOS rows only: (U, W) to (P, W)."""
     attention = block.attn
     width = x.shape[1]
     weight, bias = attention.in_proj_weight, attention.in_proj_bias

@@ -1,7 +1,7 @@
 """Prompts as data: which token, context vector or shared row stands at each position.
 
-A prompt is ``[SOS] context name . [EOS]``. Class-name positions ``end``, ``middle`` and ``front``, and contexts shared by
-all prompts, per task, per class or per image, differ only in these arrays, never in code paths.
+A prompt is ``[SOS] context name . [EOS]``. Class-name positions ``end``, ``middle`` and ``front``, and contexts shared
+by all prompts, per task, per class or per image, differ only in these arrays, never in code paths.
 
 Axes: P prompts, S positions, C contexts, L context tokens, U unique rows, E ends (prompts), W text width.
 """

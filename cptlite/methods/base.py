@@ -198,7 +198,7 @@ class PromptMethod(nn.Module):
 
     @torch.no_grad()
     def classifier(self) -> LinearClassifier:
-        """The classifier as it stands."""
+        """Return the classifier as it stands."""
         return LinearClassifier.from_prompts(self.class_weights(), self.logit_scale)
 
     def num_parameters(self) -> int:

@@ -42,8 +42,8 @@ class SoftCPT(PromptMethod):
 
     Notes
     -----
-    f_t = text([SOS] U_1..U_M name_t . [EOS]), g_k = text([SOS] V_1..V_Mc class_k . [EOS]), context S = input @ P reshaped
-    to (L, W), w_k = normalise(text([SOS] S class_k . [EOS])). The input is f_t; with class features [g_k ; f_t]
+    f_t = text([SOS] U_1..U_M name_t . [EOS]), g_k = text([SOS] V_1..V_Mc class_k . [EOS]), context S = input @ P
+    reshaped to (L, W), w_k = normalise(text([SOS] S class_k . [EOS])). The input is f_t; with class features [g_k ; f_t]
     (``lin``), their mean (``linmean``) or g_k alone (``lincls``). Gradients flow through both uses of the text encoder.
     f_t and g_k are *not* normalised.
     """
@@ -96,7 +96,7 @@ class SoftCPT(PromptMethod):
         )
 
     def contexts(self) -> Tensor:
-        """The meta network: Tensor of shape (T, L, W), or (K, L, W) with class features."""
+        """Run the meta network: Tensor of shape (T, L, W), or (K, L, W) with class features."""
         task_features = self._encode_tasks(self.task_context)  # (T, D)
         inputs = task_features
         if self.has_class_features:

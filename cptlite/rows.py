@@ -1,0 +1,86 @@
+"""From cache files to training and validation rows in memory.
+
+Axes: N rows, V views, D joint dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from cptlite.cache import FeatureCache
+from cptlite.errors import DataError
+from cptlite.methods.base import FewShotRows
+from cptlite.splits import check_shots, few_shot_rows
+
+__all__ = ["draw_few_shots"]
+
+
+def draw_few_shots(
+    caches: Sequence[FeatureCache], *, shots: int, seed: int, device: torch.device
+) -> tuple[FewShotRows, FewShotRows]:
+    """Draw the published few-shot rows of every cache and read them.
+
+    Parameters
+    ----------
+    caches : sequence of FeatureCache
+        In task order; their embed dimensions and views agree.
+    shots, seed : int
+        Training rows per class, and the seed of the draw; validation gets at most 4 per class.
+    device : torch.device
+
+    Returns
+    -------
+    train, val : FewShotRows
+        Classes are numbered over the tasks of all caches. Validation has view 0 only.
+
+    Raises
+    ------
+    UsageError
+        More shots than any class has.
+    DataError
+        A dataset has no training rows, or the caches hold different numbers of views.
+    """
+    _check_alike(caches)
+    train_parts, val_parts = [], []
+    offset = 0
+    for cache in caches:
+        train_groups, val_groups = _groups(cache, "train"), _groups(cache, "val")
+        check_shots(train_groups, shots)
+        train, val = few_shot_rows(train_groups, val_groups, shots, seed)
+        train_parts.append(_read(cache, "train", train, offset))
+        val_parts.append(_read(cache, "val", val, offset))
+        offset += sum(len(task.class_names) for task in cache.tasks)
+    return _join(train_parts, device), _join(val_parts, device)
+
+
+def _check_alike(caches: Sequence[FeatureCache]) -> None:
+    views = {cache.path.stem: cache.attributes["views"] for cache in caches}
+    if len(set(views.values())) > 1:
+        raise DataError(
+            f"the caches hold different numbers of views ({views}): cache them with one --views, or narrow --dataset"
+        )
+    for cache in caches:
+        for split in ("train", "test"):
+            if cache.num_rows(split) == 0:
+                raise DataError(f"{cache.path} has no {split} rows: leave it out with --dataset, or cache it anew")
+
+
+def _groups(cache: FeatureCache, split: str) -> np.ndarray:
+    """(task, label) of each row, (N, 2)."""
+    return np.stack([cache.row_tasks(split), cache.labels(split)], axis=1)
+
+
+def _read(cache: FeatureCache, split: str, rows: np.ndarray, offset: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features (n, V, D) and classes (n,) of some rows; classes start at ``offset``."""
+    starts = np.cumsum([offset, *(len(task.class_names) for task in cache.tasks)])[:-1]
+    classes = starts[cache.row_tasks(split)[rows]] + cache.labels(split)[rows]
+    return cache.features(split, rows=rows), classes
+
+
+def _join(parts: Sequence[tuple[np.ndarray, np.ndarray]], device: torch.device) -> FewShotRows:
+    features = torch.from_numpy(np.concatenate([features for features, _ in parts]))
+    labels = torch.from_numpy(np.concatenate([classes for _, classes in parts])).long()
+    return FewShotRows(features=features.to(device), labels=labels.to(device))
