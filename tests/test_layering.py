@@ -18,7 +18,7 @@ HOUSE = (
     ("__init__", "errors", "files"),
     ("config",),
     ("metrics", "splits"),
-    ("datasets",),
+    ("drawings", "datasets"),
     ("architectures", "checkpoints", "backbone"),
     ("images", "cache", "encode"),
     ("prompts", "text", "fused"),

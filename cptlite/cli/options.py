@@ -55,6 +55,6 @@ BackboneOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=HOW)]
 PrecisionOption = Annotated[
     str,
-    typer.Option("--precision", help="Of the frozen towers: auto, fp32, fp16 or bf16.", rich_help_panel=HOW),
+    typer.Option("--precision", help="Of the frozen towers: auto, float32, fp16 or bf16.", rich_help_panel=HOW),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.", rich_help_panel=HOW)]

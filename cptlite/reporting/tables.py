@@ -19,7 +19,7 @@ from cptlite.reporting.summaries import (
 )
 
 if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+    from rich.console import Group
 
 __all__ = ["Table", "method_task_table", "render_table", "run_table", "summary_table"]
 
@@ -172,7 +172,7 @@ def _best(means: Mapping[tuple[int, int], float]) -> frozenset[tuple[int, int]]:
     return frozenset(key for key, mean in means.items() if mean == max(rivals[key[1]]) > min(rivals[key[1]]))
 
 
-def render_table(table: Table) -> RichTable:
+def render_table(table: Table) -> Group:
     """Draw a table for the terminal.
 
     Parameters
@@ -182,27 +182,23 @@ def render_table(table: Table) -> RichTable:
 
     Returns
     -------
-    rich.table.Table
-        To be printed by a rich console.
+    rich.console.Group
+        Title, table and caption, to be printed by a rich console.
     """
     from rich import box
+    from rich.console import Group
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    drawn = RichTable(
-        title=Text(table.title, style="bold"),
-        caption=Text(table.caption, style="dim") if table.caption else None,
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
+    drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column, heading in enumerate(table.columns):
         justify: Literal["left", "right"] = "left" if column in table.words else "right"
         drawn.add_column(Text(heading), justify=justify, overflow="fold")
     for row, words in enumerate(table.rows):
         styles = ("bold green" if (row, column) in table.best else "" for column in range(len(words)))
         drawn.add_row(*(Text(word, style=style) for word, style in zip(words, styles, strict=True)))
-    return drawn
+    caption = [Text(table.caption, style="dim")] if table.caption else []
+    return Group(Text(table.title, style="bold"), "", drawn, *caption, "")
 
 
 def _percent(value: float | None) -> str:

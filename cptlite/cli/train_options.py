@@ -1,0 +1,84 @@
+"""One flag per field of a training configuration, made from the fields, so that none can be forgotten."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from functools import wraps
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from cptlite.cli.options import HOW, WHAT
+from cptlite.config import TrainConfig
+
+__all__ = ["HELP", "RESOLVED", "with_training_options"]
+
+RECIPE = "Recipe"
+PROMPTS = "Prompts"
+
+RESOLVED = ("suite", "datasets", "backbone")
+"""Fields that come from what is cached, not from a flag of their own."""
+
+HELP: dict[str, tuple[str, str]] = {
+    "method": (WHAT, "What to train; `cptlite methods` lists them."),
+    "variant": (WHAT, "Variant of the method; by default its first."),
+    "shots": (WHAT, "Training images per class."),
+    "seed": (WHAT, "Draws the images and everything else."),
+    "epochs": (RECIPE, "Passes over the joint training set."),
+    "batch_size": (RECIPE, "Images per step."),
+    "lr": (RECIPE, "Learning rate of SGD, at its height."),
+    "momentum": (RECIPE, "Of SGD."),
+    "weight_decay": (RECIPE, "Of SGD."),
+    "warmup_epochs": (RECIPE, "Epochs at the warm-up rate before the cosine."),
+    "warmup_lr": (RECIPE, "Learning rate of the warm-up."),
+    "context_length": (PROMPTS, "Context tokens of a class prompt, L."),
+    "task_context_length": (PROMPTS, "Context tokens of a task prompt, M."),
+    "class_context_length": (PROMPTS, "Context tokens of a class-feature prompt, Mc."),
+    "position": (PROMPTS, "Where the class name stands: end, middle or front."),
+    "context_init": (PROMPTS, "Words to start the class context from, not noise."),
+    "task_context_init": (PROMPTS, "Words to start the task context from."),
+    "class_context_init": (PROMPTS, "Words to start the class-feature context from."),
+    "sub_network": (PROMPTS, "SoftCPT's input with class features: lin, linmean or lincls."),
+    "text_path": (HOW, "fused (packed) or plain."),
+    "device": (HOW, "auto, cpu, cuda or cuda:N."),
+    "precision": (HOW, "Of the frozen towers: auto, float32, fp16 or bf16."),
+}
+"""Help panel and help of each field's flag."""
+
+
+def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command a flag for every field of `TrainConfig`, with the field's type and default.
+
+    Parameters
+    ----------
+    command : callable
+        Its own options are keyword parameters; the flags' values reach it as further keywords.
+
+    Returns
+    -------
+    callable
+        With a signature that Typer reads.
+    """
+
+    @wraps(command)
+    def wrapped(**values: Any) -> None:
+        command(**values)
+
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    parameters = [parameter for parameter in own if parameter.kind is not parameter.VAR_KEYWORD]
+    parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]
+    types = get_type_hints(TrainConfig)
+    parameters += (_flag(item.name, types[item.name]) for item in fields(TrainConfig) if item.name not in RESOLVED)
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapped
+
+
+def _flag(name: str, kind: type) -> inspect.Parameter:
+    """Make the parameter that becomes ``--batch-size`` of ``batch_size``."""
+    panel, words = HELP.get(name, (HOW, ""))
+    option = typer.Option(f"--{name.replace('_', '-')}", help=words, rich_help_panel=panel)
+    default = getattr(TrainConfig, name, "softcpt")
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
