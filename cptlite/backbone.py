@@ -88,6 +88,13 @@ class TextTower:
     projection: Tensor
     logit_scale: float
 
+    @cached_property
+    def blocks(self) -> tuple[ResidualAttentionBlock, ...]:
+        """The transformer's residual attention blocks, in order."""
+        resblocks = self.transformer.resblocks
+        assert isinstance(resblocks, nn.Sequential)
+        return tuple(resblocks)
+
     @property
     def width(self) -> int:
         """Text width W."""

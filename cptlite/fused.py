@@ -51,7 +51,7 @@ def prepare_fused(tower: TextTower, layout: PromptLayout) -> Callable[[Tensor | 
         ends=torch.from_numpy(plan.ends).to(device),
         visible=(torch.arange(paths.shape[1], device=device) <= ends_at[:, None])[:, None, None],
     )
-    blocks = list(tower.transformer.resblocks)
+    blocks = tower.blocks
 
     def encode(contexts: Tensor | None) -> Tensor:
         x = constant  # (U, W)

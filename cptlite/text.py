@@ -39,7 +39,7 @@ def prepare_plain(tower: TextTower, layout: PromptLayout) -> PromptEncoder:
 
     def encode(contexts: Tensor | None) -> Tensor:
         x = tower.token_embedding[tokens].to(tower.dtype)  # (P, S, W)
-        if contexts is not None:
+        if contexts is not None and contexts.numel():
             vectors = contexts.flatten(0, -2).to(tower.dtype)  # (C * L, W)
             x = torch.where((slots >= 0)[..., None], vectors[slots.clamp(min=0)], x)
         x = x + tower.positional_embedding.to(tower.dtype)
