@@ -24,9 +24,7 @@ from cptlite.run import execute_run
 __all__ = ["grid", "run_all"]
 
 
-def grid(
-    base: TrainConfig, *, methods: Sequence[str], shots: Sequence[int], seeds: Sequence[int]
-) -> list[TrainConfig]:
+def grid(base: TrainConfig, *, methods: Sequence[str], shots: Sequence[int], seeds: Sequence[int]) -> list[TrainConfig]:
     """Every combination of methods, shots and seeds on top of a base configuration, most expensive first."""
     ordered = product(sorted(shots, reverse=True), reversed(methods), seeds)
     return [replace(base, method=method, shots=number, seed=seed) for number, method, seed in ordered]

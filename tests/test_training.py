@@ -74,9 +74,7 @@ def test_partial_batch_is_dropped_unless_it_is_the_only_one(
     for batch_size, steps in ((8, 2), (20, 1), (64, 1)):
         folder = tmp_path / str(batch_size)
         folder.mkdir()
-        train_prompts(
-            make_method(backbone), rows, Recipe(epochs=2, batch_size=batch_size), seed=1, folder=folder
-        )
+        train_prompts(make_method(backbone), rows, Recipe(epochs=2, batch_size=batch_size), seed=1, folder=folder)
         lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines] == list(range(2 * steps))
         assert [line["lr"] for line in lines[::steps]] == [1e-5, 0.002]
