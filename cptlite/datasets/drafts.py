@@ -127,8 +127,8 @@ def build_dataset(spec: DatasetSpec, place: Place, draft: Draft) -> Dataset:
     """
     if not any(draft.rows.values()):
         raise DataError(
-            f"dataset {spec.name!r}: wanted images, found none in {draft.source}; "
-            "check the folder, or see `cptlite datasets NAME` for the expected tree"
+            f"dataset {spec.name!r}: wanted images, found none in {draft.source}; add some, or see "
+            f"`cptlite datasets {spec.name}` for the expected tree"
         )
     if place.layout is spec.layout:  # torchvision's renames know the full dataset, not a part of it
         _check_rename_keys(place, draft)

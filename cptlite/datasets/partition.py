@@ -6,6 +6,7 @@ The sizes are CoOp's: 50 % training, 20 % validation and the rest test, rounded 
 from __future__ import annotations
 
 import random
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -126,9 +127,9 @@ def settle_splits(
     there = {split: by_class for split, by_class in there.items() if by_class}
     if "test" not in there and "val" in there:
         there["test"] = there.pop("val")
-    if "test" not in there:
+    if there and "test" not in there:
         raise DataError(
-            f"{source}: wanted images to test on, got only {', '.join(there) or 'empty folders'}; "
+            f"{source}: wanted images to test on, got only {', '.join(there)}; "
             "add a test split, or leave all splits out for one of 50/20/30"
         )
     if "train" not in there:
@@ -145,6 +146,7 @@ def settle_splits(
 
 def _shuffled(name: str, paths: Sequence[str], seed: int) -> list[str]:
     """Shuffle the sorted paths of one class."""
-    shuffled = sorted(paths)
-    random.Random(f"{seed}/{name}").shuffle(shuffled)
+    # File systems spell accents as one or two code points; neither may decide the split.
+    shuffled = sorted(paths, key=lambda path: unicodedata.normalize("NFC", path))
+    random.Random(f"{seed}/{unicodedata.normalize('NFC', name)}").shuffle(shuffled)
     return shuffled

@@ -59,7 +59,7 @@ class DatasetStatus:
         if self.num_classes and self.spec.num_classes and self.num_classes != self.spec.num_classes:
             here.append(f"{self.num_classes} classes")
             full.append(f"{self.spec.num_classes} classes")
-        return f"{', '.join(here)} here, {', '.join(full)} in the full dataset" if here else ""
+        return f"{' and '.join(here)} here; {' and '.join(full)} in the full dataset" if here else ""
 
 
 def dataset_status(spec: DatasetSpec, root: Path, *, count: bool = True) -> DatasetStatus:
