@@ -18,9 +18,7 @@ def test_metrics_agree_with_scikit_learn(rows: list[tuple[int, int]]) -> None:
     labels, predictions = np.array(rows).T
     present = np.unique(labels)
     recall = recall_score(labels, predictions, labels=present, average="macro", zero_division=0)
-    assert metrics.accuracy(labels, predictions) == pytest.approx(
-        accuracy_score(labels, predictions)
-    )
+    assert metrics.accuracy(labels, predictions) == pytest.approx(accuracy_score(labels, predictions))
     assert metrics.mean_per_class_recall(labels, predictions) == pytest.approx(recall)
 
 
