@@ -1,0 +1,149 @@
+"""What lies in a cache folder, and whether a file still holds what was written.
+
+Axes: N rows of a split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from cptlite.cache_parts import PartStore, find_stores
+from cptlite.cache_reader import FeatureCache, damaged, open_cache, reading
+from cptlite.datasets.types import SPLITS
+from cptlite.errors import DataError
+
+__all__ = ["CacheSummary", "list_caches", "verify_cache"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSummary:
+    """One line of ``cptlite caches``.
+
+    Attributes
+    ----------
+    path : Path
+        The cache file; of an unfinished pass the folder that holds its parts.
+    dataset, backbone, dtype : str
+        Empty where the file cannot be read.
+    rows : mapping of str to int
+        By split; of an unfinished pass those finished so far.
+    views : int
+    bad_images : int
+        Images left out because they could not be read.
+    mib : float
+        Size on disk in MiB.
+    complete : bool
+        False for an unfinished pass, and for a file that cannot be used.
+    problem : str
+        Why the file cannot be used; empty if it can.
+    """
+
+    path: Path
+    dataset: str = ""
+    backbone: str = ""
+    dtype: str = ""
+    rows: Mapping[str, int]
+    views: int = 0
+    bad_images: int = 0
+    mib: float
+    complete: bool = True
+    problem: str = ""
+
+
+def list_caches(cache_dir: Path) -> list[CacheSummary]:
+    """Describe every cache file and every unfinished pass under a folder.
+
+    Parameters
+    ----------
+    cache_dir : Path
+        May be missing.
+
+    Returns
+    -------
+    list of CacheSummary
+        By backbone folder, then by file; files that cannot be used are listed with the problem.
+    """
+    files = [path for path in sorted(Path(cache_dir).glob("*/*.h5")) if not path.name.startswith(".")]
+    return [_describe_file(path) for path in files] + [_describe_parts(store) for store in find_stores(Path(cache_dir))]
+
+
+def _describe_file(path: Path) -> CacheSummary:
+    mib = path.stat().st_size / 2**20
+    try:
+        with open_cache(path) as cache:
+            return CacheSummary(
+                path=path,
+                dataset=cache.fingerprint.dataset,
+                backbone=cache.fingerprint.backbone,
+                dtype=cache.fingerprint.dtype,
+                rows={split: cache.num_rows(split) for split in SPLITS},
+                views=cache.fingerprint.views,
+                bad_images=cache.attributes["bad_images"],
+                mib=mib,
+            )
+    except DataError as error:
+        return CacheSummary(path=path, rows=dict.fromkeys(SPLITS, 0), mib=mib, complete=False, problem=str(error))
+
+
+def _describe_parts(store: PartStore) -> CacheSummary:
+    fingerprint = store.identity.get("fingerprint", {})
+    return CacheSummary(
+        path=store.folder,
+        **{name: fingerprint.get(name, "") for name in ("dataset", "backbone", "dtype")},
+        rows={**dict.fromkeys(SPLITS, 0), **store.finished_rows()},
+        views=fingerprint.get("views", 0),
+        mib=sum(path.stat().st_size for path in store.folder.iterdir()) / 2**20,
+        complete=False,
+    )
+
+
+def verify_cache(path: Path) -> int:
+    """Read every chunk of a cache file against its checksum, and check that its parts fit together.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    int
+        Chunks read.
+
+    Raises
+    ------
+    DataError
+        As of `cptlite.cache.open_cache`; or the file is damaged.
+    """
+    with open_cache(path) as cache, reading(cache.path):
+        counts: list[int] = []
+        cache.file.visititems(lambda _, item: counts.append(_read_chunks(item)))
+        for split in SPLITS:
+            _check_split(cache, split)
+        if len(cache.bad) != cache.attributes["bad_images"]:
+            raise damaged(cache.path, "the number of unreadable images differs from their list")
+        return sum(counts)
+
+
+def _read_chunks(item: h5py.Group | h5py.Dataset) -> int:
+    """Read a dataset chunk by chunk and return how many there are; attributes of anything."""
+    dict(item.attrs.items())
+    if not isinstance(item, h5py.Dataset) or item.size == 0:
+        return 0
+    return sum(item[chunk] is not None for chunk in item.iter_chunks())
+
+
+def _check_split(cache: FeatureCache, split: str) -> None:
+    labels, tasks = cache.labels(split), cache.row_tasks(split)
+    rows = {len(labels), len(tasks), len(cache.paths(split)), len(cache.file[split]["features"])}
+    if len(rows) > 1:
+        raise damaged(cache.path, f"the {split} rows are of different numbers {sorted(rows)}")
+    classes = np.array([len(task.class_names) for task in cache.tasks])
+    if len(labels) and not (tasks.min() >= 0 and tasks.max() < len(classes) and labels.min() >= 0):
+        raise damaged(cache.path, f"{split} rows of no task or class")
+    if (labels >= classes[tasks]).any():
+        raise damaged(cache.path, f"{split} rows of no class of their task")
