@@ -1,0 +1,212 @@
+"""The demo's six tasks and their image folders: five drawn from a seed, one of real handwritten digits.
+
+Sources: this package's own drawings; the digits are those of E. Alpaydin and C. Kaynak, "Optical
+Recognition of Handwritten Digits" (UCI, 1998), which scikit-learn ships.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cptlite.drawings.render import SKETCH, render
+from cptlite.drawings.scenes import (
+    ARRANGEMENTS,
+    BACKGROUNDS,
+    COLOURS,
+    COUNTS,
+    PATTERNS,
+    SHAPES,
+    SIDE,
+    Choices,
+    sample_scene,
+)
+
+__all__ = ["ROWS_PER_CLASS", "TASKS", "DrawnTask", "draw_image", "draw_suite", "suite_images"]
+
+VERSION = 1  # raise it when the pixels change, so that old trees are drawn again
+ROWS_PER_CLASS = {"train": 16, "val": 4, "test": 25}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnTask:
+    """One task of the demo suite.
+
+    Attributes
+    ----------
+    folder : str
+        Its folder under ``demo``.
+    name : str
+        The words given to SoftCPT's meta network.
+    class_names : tuple of str
+        Names in label order, also the names of the class folders.
+    template : str
+        Zero-shot prompt with one ``{}`` for the class name.
+    metric : str
+        Metric its score is taken from.
+    """
+
+    folder: str
+    name: str
+    class_names: tuple[str, ...]
+    template: str
+    metric: str = "acc1"
+
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+TASKS: dict[str, DrawnTask] = {
+    task.folder: task
+    for task in (
+        DrawnTask(folder="shapes", name="shape", class_names=SHAPES, template="a drawing of a {}."),
+        DrawnTask(
+            folder="colours",
+            name="colour",
+            class_names=COLOURS,
+            template="a drawing of a {} object.",
+        ),
+        DrawnTask(
+            folder="patterns",
+            name="pattern",
+            class_names=PATTERNS,
+            template="a drawing with a {} pattern.",
+        ),
+        DrawnTask(
+            folder="counts",
+            name="number of objects",
+            class_names=COUNTS,
+            template="a drawing of {} objects.",
+        ),
+        DrawnTask(
+            folder="arrangements",
+            name="arrangement of objects",
+            class_names=tuple(ARRANGEMENTS),
+            template="a drawing of objects {}.",
+        ),
+        DrawnTask(
+            folder="digits",
+            name="handwritten digit",
+            class_names=DIGITS,
+            template="a drawing of the digit {}.",
+        ),
+    )
+}
+
+
+def _choices(folder: str, label: int) -> Choices:
+    """Let everything vary but the class."""
+    word, free = TASKS[folder].class_names[label], Choices()
+    if folder == "shapes":
+        return replace(free, shapes=(word,), counts=(1,), radii=(12.0, 26.0))
+    if folder == "colours":
+        return replace(free, colours=(word,), counts=(1, 1, 2, 3), backgrounds=BACKGROUNDS * 2 + COLOURS)
+    if folder == "patterns":
+        return replace(free, patterns=(word,), counts=(1,), radii=(18.0, 27.0))
+    if folder == "counts":
+        return replace(free, counts=(label + 1,))
+    return replace(free, arrangements=(word,), counts=ARRANGEMENTS[word])
+
+
+def draw_image(folder: str, split: str, label: int, row: int, *, seed: int = 0) -> np.ndarray:
+    """Draw one image of a drawn task (not of the digits).
+
+    Parameters
+    ----------
+    folder : str
+        Key of `TASKS`.
+    split : str
+        ``train``, ``val`` or ``test``.
+    label, row : int
+        Class within the task and image within the class.
+    seed : int
+        Seed of the suite.
+
+    Returns
+    -------
+    ndarray of shape (64, 64, 3), uint8
+        RGB; depends on the arguments alone.
+    """
+    place = (list(TASKS).index(folder), list(ROWS_PER_CLASS).index(split), label, row)
+    rng = np.random.default_rng((seed, *place))
+    return render(sample_scene(rng, _choices(folder, label)), SKETCH, rng)
+
+
+def _digit_images(seed: int) -> Iterator[tuple[str, str, int, np.ndarray]]:
+    """As `suite_images`; no sample is used twice."""
+    from sklearn.datasets import load_digits
+
+    samples = load_digits()
+    rng = np.random.default_rng((seed, list(TASKS).index("digits")))
+    for label, name in enumerate(DIGITS):
+        own = rng.permutation(np.flatnonzero(samples.target == label))
+        start = 0
+        for split, count in ROWS_PER_CLASS.items():
+            for row, sample in enumerate(own[start : start + count]):
+                grey = np.rint(samples.images[sample] * (255 / 16)).astype(np.uint8)  # (8, 8)
+                image = Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+                yield split, name, row, np.asarray(image.convert("RGB"))
+            start += count
+
+
+def suite_images(folder: str, *, seed: int = 0) -> Iterator[tuple[str, str, int, np.ndarray]]:
+    """Draw all images of one task.
+
+    Parameters
+    ----------
+    folder : str
+        Key of `TASKS`.
+    seed : int
+        Seed of the suite.
+
+    Yields
+    ------
+    tuple
+        Split, class name, row within the class, and the image of shape (64, 64, 3), uint8.
+    """
+    if folder == "digits":
+        yield from _digit_images(seed)
+        return
+    for label, name in enumerate(TASKS[folder].class_names):
+        for split, count in ROWS_PER_CLASS.items():
+            for row in range(count):
+                yield split, name, row, draw_image(folder, split, label, row, seed=seed)
+
+
+def draw_suite(root: Path, *, seed: int = 0, on_progress: Callable[[int, int], None] | None = None) -> None:
+    """Write the demo suite as ``<root>/demo/<task>/<split>/<class name>/NNN.png``.
+
+    Parameters
+    ----------
+    root : Path
+        The data root; made where it is missing.
+    seed : int
+        Seed of the drawings and of which digits are taken.
+    on_progress : callable, optional
+        Called with images written and images in all.
+
+    Notes
+    -----
+    A file ``suite.json`` is written last. While it tells of the same seed and version, nothing is
+    drawn again; without it everything is.
+    """
+    marker = root / "demo" / "suite.json"
+    content = json.dumps({"version": VERSION, "seed": seed})
+    if marker.is_file() and marker.read_text(encoding="utf-8") == content:
+        return
+    marker.unlink(missing_ok=True)
+    total = sum(len(task.class_names) for task in TASKS.values()) * sum(ROWS_PER_CLASS.values())
+    done = 0
+    for folder in TASKS:
+        for split, name, row, pixels in suite_images(folder, seed=seed):
+            path = root / "demo" / folder / split / name / f"{row:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path, compress_level=1)
+            done += 1
+            if on_progress is not None:
+                on_progress(done, total)
+    marker.write_text(content, encoding="utf-8")
