@@ -11,10 +11,14 @@ from typing import Annotated
 
 import typer
 
+from cptlite.cli.cache import cache
+from cptlite.cli.caches import caches, verify
 from cptlite.cli.datasets import datasets
+from cptlite.cli.demo import demo
 from cptlite.cli.groups import CommandGroup
 from cptlite.cli.methods import methods
 from cptlite.cli.report import report
+from cptlite.cli.train import train
 
 __all__ = ["app", "main"]
 
@@ -54,12 +58,18 @@ def cptlite(
     """
 
 
+START = "Start here"
 DATA = "Prepare data"
 TRAIN = "Train"
 RESULTS = "See results"
 
+app.command(rich_help_panel=START)(demo)
 app.command(rich_help_panel=DATA)(datasets)
+app.command(rich_help_panel=DATA)(cache)
+app.command(rich_help_panel=DATA)(caches)
+app.command(rich_help_panel=DATA)(verify)
 app.command(rich_help_panel=TRAIN)(methods)
+app.command(rich_help_panel=TRAIN)(train)
 app.command(rich_help_panel=RESULTS)(report)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Tick", "note", "print_json", "print_table", "progress", "show_configuration"]
 
-Tick = Callable[[int, int], None]
-"""Takes how much is done and how much there is in all."""
+
+class Tick(Protocol):
+    """Takes how much is done and how much there is in all, and perhaps a stage and what it counts."""
+
+    def __call__(self, done: int, total: int, stage: str = ..., counted: str = ...) -> None:
+        """Show it."""
+
 
 PIPE_WIDTH = 200  # columns of a table that no terminal bounds
 
@@ -59,7 +64,7 @@ def _word(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return ", ".join(map(_word, value)) or "none"
-    return "none" if value is None else str(value)
+    return "none" if value is None or value == "" else str(value)
 
 
 @contextmanager
@@ -76,10 +81,11 @@ def progress(description: str, unit: str) -> Iterator[Tick]:
     Yields
     ------
     callable
-        To be called with how much is done and how much there is in all.
+        To be called with how much is done and how much there is in all, and, where the work comes in stages,
+        with another description and unit.
     """
     if not sys.stderr.isatty():
-        yield lambda done, total: None
+        yield lambda done, total, stage=description, counted=unit: None
         return
     from rich import progress as bars
 
@@ -93,9 +99,11 @@ def progress(description: str, unit: str) -> Iterator[Tick]:
     with bars.Progress(*columns, console=_console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=None, speed="")
 
-        def tick(done: int, total: int) -> None:
+        def tick(done: int, total: int, stage: str = description, counted: str = unit) -> None:
+            if stage != bar.tasks[0].description:
+                bar.reset(task, description=stage, speed="")
             speed = bar.tasks[0].speed
-            words = f"{speed:.1f} {unit}/s" if speed else ""
+            words = f"{speed:.1f} {counted}/s" if speed else ""
             bar.update(task, completed=done, total=total, speed=words)
 
         yield tick

@@ -159,17 +159,18 @@ def summarize(results: Iterable[Result]) -> list[Summary]:
     Returns
     -------
     list of Summary
-        Methods in order of first appearance, shots ascending.
+        Methods without shots first, then by their mean at the most shots, the best last; shots ascending.
     """
     runs: dict[str, dict[int, dict[int, Result]]] = {}  # method -> shots -> seed
     for result in results:
         by_shots = runs.setdefault(method_label(result), {})
         by_shots.setdefault(run_shots(result), {})[int(result["seed"])] = result
-    return [
-        _summary(method, shots, by_seed)
+    methods = [
+        [_summary(method, shots, by_seed) for shots, by_seed in sorted(by_shots.items())]
         for method, by_shots in runs.items()
-        for shots, by_seed in sorted(by_shots.items())
     ]
+    methods.sort(key=lambda line: (line[-1].shots > 0, line[-1].mean, line[-1].method))
+    return [summary for line in methods for summary in line]
 
 
 def _summary(method: str, shots: int, by_seed: Mapping[int, Result]) -> Summary:

@@ -140,12 +140,13 @@ def method_task_table(results: Sequence[Result], shots: int, title: str = "Score
     Table
         The best mean of each task is stressed.
     """
-    scores: dict[str, dict[str, list[float]]] = {}  # method -> task -> one score per seed
+    results = [result for result in results if run_shots(result) in (0, shots)]
+    # method -> task -> one score per seed
+    scores: dict[str, dict[str, list[float]]] = {summary.method: {} for summary in summarize(results)}
     for result in results:
-        if run_shots(result) in (0, shots):
-            by_task = scores.setdefault(method_label(result), {})
-            for task, values in result["tasks"].items():
-                by_task.setdefault(task, []).append(values[values["metric"]])
+        by_task = scores[method_label(result)]
+        for task, values in result["tasks"].items():
+            by_task.setdefault(task, []).append(values[values["metric"]])
     tasks = list(dict.fromkeys(task for by_task in scores.values() for task in by_task))
     means = {
         (column, row): mean_and_std(by_task[task])[0]

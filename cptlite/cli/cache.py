@@ -1,0 +1,161 @@
+"""``cptlite cache``: the one pass over the images of datasets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cptlite.cli.console import note, print_json, progress, show_configuration
+from cptlite.cli.options import (
+    CACHE_DIR,
+    HOW,
+    ROOT,
+    BackboneOption,
+    CacheDirOption,
+    DatasetOption,
+    DeviceOption,
+    JsonOption,
+    PrecisionOption,
+    RootOption,
+)
+from cptlite.config import ViewConfig
+from cptlite.errors import CptliteError, UsageError
+
+if TYPE_CHECKING:
+    from cptlite.encode import EncodeReport
+
+__all__ = ["cache"]
+
+VIEWS = "Views of the training images"
+SHOWN_BAD = 20
+
+
+def cache(
+    *,
+    dataset: DatasetOption = None,
+    backbone: BackboneOption = "RN50",
+    root: RootOption = ROOT,
+    cache_dir: CacheDirOption = CACHE_DIR,
+    views: Annotated[
+        int, typer.Option("--views", help="Views of an image: the plain one, then random ones.", rich_help_panel=VIEWS)
+    ] = ViewConfig.views,
+    view_seed: Annotated[
+        int, typer.Option("--view-seed", help="Seed of the random views.", rich_help_panel=VIEWS)
+    ] = ViewConfig.seed,
+    min_scale: Annotated[
+        float, typer.Option("--min-scale", help="Smallest share of the area a crop keeps.", rich_help_panel=VIEWS)
+    ] = ViewConfig.min_scale,
+    flip: Annotated[
+        bool, typer.Option("--flip/--no-flip", help="Mirror half of the random views.", rich_help_panel=VIEWS)
+    ] = ViewConfig.flip,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Stored numbers: float16 or float32.", rich_help_panel=HOW)
+    ] = "float16",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", help="Images per batch of the encoder.", rich_help_panel=HOW)
+    ] = 64,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            help="Threads that read images; by default one a core, 16 at most.",
+            rich_help_panel=HOW,
+            show_default=False,
+        ),
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave unreadable images out.", rich_help_panel=HOW)
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Encode anew and replace what is there.", rich_help_panel=HOW)
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Encode the images of datasets, once.
+
+    A pass that was stopped goes on with the same command; a finished one reads nothing.
+    """
+    if not dataset:
+        raise UsageError("wanted a dataset to encode: give --dataset; `cptlite datasets` lists the known ones")
+    wanted_views = ViewConfig(views=views, seed=view_seed, min_scale=min_scale, flip=flip)
+    from cptlite.datasets import load_catalog, read_dataset
+
+    found = [read_dataset(spec, root) for spec in load_catalog().resolve(dataset)]
+    from cptlite.backbone import load_backbone
+    from cptlite.encode import encode_dataset
+
+    encoder = load_backbone(backbone, device=device, precision=precision)
+    show_configuration(
+        "cache",
+        {
+            "datasets": [each.name for each in found],
+            "backbone": encoder.name,
+            "weights": encoder.weights_sha256[:12],
+            "device": encoder.device,
+            "precision": encoder.precision,
+            "cache_dir": cache_dir,
+            **{f"views.{name}": value for name, value in asdict(wanted_views).items()},
+            "dtype": dtype,
+            "batch_size": batch_size,
+            "workers": "one a core" if workers is None else workers,
+        },
+    )
+    reports: dict[str, EncodeReport] = {}
+    for each in found:
+        with progress(each.name, "images") as tick:
+            reports[each.name] = encode_dataset(
+                each,
+                encoder,
+                cache_dir,
+                views=wanted_views,
+                dtype=dtype,
+                batch_size=batch_size,
+                workers=workers,
+                skip_bad=skip_bad,
+                force=force,
+                on_progress=lambda done, total, split, tick=tick: tick(done, total),  # type: ignore[misc]
+            )
+        _list_bad(reports[each.name])
+        if not json:
+            print(f"{each.name}: {_outcome(reports[each.name])}")
+    if json:
+        print_json({name: _facts(report) for name, report in reports.items()})
+    _check_complete(reports)
+
+
+def _outcome(report: EncodeReport) -> str:
+    """Say what a pass did, in one line."""
+    if report.complete_already:
+        news = "task words brought up to date" if report.words_replaced else "nothing read"
+        return f"complete already, {news}: {report.path}"
+    resumed = f", {report.resumed_rows} more from a stopped pass" if report.resumed_rows else ""
+    speed = report.encoded_rows / max(report.seconds, 1e-9)
+    done = f"{report.encoded_rows} images in {report.seconds:.1f} s ({speed:.1f} images/s){resumed}"
+    return f"{done}: {report.path}" if report.complete else f"{done}: not complete"
+
+
+def _facts(report: EncodeReport) -> dict[str, object]:
+    bad = [image._asdict() for image in report.bad]
+    return {**asdict(report), "path": str(report.path), "bad": bad, "seconds": round(report.seconds, 3)}
+
+
+def _list_bad(report: EncodeReport) -> None:
+    for image in report.bad[:SHOWN_BAD]:
+        note(f"unreadable: {image.split} {image.path}: {image.reason}")
+    if len(report.bad) > SHOWN_BAD:
+        note(f"unreadable: and {len(report.bad) - SHOWN_BAD} more; --json lists them all")
+
+
+def _check_complete(reports: dict[str, EncodeReport]) -> None:
+    """End with exit code 1 where unreadable images kept a file from being written."""
+    short = {name: report for name, report in reports.items() if not report.complete}
+    if short:
+        counts = "; ".join(f"{len(report.bad)} of {report.rows} images of {name}" for name, report in short.items())
+        raise CptliteError(
+            f"could not read {counts}: no file was written. Mend them and run the same command, which encodes only "
+            "those, or leave them out with --skip-bad"
+        )

@@ -1,0 +1,121 @@
+"""What a ``train`` without words trains on: the one cached backbone, its datasets, the name of their suite."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cptlite.cli.options import CACHE_DIR
+from cptlite.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from cptlite.datasets import Catalog
+
+__all__ = ["choose_backbone", "choose_datasets", "choose_suite"]
+
+MAX_JOINED_NAMES = 3
+
+Cached = Mapping[str, Sequence[str]]
+"""Datasets that are cached, by name of the backbone."""
+
+
+def choose_backbone(cached: Cached, wanted: str | None, cache_dir: Path) -> str:
+    """Find the backbone whose caches are meant.
+
+    Parameters
+    ----------
+    cached : mapping of str to sequence of str
+        Cached datasets by backbone.
+    wanted : str or None
+        What the user asked for, if anything.
+    cache_dir : Path
+        Where the caches lie, for the message.
+
+    Returns
+    -------
+    str
+        A key of ``cached``.
+
+    Raises
+    ------
+    UsageError
+        There are caches of several backbones, and the user asked for none.
+    DataError
+        Nothing is cached, or not for the backbone asked for.
+    """
+    if not cached:
+        raise DataError(
+            f"wanted cached features in {cache_dir}, found none. "
+            f"Make some with: cptlite cache --dataset NAME{_place(cache_dir)}"
+        )
+    if wanted is None:
+        if len(cached) > 1:
+            raise UsageError(f"{cache_dir} holds caches of {_listed(cached)}: say which with --backbone")
+        return next(iter(cached))
+    if wanted not in cached:
+        raise DataError(
+            f"wanted features of backbone {wanted!r} in {cache_dir}, found those of {_listed(cached)}. Make them "
+            f"with: cptlite cache --dataset NAME --backbone {wanted}{_place(cache_dir)}"
+        )
+    return wanted
+
+
+def choose_datasets(cached: Sequence[str], words: Sequence[str], catalog: Catalog, backbone: str) -> tuple[str, ...]:
+    """Find the datasets to train on.
+
+    Parameters
+    ----------
+    cached : sequence of str
+        Datasets that are cached for the backbone.
+    words : sequence of str
+        What the user gave as ``--dataset``; with none, everything cached is meant.
+    catalog : Catalog
+        Says what the words stand for.
+    backbone : str
+        For the message.
+
+    Returns
+    -------
+    tuple of str
+        Names of cached datasets, each once, in the order of the words.
+
+    Raises
+    ------
+    UsageError
+        A word is no dataset.
+    DataError
+        A dataset is not cached.
+    """
+    if not words:
+        return tuple(sorted(cached))
+    names = []
+    for word in words:
+        names += [word] if word in cached else [spec.name for spec in catalog.resolve([word])]
+    missing = [name for name in dict.fromkeys(names) if name not in cached]
+    if missing:
+        wanted = " ".join(f"--dataset {name}" for name in missing)
+        raise DataError(
+            f"wanted cached features of {', '.join(missing)} for backbone {backbone!r}, found {', '.join(cached)}. "
+            f"Make them with: cptlite cache {wanted} --backbone {backbone}"
+        )
+    return tuple(dict.fromkeys(names))
+
+
+def choose_suite(names: Sequence[str], catalog: Catalog) -> str:
+    """Name the folder of results over some datasets: a suite's name, their own, or a number and a digest."""
+    for suite in catalog.suites.values():
+        if set(suite.datasets) == set(names):
+            return suite.name
+    if len(names) <= MAX_JOINED_NAMES:
+        return "+".join(names)
+    return f"{len(names)}-datasets-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:8]}"
+
+
+def _place(cache_dir: Path) -> str:
+    return "" if cache_dir == CACHE_DIR else f" --cache-dir {cache_dir}"
+
+
+def _listed(cached: Cached) -> str:
+    return "; ".join(f"{backbone} ({', '.join(sorted(names))})" for backbone, names in sorted(cached.items()))

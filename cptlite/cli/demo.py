@@ -1,0 +1,49 @@
+"""``cptlite demo``: the main job on drawings and digits, without data or network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cptlite.cli.console import note, print_json, print_table, progress
+from cptlite.cli.options import JsonOption
+
+__all__ = ["demo"]
+
+STAGES = {"draw": ("drawing", "images"), "cache": ("encoding", "images"), "train": ("training", "runs")}
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for all that the demo makes.")] = Path("demo"),
+    json: JsonOption = False,
+) -> None:
+    """Run the whole on six small tasks, offline.
+
+    Draws the tasks, caches them, trains SoftCPT and its baselines, and compares them. What is done is not done again.
+    """
+    note("cptlite demo: six small tasks, 1, 4 and 16 shots, 3 seeds; minutes on two cores, less the second time")
+    from cptlite.demo import run_demo
+    from cptlite.reporting import summary_table
+
+    with progress("loading", "steps") as bar:
+        report = run_demo(out, on_progress=lambda stage, done, total: bar(done, total, *STAGES[stage]))
+    if json:
+        print_json(report.results)
+    else:
+        print_table(summary_table(report.results, "Six tasks of the demo: suite score"))
+    seconds = ", ".join(f"{stage} {taken:.0f} s" for stage, taken in report.seconds.items())
+    note(
+        f"picture  {report.plot}\n"
+        f"images   {report.data}\n"
+        f"caches   {report.caches}\n"
+        f"runs     {report.runs}\n"
+        f"took     {seconds}\n"
+        "\n"
+        "Next:\n"
+        f"  cptlite report {report.runs} --tasks\n"
+        f"  cptlite train --cache-dir {report.caches} --out {report.runs} --method softcpt --variant cata --shots 4\n"
+        "  cptlite cache --dataset FOLDER_OF_CLASS_FOLDERS --backbone ViT-B/16\n"
+        "  cptlite train --method softcpt"
+    )
