@@ -50,9 +50,21 @@ def test_plan_shares_prefixes_only() -> None:
     plan = plan_rows(layout)
     # SOS is shared by all; context 0: 2 + a b . $ + c . $; context 1: 2 + a b . $
     assert plan.num_rows == 1 + (2 + 4 + 3) + (2 + 4)
-    assert plan.paths[0, :4].tolist() == plan.paths[1, :4].tolist()
-    assert (plan.paths.reshape(-1)[plan.homes] == np.arange(plan.num_rows)).all()
+    assert (plan.blocks.reshape(-1)[plan.homes] == np.arange(plan.num_rows)).all()
     assert (plan.tokens[plan.ends] == Letters.eos).all()
+
+
+@pytest.mark.parametrize("block_rows", [1, 9, 12, 96])
+def test_every_row_sees_its_ancestors_in_each_of_its_places(block_rows: int) -> None:
+    layout = layout_prompts(["ab", "abc", "b", "ab"], Letters(), context_length=2, contexts=[0, 0, 0, 1])
+    plan = plan_rows(layout, block_rows=block_rows)
+    for prompt, end in enumerate(plan.ends):
+        block, place = divmod(int(plan.homes[end]), plan.blocks.shape[1])
+        seen = plan.blocks[block][plan.visible[block, place]]
+        by_position = seen[np.argsort(plan.positions[seen])]
+        length = layout.ends[prompt] + 1
+        assert plan.tokens[by_position].tolist() == layout.tokens[prompt, :length].tolist()
+        assert plan.slots[by_position].tolist() == layout.slots[prompt, :length].tolist()
 
 
 def test_equal_prompts_share_everything() -> None:

@@ -126,7 +126,7 @@ class LinearClassifier:
 class Method(Protocol):
     """A method without gradient steps: fit once, read off the classifier."""
 
-    def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows) -> Classifier:
+    def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows) -> LinearClassifier:
         """Learn from train rows, choose hyper-parameters on val rows."""
         ...
 
