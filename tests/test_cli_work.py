@@ -1,0 +1,267 @@
+"""From image folders to results by the command line alone, with a tiny CLIP of random weights."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from cptlite.cli import app
+from cptlite.cli.choose import choose_backbone, choose_datasets, choose_suite
+from cptlite.datasets import load_catalog
+from cptlite.errors import DataError, UsageError
+
+BACKBONE = "random:demo"
+# The words of real variants: spaces, dashes where the manufacturer writes a slash, digits.
+MAKERS = ("A", "Boeing 7", "DC-", "F-A-", "Cessna ", "Fokker ", "MD-", "ERJ ", "CRJ-", "Model B")
+
+
+def call(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def ok(*words: str | Path) -> Result:
+    done = call(*words)
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def draw_images(folder: Path, names: list[str], *, seed: int, size: tuple[int, int] = (40, 30)) -> None:
+    """Draw noise around a colour of the seed's, one image a name."""
+    generator = np.random.default_rng(seed)
+    colour = generator.integers(0, 200, 3)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        pixels = colour + generator.integers(0, 55, (size[1], size[0], 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / name)
+
+
+def draw_classes(folder: Path, *, classes: int = 3, images: int = 10) -> Path:
+    for label in range(classes):
+        draw_images(folder / f"kind {label}", [f"{index:02}.png" for index in range(images)], seed=label)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a folder with two datasets and their caches; tests must leave it as it is."""
+    folder = tmp_path_factory.mktemp("shelf")
+    for name in ("leaves", "coins"):
+        draw_classes(folder / name)
+        ok("cache", "--dataset", folder / name, "--backbone", BACKBONE, "--cache-dir", folder / "cache")
+    yield folder
+
+
+def test_cache_prints_its_configuration_and_what_it_did(here: Path) -> None:
+    draw_classes(here / "leaves")
+    done = ok("cache", "--dataset", "leaves", "--backbone", BACKBONE, "--views", "2")
+    assert "views.views" in done.stderr
+    assert "random:demo" in done.stderr
+    assert done.stdout.startswith("leaves: 30 images in ")
+    assert (here / "cache/random-demo/leaves.h5").exists()
+
+
+def test_a_second_cache_reads_nothing(here: Path) -> None:
+    draw_classes(here / "leaves")
+    words = ("cache", "--dataset", "leaves", "--backbone", BACKBONE)
+    ok(*words)
+    for image in (here / "leaves").rglob("*.png"):
+        image.write_bytes(b"")
+    assert "complete already, nothing read" in ok(*words).stdout
+    (facts,) = json.loads(ok(*words, "--json").stdout).values()
+    assert (facts["complete_already"], facts["encoded_rows"], facts["rows"]) == (True, 0, 30)
+
+
+def test_cache_with_other_weights_makes_another_file(here: Path) -> None:
+    draw_classes(here / "leaves")
+    for backbone in (BACKBONE, f"{BACKBONE}:1"):
+        ok("cache", "--dataset", "leaves", "--backbone", backbone)
+    assert sorted(path.parent.name for path in here.glob("cache/*/leaves.h5")) == ["random-demo", "random-demo-seed1"]
+    done = call("train", "--shots", "1")
+    assert done.exit_code == 2
+    assert "random:demo (leaves); random:demo:1 (leaves): say which with --backbone" in done.stderr
+    done = ok("train", "--shots", "1", "--epochs", "1", "--backbone", f"{BACKBONE}:1", "--json")
+    assert json.loads(done.stdout)["backbone"] == f"{BACKBONE}:1"
+
+
+def test_unreadable_images_are_listed_and_end_with_1_unless_skipped(here: Path) -> None:
+    draw_classes(here / "leaves")
+    (here / "leaves/kind 1/03.png").write_bytes(b"")
+    words = ("cache", "--dataset", "leaves", "--backbone", BACKBONE)
+    done = call(*words)
+    assert done.exit_code == 1
+    assert "kind 1/03.png" in done.stderr
+    assert "error: could not read 1 of 30 images of leaves" in done.stderr
+    assert not list(here.glob("cache/*/*.h5"))
+    assert "unfinished" in ok("caches").stdout
+    assert "29 more from a stopped pass" in ok(*words, "--skip-bad").stdout
+    assert "without 1 unreadable images" in ok("caches").stdout
+
+
+def test_caches_and_verify(shelf: Path, tmp_path: Path) -> None:
+    cache = shelf / "cache"
+    assert "15/6/9" in ok("caches", "--cache-dir", cache).stdout
+    listed = json.loads(ok("caches", "--cache-dir", cache, "--json").stdout)
+    assert [(each["dataset"], each["complete"]) for each in listed] == [("coins", True), ("leaves", True)]
+    assert ok("verify", "--cache-dir", cache).stdout.count("ok ") == 2
+    damaged = tmp_path / "damaged.h5"
+    content = bytearray((cache / "random-demo/leaves.h5").read_bytes())
+    content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    damaged.write_bytes(content)
+    done = call("verify", cache / "random-demo/coins.h5", damaged)
+    assert done.exit_code == 3
+    assert f"BAD  {damaged}" in done.stdout
+    assert "1 of 2 caches" in done.stderr
+
+
+def test_caches_and_verify_of_nothing(here: Path) -> None:
+    assert "no caches in cache" in ok("caches").stderr
+    assert call("verify").exit_code == 3
+
+
+def test_train_without_words_trains_on_all_that_is_cached(shelf: Path, here: Path) -> None:
+    words = ("train", "--cache-dir", shelf / "cache", "--shots", "2", "--epochs", "2")
+    done = ok(*words)
+    assert "coins, leaves" in done.stderr
+    assert "softcpt-nata, coins+leaves, 2 shots, seed 1 (%)" in done.stdout
+    folder = here / "runs/coins+leaves/softcpt/random-demo/shots2-seed1"
+    results = json.loads((folder / "results.json").read_text())
+    assert set(results["tasks"]) == {"coins", "leaves"}
+    again = ok(*words, "--variant", "nata", "--json")
+    assert "already done" in again.stderr
+    assert json.loads(again.stdout) == results
+    assert "written" in ok(*words, "--force").stderr
+    assert "coins+leaves, 2 tasks" in ok("report").stdout
+
+
+def test_train_on_some_of_what_is_cached(shelf: Path, here: Path) -> None:
+    words = ("train", "--cache-dir", shelf / "cache", "--method", "prototype", "--shots", "1", "--json")
+    for dataset in ("leaves", shelf / "leaves"):
+        assert json.loads(ok(*words, "--dataset", dataset).stdout)["suite"] == "leaves"
+    assert json.loads(ok(*words, "--suite", "mine").stdout)["suite"] == "mine"
+    done = call(*words, "--dataset", "dtd")
+    assert done.exit_code == 3
+    assert "cptlite cache --dataset dtd --backbone random:demo" in done.stderr
+
+
+def test_train_with_nothing_cached_says_how_to_make_a_cache(here: Path) -> None:
+    done = call("train", "--method", "softcpt")
+    assert done.exit_code == 3
+    assert "Make some with: cptlite cache --dataset NAME" in done.stderr
+
+
+def test_train_names_cache_files_it_cannot_use(shelf: Path, here: Path) -> None:
+    (here / "cache/random-demo").mkdir(parents=True)
+    (here / "cache/random-demo/leaves.h5").write_bytes((shelf / "cache/random-demo/leaves.h5").read_bytes())
+    (here / "cache/random-demo/foreign.h5").write_bytes(b"not HDF5")
+    done = ok("train", "--method", "zeroshot", "--shots", "1")
+    assert "left out: cache/random-demo/foreign.h5" in done.stderr
+
+
+def test_json_alone_is_on_stdout(shelf: Path, here: Path) -> None:
+    command = [sys.executable, "-m", "cptlite", "train", "--method", "zeroshot", "--shots", "1", "--json"]
+    done = subprocess.run([*command, "--cache-dir", shelf / "cache"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["method"] == "zeroshot"
+    assert done.stderr.startswith("cptlite train\n"), "quiet but for the configuration where it is no terminal"
+
+
+def test_an_interrupted_pass_says_that_it_can_go_on(here: Path) -> None:
+    draw_classes(here / "leaves", classes=4, images=500)
+    command = [sys.executable, "-m", "cptlite", "cache", "--dataset", "leaves", "--backbone", BACKBONE]
+    work = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(here.glob("cache/*/*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    work.send_signal(signal.SIGINT)
+    _, stderr = work.communicate(timeout=60)
+    assert work.returncode == 130
+    assert stderr.endswith("interrupted: the same command goes on where this one stopped\n")
+    assert "Traceback" not in stderr
+
+
+def make_fgvc(root: Path) -> None:
+    """Lay out 100 variants as the official archive does, the first with 16 training images."""
+    variants = sorted(f"{maker}{number}" for maker in MAKERS for number in range(10, 20))
+    folder, ident = root / "fgvc_aircraft", 1000000
+    folder.mkdir(parents=True)
+    (folder / "variants.txt").write_text("\n".join(variants) + "\n")
+    for split in ("train", "val", "test"):
+        lines = []
+        for label, variant in enumerate(variants):
+            count = 16 if split == "train" and label == 0 else 1
+            names = [f"{ident + index:07}" for index in range(count)]
+            ident += count
+            draw_images(folder / "images", [f"{name}.jpg" for name in names], seed=label)
+            lines += [f"{name} {variant}" for name in names]
+        (folder / f"images_variant_{split}.txt").write_text("\n".join(lines) + "\n")
+
+
+def test_fgvc_as_the_user_types_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clip.model import CLIP
+    from safetensors.torch import save_file
+
+    weights = here / "RN50.safetensors"
+    shape = {"embed_dim": 32, "context_length": 77, "vocab_size": 49408}
+    vision = {"image_resolution": 32, "vision_layers": 1, "vision_width": 64, "vision_patch_size": 16}
+    text = {"transformer_width": 64, "transformer_heads": 1, "transformer_layers": 1}
+    save_file(CLIP(**shape, **vision, **text).state_dict(), weights)
+    monkeypatch.setattr("cptlite.backbone.openai_checkpoint", lambda name: weights)
+    make_fgvc(here / "data")
+    assert "fgvc_aircraft: 315 images" in ok("cache", "--dataset", "fgvc").stdout
+    assert (here / "cache/RN50/fgvc_aircraft.h5").exists()
+    done = ok("train", "--method", "softcpt")
+    results = json.loads((here / "runs/fgvc_aircraft/softcpt/RN50/shots16-seed1/results.json").read_text())
+    assert results["tasks"]["fgvc_aircraft"]["metric"] == "mean_per_class_recall"
+    assert results["tasks"]["fgvc_aircraft"]["rows"] == 100
+    assert "fgvc_aircraft" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("cached", "wanted", "error", "message"),
+    [
+        ({}, None, DataError, "cache --dataset NAME --cache-dir shelf"),
+        ({"a": ["x"], "b": ["y"]}, None, UsageError, r"a \(x\); b \(y\): say which"),
+        ({"a": ["x"]}, "b", DataError, "--backbone b --cache-dir shelf"),
+    ],
+)
+def test_choose_backbone_refuses(cached: Any, wanted: str | None, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        choose_backbone(cached, wanted, Path("shelf"))
+
+
+def test_choose_datasets_takes_suites_aliases_and_names_in_order() -> None:
+    catalog = load_catalog()
+    cached = [spec.name for spec in catalog.resolve(["general10"])] + ["of my own"]
+    assert choose_datasets(cached, ["of my own", "fgvc", "fgvc_aircraft"], catalog, "b") == (
+        "of my own",
+        "fgvc_aircraft",
+    )
+    assert len(choose_datasets(cached, ["general10"], catalog, "b")) == 10
+    assert choose_datasets(cached, [], catalog, "b") == tuple(sorted(cached))
+
+
+def test_choose_suite() -> None:
+    catalog = load_catalog()
+    ten = [spec.name for spec in catalog.resolve(["general10"])]
+    assert choose_suite(ten, catalog) == "general10"
+    assert choose_suite(ten[:2], catalog) == f"{ten[0]}+{ten[1]}"
+    assert choose_suite(ten[:5], catalog).startswith("5-datasets-")
+    assert choose_suite(ten[:5], catalog) != choose_suite(ten[1:6], catalog)
