@@ -70,7 +70,7 @@ class PartStore:
     def finished(self, split: str, part: int) -> np.ndarray | None:
         """Which rows of a part are encoded, shape (P,), bool; None if the part is not there or not readable."""
         try:
-            with np.load(self._path(split, part)) as arrays:
+            with self._path(split, part).open("rb") as file, np.load(file) as arrays:
                 return arrays["ok"]
         except Exception:  # zipfile raises a dozen kinds on damaged files, and the remedy is the same
             return None
@@ -79,7 +79,7 @@ class PartStore:
         """Features (P, V, D), and which rows of them are encoded (P,); a damaged part is deleted."""
         path = self._path(split, part)
         try:
-            with np.load(path) as arrays:
+            with path.open("rb") as file, np.load(file) as arrays:
                 return arrays["features"], arrays["ok"]
         except Exception as error:
             path.unlink(missing_ok=True)

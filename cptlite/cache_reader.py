@@ -138,7 +138,8 @@ def open_cache(path: Path, expected: Fingerprint | Mapping[str, Any] | None = No
     path = Path(path)
     file = _open_file(path)
     try:
-        _check_schema(path, file)
+        with reading(path):
+            _check_schema(path, file)
         cache = FeatureCache(path, file)
         if expected is not None:
             _check_expected(cache, expected)
@@ -199,7 +200,7 @@ def reading(path: Path) -> Iterator[None]:
     """Turn what h5py raises on a damaged file into a `DataError`."""
     try:
         yield
-    except (OSError, RuntimeError, KeyError, UnicodeDecodeError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise damaged(path, str(error)) from None
 
 
@@ -214,7 +215,8 @@ def _texts(raw: np.ndarray) -> tuple[str, ...]:
 
 def _read_tasks(group: h5py.Group) -> tuple[Task, ...]:
     found: dict[int, Task] = {}
-    for item in group.values():
+    for key in group:
+        item = group[key]
         words = {name: read_value(item.attrs[name]) for name in ("id", "name", "template", "metric")}
         found[int(item.attrs["index"])] = Task(class_names=_texts(item["classnames"][:]), **words)
     return tuple(found[index] for index in sorted(found))
