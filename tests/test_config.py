@@ -1,0 +1,37 @@
+"""Configurations check themselves and survive JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cptlite.config import TrainConfig, ViewConfig
+from cptlite.errors import UsageError
+
+GIVEN = {"method": "softcpt", "suite": "s", "datasets": ("a", "b"), "backbone": "demo"}
+
+
+def test_json_round_trip() -> None:
+    config = TrainConfig(**GIVEN, shots=4, variant="nats")
+    assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_unknown_key_is_an_error() -> None:
+    with pytest.raises(UsageError, match="unknown configuration key 'shot'"):
+        TrainConfig.from_json({**GIVEN, "shot": 4})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("shots", 0), ("epochs", -1), ("batch_size", 0), ("seed", -1), ("lr", 0.0), ("lr", float("nan")), ("momentum", -1)],
+)
+def test_wrong_values(field: str, value: float) -> None:
+    with pytest.raises(UsageError, match=field.replace("_", "-")):
+        TrainConfig(**GIVEN, **{field: value})
+
+
+@pytest.mark.parametrize(("field", "value"), [("views", 0), ("seed", -1), ("min_scale", 0.0), ("min_scale", 1.5)])
+def test_wrong_views(field: str, value: float) -> None:
+    with pytest.raises(UsageError):
+        ViewConfig(**{field: value})
