@@ -178,6 +178,27 @@ def test_report_prints_tables_and_draws(tmp_path: Path) -> None:
     assert [each["shots"] for each in data["mine, 1 task"]] == [1, 4]
 
 
+def test_demo_says_what_came_out_where_it_lies_and_what_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cptlite.demo import DemoReport
+
+    write_results(tmp_path / "runs/one")
+    results = [json.loads((tmp_path / "runs/one/results.json").read_text())]
+    places = {name: tmp_path / name for name in ("data", "caches", "runs", "plot")}
+
+    def run_demo(out: Path, *, on_progress: Any) -> DemoReport:
+        for stage in ("draw", "cache", "train"):
+            on_progress(stage, 1, 2)
+        return DemoReport(results=results, **places, seconds={"train": 1.0})
+
+    monkeypatch.setattr("cptlite.demo.run_demo", run_demo)
+    done = call("demo", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "coop-mt" in done.stdout
+    for words in (*map(str, places.values()), "train 1 s", f"cptlite report {places['runs']}", "cptlite cache"):
+        assert words in done.stderr
+    assert json.loads(call("demo", "--json").stdout) == results
+
+
 def test_report_of_nothing(tmp_path: Path) -> None:
     done = call("report", tmp_path)
     assert done.exit_code == 3
