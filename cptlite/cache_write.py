@@ -6,6 +6,8 @@ Axes: N rows of a split, V views, D joint dimension.
 from __future__ import annotations
 
 import errno
+import math
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +38,8 @@ from cptlite.files import replacing
 
 __all__ = ["SplitContent", "replace_words", "write_cache", "writing"]
 
+# Unfilled chunks, tasks, and HDF5's own structures.
+SLACK_BYTES = 4 * 2**20
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -85,19 +89,35 @@ def write_cache(
     bad : sequence of BadImage
         Images left out.
     """
-    with replacing(path) as temporary, h5py.File(temporary, "w", libver=LIBRARY_VERSION, locking=False) as file:
-        _write_attributes(file, fingerprint, {**facts, "bad_images": len(bad)})
-        _write_tasks(file, tasks)
-        for split in SPLITS:
-            _write_split(file.create_group(split), splits[split], fingerprint.dtype)
-        group = file.create_group("bad")
-        for index, name in enumerate(BadImage._fields):
-            write_texts(group, name, [image[index] for image in bad])
+    with replacing(path) as temporary:
+        _probe_space(temporary, sum(_num_bytes(content, fingerprint.dtype) for content in splits.values()))
+        with h5py.File(temporary, "w", libver=LIBRARY_VERSION, locking=False) as file:
+            _write_attributes(file, fingerprint, {**facts, "bad_images": len(bad)})
+            _write_tasks(file, tasks)
+            for split in SPLITS:
+                _write_split(file.create_group(split), splits[split], fingerprint.dtype)
+            group = file.create_group("bad")
+            for index, name in enumerate(BadImage._fields):
+                write_texts(group, name, [image[index] for image in bad])
+
+
+def _num_bytes(content: SplitContent, dtype: str) -> int:
+    """Size of a split on disk, but for what `SLACK_BYTES` covers."""
+    longest_path = max((len(path.encode()) for path in content.paths), default=0)
+    return math.prod(content.shape) * np.dtype(dtype).itemsize + content.shape[0] * (longest_path + 8)
+
+
+def _probe_space(path: Path, num_bytes: int) -> None:
+    """Raise OSError here if the disk is full: when HDF5 meets a full disk, it may end the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, num_bytes + SLACK_BYTES)
 
 
 def replace_words(path: Path, tasks: Sequence[Task]) -> None:
     """Replace the tasks of a cache file, whose classes stay; a reader sees the old file or the new one."""
     with replacing(path) as temporary:
+        _probe_space(temporary, path.stat().st_size)
         shutil.copyfile(path, temporary)
         with h5py.File(temporary, "r+", libver=LIBRARY_VERSION, locking=False) as file:
             del file["tasks"]

@@ -452,23 +452,26 @@ def test_too_little_space_is_told_before_the_work(
     assert not backbone.batches
 
 
-def test_a_full_disk_keeps_what_is_done(dataset: Dataset, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fsync, calls = os.fsync, 0
+@pytest.mark.parametrize(("call", "number", "resumed"), [("fsync", 4, 16), ("posix_fallocate", 1, 37)])
+def test_a_full_disk_keeps_what_is_done(
+    dataset: Dataset, cache_dir: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, resumed: int
+) -> None:
+    original, calls = getattr(os, call), 0
 
-    def fill(descriptor: int) -> None:
+    def fill(*arguments: Any) -> None:
         nonlocal calls
         calls += 1
-        if calls == 4:
+        if calls == number:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        fsync(descriptor)
+        original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fill)
+        patch.setattr(os, call, fill)
         with pytest.raises(CptliteError, match=r"no space left in .*run the same command again") as caught:
             encode(dataset, cache_dir)
     assert caught.value.exit_code == 1
     report = encode(dataset, cache_dir)
-    assert report.resumed_rows == 16
+    assert report.resumed_rows == resumed
     assert held(report.path) == held(encode(dataset, cache_dir / "anew").path)
 
 
