@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from cptlite import __version__
 from cptlite.cli import app, main
+from cptlite.cli.console import progress, show_configuration
 from cptlite.cli.groups import CommandGroup
 from cptlite.cli.train_options import HELP, RESOLVED, with_training_options
 from cptlite.config import TrainConfig
@@ -122,6 +125,29 @@ def test_debug_may_be_set_by_the_environment() -> None:
     done = process("datasets", "no-such-dataset", env={**os.environ, "CPTLITE_DEBUG": "1"})
     assert done.returncode == 2
     assert "Traceback" in done.stderr
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_shows_stages_counts_and_speed_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream, shown in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with progress("loading", "steps") as tick:
+            for done in (0, 20, 40):
+                tick(done, 40, "drawing", "images")
+                time.sleep(0.01)
+        assert (("drawing" in stream.getvalue()) and ("40/40" in stream.getvalue())) is shown
+        assert ("images/s" in stream.getvalue()) is shown
+
+
+def test_show_configuration_aligns_names_and_spells_values(capsys: pytest.CaptureFixture[str]) -> None:
+    show_configuration("cache", {"views": 1, "datasets": ["a", "b"], "flip": False, "init": "", "of": None})
+    assert capsys.readouterr().err == (
+        "cptlite cache\n  views     1\n  datasets  a, b\n  flip      no\n  init      none\n  of        none\n"
+    )
 
 
 def test_datasets_lists_names_counts_and_what_is_found(tmp_path: Path) -> None:

@@ -88,22 +88,25 @@ def progress(description: str, unit: str) -> Iterator[Tick]:
         yield lambda done, total, stage=description, counted=unit: None
         return
     from rich import progress as bars
+    from rich.text import Text
+
+    class Speed(bars.ProgressColumn):
+        def render(self, task: bars.Task) -> Text:
+            return Text(f"{task.speed:.1f} {task.fields['counted']}/s" if task.speed else "")
 
     columns = (
         bars.TextColumn("{task.description}"),
         bars.BarColumn(),
         bars.MofNCompleteColumn(),
-        bars.TextColumn("{task.fields[speed]}"),
+        Speed(),
         bars.TimeRemainingColumn(),
     )
     with bars.Progress(*columns, console=_console(stderr=True), transient=True) as bar:
-        task = bar.add_task(description, total=None, speed="")
+        task = bar.add_task(description, total=None, counted=unit)
 
         def tick(done: int, total: int, stage: str = description, counted: str = unit) -> None:
             if stage != bar.tasks[0].description:
-                bar.reset(task, description=stage, speed="")
-            speed = bar.tasks[0].speed
-            words = f"{speed:.1f} {counted}/s" if speed else ""
-            bar.update(task, completed=done, total=total, speed=words)
+                bar.reset(task, description=stage, counted=counted)
+            bar.update(task, completed=done, total=total)
 
         yield tick
