@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 from cptlite.errors import UsageError
 
 __all__ = ["TrainConfig", "ViewConfig"]
+
+MOST_CONTEXT = 75  # of CLIP's 77 positions; one starts a prompt, one ends it
+MOST_SEED = 2**63 - 1  # the largest that torch takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +39,8 @@ class ViewConfig:
     def __post_init__(self) -> None:
         if self.views < 1:
             raise UsageError(f"views must be at least 1 (1 is the plain view), got {self.views}.")
-        if self.seed < 0:
-            raise UsageError(f"the seed of the views must be at least 0, got {self.seed}.")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise UsageError(f"the seed of the views must be from 0 to {MOST_SEED}, got {self.seed}.")
         if not 0 < self.min_scale <= 1:
             raise UsageError(
                 f"min_scale, the smallest share of the area a crop keeps, must lie in (0, 1], got {self.min_scale}."
@@ -107,20 +111,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("shots", "epochs", "batch_size"):
-            _check_at_least(name, getattr(self, name), 1)
-        for name in (
-            "seed",
-            "warmup_epochs",
-            "momentum",
-            "weight_decay",
-            "warmup_lr",
-            "context_length",
-        ):
-            _check_at_least(name, getattr(self, name), 0)
-        for name in ("task_context_length", "class_context_length"):
-            _check_at_least(name, getattr(self, name), 0)
-        if not self.lr > 0:
-            raise UsageError(f"lr must be above 0, got {self.lr}")
+            _check_range(name, getattr(self, name), 1)
+        for name in ("warmup_epochs", "momentum", "weight_decay", "warmup_lr"):
+            _check_range(name, getattr(self, name), 0)
+        _check_range("seed", self.seed, 0, MOST_SEED)
+        for name, least in (("context_length", 1), ("task_context_length", 0), ("class_context_length", 0)):
+            _check_range(name, getattr(self, name), least, MOST_CONTEXT, "; the text encoder reads 77 tokens")
+        if not 0 < self.lr < math.inf:
+            raise UsageError(f"lr must be a number above 0, got {self.lr}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, to be read back by `from_json`."""
@@ -136,6 +134,7 @@ class TrainConfig:
         return cls(**{**values, "datasets": tuple(values["datasets"])})
 
 
-def _check_at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise UsageError(f"{name.replace('_', '-')} must be at least {least}, got {value}")
+def _check_range(name: str, value: float, least: float, most: float = math.inf, why: str = "") -> None:
+    if not (least <= value <= most and value < math.inf):
+        limit = f"from {least} to {most}" if most < math.inf else f"a number of at least {least}"
+        raise UsageError(f"{name.replace('_', '-')} must be {limit}{why}, got {value}")

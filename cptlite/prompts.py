@@ -133,9 +133,10 @@ def layout_texts(texts: Sequence[str], tokenizer: TokenSource, *, max_positions:
 def _check_fit(name: str, length: int, context_length: int, max_positions: int) -> None:
     if length > max_positions:
         around = f" with {context_length} context tokens" if context_length else ""
+        advice = " or give a shorter context (--context-length, --context-init)" if context_length else ""
         raise UsageError(
             f"the prompt of {name!r}{around} has {length} tokens, and the text encoder takes {max_positions}: "
-            f"shorten the name{' or give a smaller --context-length' if context_length else ''}"
+            f"shorten the name{advice}"
         )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cptlite.errors import CptliteError
+from cptlite.errors import CptliteError, DataError
 from cptlite.files import replacing
 from cptlite.methods.base import FewShotRows, PromptMethod
 
@@ -90,7 +90,9 @@ def train_prompts(
     Raises
     ------
     CptliteError
-        The loss is not a number any more.
+        The loss or a learnable is not a number any more.
+    DataError
+        The checkpoint cannot be gone on from.
     """
     optimizer = torch.optim.SGD(
         method.parameters(),
@@ -117,16 +119,17 @@ def train_prompts(
             saved = time.monotonic()
         if on_epoch:
             on_epoch(progress.epoch, sum(values) / len(values))
+    # The loss of a step is known before the step: the last one shows in the learnables alone.
+    _check_finite([float(value.detach().sum()) for value in method.parameters()], progress.epoch - 1)
     return progress.seconds
 
 
 def _step(method: PromptMethod, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> Tensor:
     """One gradient step; the loss before it, still on the device."""
     optimizer.zero_grad(set_to_none=True)
-    loss = method.loss(images, labels)
-    loss.backward()
+    loss = method.backward(images, labels)
     optimizer.step()
-    return loss.detach()
+    return loss
 
 
 def _batches(rows: FewShotRows, recipe: Recipe, progress: _Progress) -> Iterator[tuple[Tensor, Tensor]]:
@@ -157,8 +160,8 @@ def _set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) -> f
     return rate
 
 
-def _check_finite(losses: list[float], epoch: int) -> None:
-    if not all(map(math.isfinite, losses)):
+def _check_finite(values: list[float], epoch: int) -> None:
+    if not all(map(math.isfinite, values)):
         raise CptliteError(f"the loss stopped being a number in epoch {epoch + 1}: give a smaller --lr")
 
 
@@ -193,14 +196,20 @@ def _resume(method: PromptMethod, optimizer: torch.optim.Optimizer, progress: _P
         return
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        method.load_state_dict(state["learnables"])
-        optimizer.load_state_dict(state["optimizer"])
-        progress.generator.set_state(state["generator"])
-        progress.epoch, progress.step, progress.seconds = (
-            state["progress"][name] for name in ("epoch", "step", "seconds")
-        )
+        try:
+            state = torch.load(checkpoint, weights_only=True)
+            method.load_state_dict(state["learnables"])
+            optimizer.load_state_dict(state["optimizer"])
+            progress.generator.set_state(state["generator"])
+            progress.epoch, progress.step, progress.seconds = (
+                state["progress"][name] for name in ("epoch", "step", "seconds")
+            )
+        except Exception as error:  # the unpickler raises anything at all on a damaged file
+            raise DataError(
+                f"wanted the checkpoint of this run at {checkpoint}, got a file that cannot be gone on from "
+                f"({type(error).__name__}): give --force to train from the start"
+            ) from None
     log = folder / "log.jsonl"
     if log.exists():
-        kept = log.read_text(encoding="utf-8").splitlines(keepends=True)[: progress.step]
-        log.write_text("".join(kept), encoding="utf-8")
+        kept = log.read_bytes().splitlines(keepends=True)[: progress.step]
+        log.write_bytes(b"".join(kept))

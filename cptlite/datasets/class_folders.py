@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cptlite.datasets.drafts import Draft, Place, classes_to_draft
 from cptlite.datasets.partition import DEFAULT_SEED, partition, settle_splits
+from cptlite.datasets.text_files import check_utf8
 from cptlite.datasets.types import SPLITS
 from cptlite.errors import DataError
 
@@ -36,21 +37,27 @@ SPLIT_WORDS = {
 def subfolders(folder: Path, exclude: Collection[str] = ()) -> list[str]:
     """Return the names of the visible folders in ``folder``, sorted."""
     with os.scandir(folder) as entries:
-        return sorted(
+        names = sorted(
             entry.name
             for entry in entries
             if not entry.name.startswith((".", "__")) and entry.name not in exclude and entry.is_dir()
         )
+    for name in names:
+        check_utf8(name, folder)
+    return names
 
 
 def images_in(folder: Path, prefix: str) -> list[str]:
     """Return the images directly in ``folder`` as ``prefix`` + name, sorted; other files are left."""
     with os.scandir(folder) as entries:
-        return sorted(
-            prefix + entry.name
+        names = sorted(
+            entry.name
             for entry in entries
             if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")
         )
+    for name in names:
+        check_utf8(name, folder)
+    return [prefix + name for name in names]
 
 
 def class_images(images: Path, within: str = "", exclude: Collection[str] = ()) -> dict[str, list[str]]:

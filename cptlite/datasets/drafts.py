@@ -14,6 +14,7 @@ import numpy as np
 
 from cptlite.datasets.specs import DatasetSpec, Layout, TaskWords
 from cptlite.datasets.tables import near_matches
+from cptlite.datasets.text_files import check_utf8
 from cptlite.datasets.types import SPLITS, Dataset, Rows, Task
 from cptlite.errors import DataError, UsageError
 
@@ -205,6 +206,7 @@ def _check_classes(task: Task, draft: Draft) -> None:
         )
     seen: dict[str, str] = {}
     for label, name in enumerate(task.class_names):
+        check_utf8(name, draft.source)
         key = text_key(name)
         if not key:
             raise DataError(
@@ -233,6 +235,7 @@ def _rows(name: str, split: str, draft: Draft) -> Rows:
 
 def _check_path(name: str, path: str, source: Path) -> None:
     """Refuse a path that is empty, absolute or climbs out of the image folder."""
+    check_utf8(path, source)
     if path and path[0] not in "/\\~" and ".." not in path and ":" not in path:
         return
     pure, windows = PurePosixPath(path), PureWindowsPath(path)

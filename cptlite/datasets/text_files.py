@@ -8,7 +8,7 @@ from typing import Any
 
 from cptlite.errors import DataError
 
-__all__ = ["read_json", "read_lines", "read_text"]
+__all__ = ["check_utf8", "read_json", "read_lines", "read_text"]
 
 
 def read_text(path: Path) -> str:
@@ -25,6 +25,21 @@ def read_text(path: Path) -> str:
         raise DataError(
             f"{path}: wanted UTF-8 text, got other bytes at position {error.start}; save the file as UTF-8"
         ) from None
+
+
+def check_utf8(name: str, source: Path) -> None:
+    """Refuse a name of other bytes, as archives packed with an old code page leave them.
+
+    Raises
+    ------
+    DataError
+        When the name could not be written into a file of UTF-8 text.
+    """
+    if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise DataError(
+            f"{source}: wanted names in UTF-8, got {name!a}; rename it, or unpack the archive "
+            "with its own encoding (unzip -O, convmv)"
+        )
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from cptlite.datasets.specs import DatasetSpec, Layout
+from cptlite.datasets.text_files import check_utf8
 from cptlite.errors import UsageError
 
 __all__ = ["is_manifest", "looks_like_path", "spec_from_path"]
@@ -20,6 +21,8 @@ def is_manifest(text: str) -> bool:
 def looks_like_path(text: str) -> bool:
     """Whether a word on the command line is a path rather than a name."""
     separators = {os.sep, os.altsep or os.sep}
+    if not text.strip():
+        return False
     named = any(mark in text for mark in separators) or text.startswith((".", "~"))
     return named or text.lower().endswith(".csv") or Path(text).exists()
 
@@ -48,6 +51,7 @@ def spec_from_path(path: Path) -> DatasetSpec:
             f"dataset {str(path)!r}: wanted a folder, a CSV or a manifest there, found nothing; check the path"
         )
     path = path.resolve()
+    check_utf8(path.name, path.parent)
     if path.is_dir():
         layout = Layout(directory=str(path), reader="folders")
     elif path.suffix.lower() == ".csv":
