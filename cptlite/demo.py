@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cptlite.backbone import Backbone, load_backbone
-from cptlite.config import TrainConfig, ViewConfig
+from cptlite.config import ViewConfig
 from cptlite.datasets import load_catalog, read_dataset
 from cptlite.drawings import draw_suite
 from cptlite.encode import encode_dataset
@@ -35,7 +35,7 @@ class DemoPlan:
     methods : tuple of str
     shots, seeds : tuple of int
     recipe : dict
-        Fields of `TrainConfig` that differ from the paper's recipe.
+        Fields of `cptlite.config.TrainConfig` that differ from each method's defaults.
     jobs : int
         Training processes at a time.
     """
@@ -117,11 +117,9 @@ def _train_all(
     plan: DemoPlan, names: Sequence[str], caches: Path, runs: Path, tell: OnProgress
 ) -> list[dict[str, Any]]:
     """Every run of the plan; zero-shot once, since neither shots nor seed reach it."""
-    base = TrainConfig(
-        method="zeroshot", suite=SUITE, datasets=tuple(names), backbone="demo", device="cpu", **plan.recipe
-    )
-    configs = grid(base, methods=plan.methods, shots=plan.shots, seeds=plan.seeds)
-    configs += grid(base, methods=["zeroshot"], shots=plan.shots[:1], seeds=plan.seeds[:1])
+    given = {"suite": SUITE, "datasets": tuple(names), "backbone": "demo", "device": "cpu", **plan.recipe}
+    configs = grid(given, methods=plan.methods, shots=plan.shots, seeds=plan.seeds)
+    configs += grid(given, methods=["zeroshot"], shots=plan.shots[:1], seeds=plan.seeds[:1])
     done = 0
 
     def count(_: dict[str, Any]) -> None:

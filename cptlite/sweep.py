@@ -7,8 +7,7 @@ done again, which makes a sweep resumable.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -19,15 +18,23 @@ from joblib import Parallel, delayed
 
 from cptlite.backbone import Backbone, load_backbone
 from cptlite.config import TrainConfig
+from cptlite.methods.table import resolve_config
 from cptlite.run import execute_run
 
 __all__ = ["grid", "run_all"]
 
 
-def grid(base: TrainConfig, *, methods: Sequence[str], shots: Sequence[int], seeds: Sequence[int]) -> list[TrainConfig]:
-    """Every combination of methods, shots and seeds on top of a base configuration, most expensive first."""
+def grid(
+    given: Mapping[str, Any], *, methods: Sequence[str], shots: Sequence[int], seeds: Sequence[int]
+) -> list[TrainConfig]:
+    """Every combination of methods, shots and seeds on top of given fields, most expensive first.
+
+    Fields that are not given take each method's own defaults.
+    """
     ordered = product(sorted(shots, reverse=True), reversed(methods), seeds)
-    return [replace(base, method=method, shots=number, seed=seed) for number, method, seed in ordered]
+    return [
+        resolve_config({**given, "method": method, "shots": number, "seed": seed}) for number, method, seed in ordered
+    ]
 
 
 def run_all(

@@ -10,12 +10,15 @@ import torch
 import torch.nn.functional as F
 from golden_cases import golden_backbone, make_task, text_encoder
 
+from cptlite.datasets.types import Task
 from cptlite.errors import DataError, UsageError
 from cptlite.methods.base import FewShotRows, LinearClassifier, Problem, PromptOptions, mask_other_tasks
+from cptlite.methods.coop import CoOp
 from cptlite.methods.linear_probe import LinearProbe, search_c
+from cptlite.methods.prograd import project
 from cptlite.methods.prototype import Prototype
 from cptlite.methods.softcpt import SoftCPT
-from cptlite.methods.table import METHODS, find_method
+from cptlite.methods.table import METHODS, find_method, resolve_config
 from cptlite.methods.zero_shot import ZeroShot
 
 DIM = 8
@@ -109,6 +112,8 @@ def test_table_resolves_variants() -> None:
         ("coop-mt", 16 * 128),
         ("coop-ca", 2 * 16 * 128),
         ("coop-cs", 5 * 16 * 128),
+        ("kgcoop", 2 * 16 * 128),
+        ("prograd", 2 * 16 * 128),
         ("softcpt", 4 * 128 + 32 * 16 * 128),
     ],
 )
@@ -117,6 +122,48 @@ def test_parameter_counts(problem: Problem, name: str, count: int) -> None:
     assert entry.prompts is not None
     assert golden_backbone().embed_dim == 32
     assert entry.prompts(problem, PromptOptions(), variant).num_parameters() == count
+
+
+@pytest.mark.parametrize("name", ["kgcoop", "prograd"])
+def test_joint_gradients_are_the_tasks_own_by_their_share(name: str) -> None:
+    """Tasks trained together get the gradients of tasks trained alone, weighted by their images in the batch."""
+    tasks = (make_task("animal", ["cat", "dog"]), make_task("fruit", ["fig", "kiwi", "plum"], "{} fruit."))
+    images, labels = torch.randn(12, 32), torch.tensor([0, 1, 1, 2, 3, 4, 2, 3, 4, 2, 3, 4])
+
+    def gradient(own: tuple[Task, ...], rows: torch.Tensor, offset: int) -> torch.Tensor:
+        build = METHODS[name].prompts
+        assert build is not None
+        torch.manual_seed(0)
+        method = build(Problem(tasks=own, text=text_encoder("fused")), PromptOptions(context_length=4), "")
+        assert isinstance(method, CoOp)
+        method.context.data = method.context.data[:1].expand_as(method.context).clone()
+        method.backward(images[rows], labels[rows] - offset)
+        assert method.context.grad is not None
+        return method.context.grad
+
+    first, second = labels < 2, labels >= 2
+    joint = gradient(tasks, torch.arange(12), 0)
+    torch.testing.assert_close(joint[0], gradient(tasks[:1], first, 0)[0] * 3 / 12, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(joint[1], gradient(tasks[1:], second, 2)[0] * 9 / 12, rtol=1e-3, atol=1e-6)
+    # A task that is not in the batch is left alone.
+    assert gradient(tasks, second, 0)[0].abs().max() == 0
+
+
+def test_projection_by_hand() -> None:
+    gradient = torch.tensor([[[1.0, 1.0]], [[1.0, 1.0]], [[1.0, 1.0]]])
+    general = torch.tensor([[[0.0, -5.0]], [[0.0, 5.0]], [[0.0, 0.0]]])
+    wanted = torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]], [[1.0, 1.0]]])
+    assert torch.equal(project(gradient, general, 1.0), wanted)
+
+
+def test_a_methods_own_defaults_give_way_to_what_is_given() -> None:
+    base = {"suite": "s", "datasets": ("a",), "backbone": "demo"}
+    own = resolve_config({**base, "method": "kgcoop"})
+    assert (own.context_length, own.context_init, own.epochs) == (4, "a photo of a", 50)
+    assert resolve_config({**base, "method": "kgcoop", "context_init": ""}).context_init == ""
+    assert resolve_config({**base, "method": "softcpt"}).variant == "nata"
+    with pytest.raises(UsageError, match="unknown configuration key 'shot'"):
+        resolve_config({**base, "method": "softcpt", "shot": 4})
 
 
 def test_softcpt_refuses_what_it_cannot_use(problem: Problem) -> None:

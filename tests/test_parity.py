@@ -6,6 +6,8 @@ Tolerances of golden/README.md: logits and losses 1e-4 relative to the largest v
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,8 +22,10 @@ from golden_cases import (
     single_task_problem,
 )
 
-from cptlite.methods.base import PromptMethod, PromptOptions
+from cptlite.methods.base import Problem, PromptMethod, PromptOptions
 from cptlite.methods.coop import CoOp
+from cptlite.methods.kgcoop import KgCoOp
+from cptlite.methods.prograd import ProGrad, project
 from cptlite.text import TEXT_PATHS
 from cptlite.training import learning_rate
 
@@ -42,8 +46,7 @@ def check_case(method: PromptMethod, part: str, name: str, labels: torch.Tensor)
     losses = []
     for step in range(STEPS):
         optimizer.zero_grad()
-        loss = method.loss(images[step % 3], labels[step % 3])
-        loss.backward()
+        loss = method.backward(images[step % 3], labels[step % 3])
         if step == 0:
             check_gradients(method, part, name)
         optimizer.step()
@@ -74,13 +77,41 @@ def test_multi_task_case(name: str, path: str) -> None:
     check_case(method, "cases", name, offsets[labels[..., 0]] + labels[..., 1])
 
 
-@pytest.mark.parametrize("path", TEXT_PATHS)
-def test_single_task_coop(path: str) -> None:
-    case = description("single")["cases"]["coop"]
+SINGLE: dict[str, Callable[[Problem, PromptOptions], PromptMethod]] = {
+    "coop": partial(CoOp, sharing="all"),
+    "kgcoop": KgCoOp,
+    "prograd": ProGrad,
+}
+
+
+def single_case(name: str, path: str) -> tuple[PromptMethod, torch.Tensor]:
+    """Our method for one case of ``single``, started where the original started, and its labels (3, B)."""
+    case = description("single")["cases"][name]
     options = PromptOptions(context_length=case["n_ctx"], context_init=case["ctx_init"])
-    method = CoOp(single_task_problem(path), options, "all")
-    load_parameters(method, recording("single"), "coop/init/", case["params"])
-    check_case(method, "single", "coop", torch.from_numpy(recording("single")["labels"]).long())
+    method = SINGLE[name](single_task_problem(path), options)
+    load_parameters(method, recording("single"), f"{name}/init/", case["params"])
+    labels = recording("single")["labels_prograd" if name == "prograd" else "labels"]
+    return method, torch.from_numpy(labels).long()
+
+
+@pytest.mark.parametrize("path", TEXT_PATHS)
+@pytest.mark.parametrize("name", SINGLE)
+def test_single_task_case(name: str, path: str) -> None:
+    method, labels = single_case(name, path)
+    check_case(method, "single", name, labels)
+
+
+def test_prograd_projects_at_the_recorded_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def watched(gradient: torch.Tensor, general: torch.Tensor, strength: float) -> torch.Tensor:
+        seen.append(bool((gradient * general).sum() < 0))
+        return project(gradient, general, strength)
+
+    monkeypatch.setattr("cptlite.methods.prograd.project", watched)
+    method, labels = single_case("prograd", "fused")
+    check_case(method, "single", "prograd", labels)
+    assert seen == description("single")["cases"]["prograd"]["projected"]
 
 
 def test_zero_shot_text_features() -> None:

@@ -88,9 +88,9 @@ def _configure(
     from cptlite.backbone import backbone_slug
     from cptlite.cache import list_caches
     from cptlite.datasets import load_catalog
-    from cptlite.methods.table import find_method
+    from cptlite.methods.table import find_method, resolve_config
 
-    variant = find_method(settings["method"], settings["variant"])[1]
+    find_method(settings["method"], settings.get("variant", ""))
     cached: dict[str, list[str]] = {}
     for summary in list_caches(cache_dir):
         if summary.complete:
@@ -104,4 +104,4 @@ def _configure(
     catalog = load_catalog()
     names = choose_datasets(cached[chosen], words, catalog, chosen)
     suite = suite or choose_suite(names, catalog)
-    return TrainConfig(**settings | {"variant": variant}, suite=suite, datasets=names, backbone=chosen)
+    return resolve_config(settings | {"suite": suite, "datasets": names, "backbone": chosen})

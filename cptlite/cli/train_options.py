@@ -54,7 +54,8 @@ def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
     Parameters
     ----------
     command : callable
-        Its own options are keyword parameters; the flags' values reach it as further keywords.
+        Its own options are keyword parameters. The method and the values of flags that the user gave reach it as
+        further keywords; the others are left out, since their defaults depend on the method.
 
     Returns
     -------
@@ -63,17 +64,24 @@ def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
     """
 
     @wraps(command)
-    def wrapped(**values: Any) -> None:
-        command(**values)
+    def wrapped(context: typer.Context, **values: Any) -> None:
+        optional = {item.name for item in fields(TrainConfig) if hasattr(TrainConfig, item.name)}
+        command(**{name: value for name, value in values.items() if name not in optional or _is_given(context, name)})
 
     own = inspect.signature(command, eval_str=True).parameters.values()
     parameters = [parameter for parameter in own if parameter.kind is not parameter.VAR_KEYWORD]
     parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]
+    parameters.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
     types = get_type_hints(TrainConfig)
     parameters += (_flag(item.name, types[item.name]) for item in fields(TrainConfig) if item.name not in RESOLVED)
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapped
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def _flag(name: str, kind: type) -> inspect.Parameter:

@@ -191,10 +191,20 @@ class PromptMethod(nn.Module):
         scores = self.classifier_logits(images)  # (B, K)
         return F.cross_entropy(mask_other_tasks(scores, self.problem.class_tasks, labels), labels)
 
+    def backward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Leave gradients on the learnables, which have none; return the loss, detached. Shapes as in `loss`."""
+        loss = self.loss(images, labels)
+        loss.backward()
+        return loss.detach()
+
     def classifier_logits(self, images: Tensor) -> Tensor:
         """Scaled cosines with every class of every task, (B, D) to (B, K)."""
+        return self.cosine_logits(images, self.class_weights())
+
+    def cosine_logits(self, images: Tensor, weights: Tensor) -> Tensor:
+        """Scaled cosines of raw images (B, D) with unit-length weights (K, D): Tensor of shape (B, K)."""
         scale = torch.tensor(self.logit_scale).exp().to(images.device)
-        return scale * F.normalize(images.float(), dim=-1) @ self.class_weights().T
+        return scale * F.normalize(images.float(), dim=-1) @ weights.T
 
     @torch.no_grad()
     def classifier(self) -> LinearClassifier:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
+from cptlite.config import TrainConfig
 from cptlite.errors import UsageError
 from cptlite.methods.base import Method, Problem, PromptMethod, PromptOptions
 from cptlite.methods.coop import CoOp
+from cptlite.methods.kgcoop import KgCoOp
 from cptlite.methods.linear_probe import LinearProbe
+from cptlite.methods.prograd import ProGrad
 from cptlite.methods.prototype import Prototype
 from cptlite.methods.softcpt import VARIANTS, SoftCPT
 from cptlite.methods.zero_shot import ZeroShot
 
-__all__ = ["METHODS", "MethodEntry", "find_method"]
+__all__ = ["METHODS", "MethodEntry", "find_method", "resolve_config"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,10 @@ class MethodEntry:
         The first is the default; empty for methods without any.
     multi_task : bool
         Whether the tasks share what is learned.
+    defaults : mapping
+        Fields of `TrainConfig` whose default differs for this method.
+    needs_rows : bool
+        Whether it looks at training rows at all.
     """
 
     learns: str
@@ -40,19 +48,27 @@ class MethodEntry:
     probe: Callable[[], Method] | None = None
     variants: tuple[str, ...] = ()
     multi_task: bool = False
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    needs_rows: bool = True
 
 
 def _coop(problem: Problem, options: PromptOptions, variant: str, *, sharing: str) -> CoOp:
     return CoOp(problem, options, sharing)
 
 
+A_PHOTO_OF_A = {"context_length": 4, "context_init": "a photo of a"}
+
 METHODS: dict[str, MethodEntry] = {
-    "zeroshot": MethodEntry(learns="nothing: the dataset's template", probe=ZeroShot),
+    "zeroshot": MethodEntry(learns="nothing: the dataset's template", probe=ZeroShot, needs_rows=False),
     "prototype": MethodEntry(learns="the mean feature of each class", probe=Prototype),
     "linear-probe": MethodEntry(learns="logistic regression on raw features", probe=LinearProbe),
     "coop-mt": MethodEntry(learns="one context for all tasks", prompts=partial(_coop, sharing="all"), multi_task=True),
     "coop-ca": MethodEntry(learns="one context per task", prompts=partial(_coop, sharing="task")),
     "coop-cs": MethodEntry(learns="one context per class", prompts=partial(_coop, sharing="class")),
+    "kgcoop": MethodEntry(
+        learns="one context per task, pulled towards the template", prompts=KgCoOp, defaults=A_PHOTO_OF_A
+    ),
+    "prograd": MethodEntry(learns="one context per task, never against the template", prompts=ProGrad),
     "softcpt": MethodEntry(
         learns="a meta network from task names to contexts",
         prompts=SoftCPT,
@@ -93,3 +109,20 @@ def find_method(name: str, variant: str = "") -> tuple[MethodEntry, str]:
     if variant not in entry.variants:
         raise UsageError(f"unknown variant {variant!r} of {name}: give one of {', '.join(entry.variants)}")
     return entry, variant
+
+
+def resolve_config(given: Mapping[str, Any]) -> TrainConfig:
+    """Complete what the user gave: first by the method's own defaults, then by those of `TrainConfig`.
+
+    Parameters
+    ----------
+    given : mapping
+        Fields of `TrainConfig`, ``method`` among them.
+
+    Raises
+    ------
+    UsageError
+        Unknown method, variant or field, or a value out of range.
+    """
+    entry, variant = find_method(given["method"], given.get("variant", ""))
+    return TrainConfig.from_json({**entry.defaults, **given, "variant": variant})
