@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from cptlite.architectures import ARCHITECTURES
-from cptlite.checkpoints import openai_checkpoint, read_state_dict, seeded_token_rows
-from cptlite.errors import DataError, UsageError
+from cptlite.checkpoints import build_clip, find_state_dict, weights_sha256
+from cptlite.errors import UsageError
 
 with warnings.catch_warnings():  # clip imports pkg_resources, deprecated in setuptools
     warnings.simplefilter("ignore")
-    from clip.model import CLIP, ResidualAttentionBlock, build_model
+    from clip.model import CLIP, ResidualAttentionBlock
     from clip.simple_tokenizer import SimpleTokenizer
 
 __all__ = [
@@ -36,11 +35,9 @@ __all__ = [
     "Tokenizer",
     "backbone_slug",
     "load_backbone",
-    "seeded_token_rows",
 ]
 
 PRECISIONS = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-DEMO_CHECKPOINT = Path(__file__).parent / "assets" / "demo_clip.safetensors"
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -244,9 +241,8 @@ def load_backbone(name: str, *, device: str = "auto", precision: str = "auto") -
     """
     place = _resolve_device(device)
     kind = _resolve_precision(precision, place)
-    state = _state_dict(name)
-    model = _build(state, name)
-    weights = _weights_sha256(model)
+    model = build_clip(find_state_dict(name), name)
+    weights = weights_sha256(model)
     model = _set_precision(model.requires_grad_(False).eval().to(place), PRECISIONS[kind])
     return Backbone(name=name, weights_sha256=weights, precision=kind, model=model)
 
@@ -273,53 +269,6 @@ def _resolve_precision(precision: str, device: torch.device) -> str:
     return precision
 
 
-def _state_dict(name: str) -> dict[str, Tensor]:
-    kind, _, rest = name.partition(":")
-    if kind == "random":
-        architecture, _, seed = rest.partition(":")
-        return _random_state_dict(architecture, seed or "0")
-    if name == "demo":
-        return read_state_dict(DEMO_CHECKPOINT)
-    if name in ARCHITECTURES:
-        return read_state_dict(openai_checkpoint(name))
-    if Path(name).is_file():
-        return read_state_dict(Path(name))
-    if "/" in name or "\\" in name or Path(name).suffix:
-        raise DataError(f"no checkpoint at {name!r}: give the path of a file, or one of {_known_names()}")
-    raise UsageError(f"unknown backbone {name!r}: give one of {_known_names()}, or a checkpoint's path")
-
-
-def _known_names() -> str:
-    return ", ".join([*ARCHITECTURES, "random:NAME[:SEED]"])
-
-
-def _random_state_dict(architecture: str, seed: str) -> dict[str, Tensor]:
-    if architecture not in ARCHITECTURES or not seed.isdecimal():
-        raise UsageError(
-            f"cannot make random weights for {architecture!r} with seed {seed!r}: "
-            f"give random:NAME[:SEED] with NAME one of {', '.join(ARCHITECTURES)} and SEED a whole number"
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed))
-        return CLIP(**ARCHITECTURES[architecture]).state_dict()
-
-
-def _build(state: Mapping[str, Tensor], name: str) -> CLIP:
-    weights = {key: value.float() for key, value in state.items()}
-    try:
-        with torch.random.fork_rng(devices=[]):  # building draws initial weights; keep the caller's generator
-            model = build_model(dict(weights)).float()
-        # build_model rounds to float16; the stored weights may be finer.
-        model.load_state_dict(weights)
-    except (KeyError, RuntimeError, AssertionError, ZeroDivisionError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(
-            f"backbone {name!r}: wanted a CLIP in OpenAI's key names, got {len(weights)} tensors that do not "
-            f"fit ({reason}): give a checkpoint saved from OpenAI's CLIP"
-        ) from None
-    return model
-
-
 def _set_precision(model: CLIP, dtype: torch.dtype) -> CLIP:
     """Matrix products in ``dtype``; norms and embeddings stay float32, which CLIP's modules cast themselves."""
     for module in model.modules():
@@ -329,11 +278,3 @@ def _set_precision(model: CLIP, dtype: torch.dtype) -> CLIP:
     if hasattr(model.visual, "proj"):
         model.visual.proj.data = model.visual.proj.data.to(dtype)
     return model
-
-
-def _weights_sha256(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(f"{key}{tuple(value.shape)}".encode())
-        digest.update(value.detach().float().contiguous().cpu().numpy().data)
-    return digest.hexdigest()

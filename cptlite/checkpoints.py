@@ -5,25 +5,126 @@ Formats: OpenAI's JIT archive, a pickled state dict, safetensors, and safetensor
 
 from __future__ import annotations
 
+import hashlib
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cptlite.errors import DataError
+from cptlite.architectures import ARCHITECTURES
+from cptlite.errors import DataError, UsageError
 
 with warnings.catch_warnings():  # clip imports pkg_resources, deprecated in setuptools
     warnings.simplefilter("ignore")
     from clip import clip
+    from clip.model import CLIP, build_model
 
-__all__ = ["openai_checkpoint", "read_state_dict", "seeded_token_rows"]
+__all__ = [
+    "DEMO_CHECKPOINT",
+    "build_clip",
+    "find_state_dict",
+    "openai_checkpoint",
+    "read_state_dict",
+    "seeded_token_rows",
+    "weights_sha256",
+]
+
+DEMO_CHECKPOINT = Path(__file__).parent / "assets" / "demo_clip.safetensors"
 
 # Facts that OpenAI's archives store beside the weights.
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
+
+
+def find_state_dict(name: str) -> dict[str, Tensor]:
+    """Find or make the weights a backbone's name stands for.
+
+    Parameters
+    ----------
+    name : str
+        As in `cptlite.backbone.load_backbone`.
+
+    Returns
+    -------
+    dict of str to Tensor
+        In OpenAI's key names.
+
+    Raises
+    ------
+    UsageError, DataError
+        Unknown name, or no readable file.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "random":
+        architecture, _, seed = rest.partition(":")
+        return _random_state_dict(architecture, seed or "0")
+    if name == "demo":
+        return read_state_dict(DEMO_CHECKPOINT)
+    if name in ARCHITECTURES:
+        return read_state_dict(openai_checkpoint(name))
+    if Path(name).is_file():
+        return read_state_dict(Path(name))
+    if "/" in name or "\\" in name or Path(name).suffix:
+        raise DataError(f"no checkpoint at {name!r}: give the path of a file, or one of {_known_names()}")
+    raise UsageError(f"unknown backbone {name!r}: give one of {_known_names()}, or a checkpoint's path")
+
+
+def _known_names() -> str:
+    return ", ".join([*ARCHITECTURES, "random:NAME[:SEED]"])
+
+
+def _random_state_dict(architecture: str, seed: str) -> dict[str, Tensor]:
+    if architecture not in ARCHITECTURES or not seed.isdecimal():
+        raise UsageError(
+            f"cannot make random weights for {architecture!r} with seed {seed!r}: "
+            f"give random:NAME[:SEED] with NAME one of {', '.join(ARCHITECTURES)} and SEED a whole number"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed))
+        return CLIP(**ARCHITECTURES[architecture]).state_dict()
+
+
+def build_clip(state: Mapping[str, Tensor], name: str) -> CLIP:
+    """Build the CLIP a state dict describes, in float32.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        In OpenAI's key names.
+    name : str
+        Of the backbone, for the message.
+
+    Raises
+    ------
+    DataError
+        The tensors are not those of a CLIP.
+    """
+    weights = {key: value.float() for key, value in state.items()}
+    try:
+        with torch.random.fork_rng(devices=[]):  # building draws initial weights; keep the caller's generator
+            model = build_model(dict(weights)).float()
+        # build_model rounds to float16; the stored weights may be finer.
+        model.load_state_dict(weights)
+    except (KeyError, RuntimeError, AssertionError, ZeroDivisionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"backbone {name!r}: wanted a CLIP in OpenAI's key names, got {len(weights)} tensors that do not "
+            f"fit ({reason}): give a checkpoint saved from OpenAI's CLIP"
+        ) from None
+    return model
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return the hex digest of a model's weights as float32, by sorted key."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(f"{key}{tuple(value.shape)}".encode())
+        digest.update(value.detach().float().contiguous().cpu().numpy().data)
+    return digest.hexdigest()
 
 
 def openai_checkpoint(name: str) -> Path:
@@ -71,10 +172,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         else:
             state = _read_torch(path)
     except Exception as error:  # the unpickler raises anything at all on a foreign file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        # The library's own text advises to load it unsafely; its kind is enough.
         raise DataError(
-            f"cannot read the checkpoint {path}: wanted a JIT archive, a state dict or safetensors, got a file "
-            f"that torch refuses ({reason}): download or save it again"
+            f"cannot read the checkpoint {path}: wanted a JIT archive, a state dict or safetensors, got something "
+            f"else ({type(error).__name__}): download or save it again"
         ) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]

@@ -15,7 +15,7 @@ from cptlite.errors import DataError
 from cptlite.methods.base import FewShotRows
 from cptlite.splits import check_shots, few_shot_rows
 
-__all__ = ["draw_few_shots"]
+__all__ = ["draw_few_shots", "no_rows"]
 
 
 def draw_few_shots(
@@ -56,6 +56,11 @@ def draw_few_shots(
     return _join(train_parts, device), _join(val_parts, device)
 
 
+def no_rows(dim: int, device: torch.device) -> FewShotRows:
+    """Return zero rows of joint dimension ``dim``, for a method that looks at none."""
+    return FewShotRows(features=torch.empty(0, 1, dim, device=device), labels=torch.empty(0, device=device).long())
+
+
 def _check_alike(caches: Sequence[FeatureCache]) -> None:
     views = {cache.path.stem: cache.attributes["views"] for cache in caches}
     if len(set(views.values())) > 1:
@@ -63,9 +68,8 @@ def _check_alike(caches: Sequence[FeatureCache]) -> None:
             f"the caches hold different numbers of views ({views}): cache them with one --views, or narrow --dataset"
         )
     for cache in caches:
-        for split in ("train", "test"):
-            if cache.num_rows(split) == 0:
-                raise DataError(f"{cache.path} has no {split} rows: leave it out with --dataset, or cache it anew")
+        if cache.num_rows("train") == 0:
+            raise DataError(f"{cache.path} has no train rows: leave it out with --dataset, or use --method zeroshot")
 
 
 def _groups(cache: FeatureCache, split: str) -> np.ndarray:

@@ -22,13 +22,13 @@ from cptlite.backbone import Backbone, backbone_slug
 from cptlite.cache import FeatureCache, cache_path, open_cache
 from cptlite.config import TrainConfig
 from cptlite.environment import describe_environment, peak_memory_mib
-from cptlite.errors import UsageError
+from cptlite.errors import DataError, UsageError
 from cptlite.evaluation import evaluate
 from cptlite.files import replacing
 from cptlite.methods.base import FewShotRows, LinearClassifier, Problem, PromptMethod, PromptOptions
 from cptlite.methods.table import find_method
 from cptlite.metrics import suite_score
-from cptlite.rows import draw_few_shots
+from cptlite.rows import draw_few_shots, no_rows
 from cptlite.text import TextEncoder
 from cptlite.training import Recipe, train_prompts
 
@@ -132,9 +132,7 @@ def execute_run(
         done = finished_results(folder, identity)
         if done is not None:
             return done
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_json(folder / "config.json", {**identity, "environment": describe_environment(backbone.device)})
-        return _Run(config, backbone, caches, folder).execute(on_epoch)
+        return _Run(config, backbone, caches, folder).execute(identity, on_epoch)
 
 
 def _open(cache_dir: Path, dataset: str, backbone: Backbone) -> FeatureCache:
@@ -149,13 +147,16 @@ class _Run:
     caches: Sequence[FeatureCache]
     folder: Path
 
-    def execute(self, on_epoch: OnEpoch | None) -> dict[str, Any]:
+    def execute(self, identity: dict[str, Any], on_epoch: OnEpoch | None) -> dict[str, Any]:
         config, device = self.config, self.backbone.device
         clock = _Clock()
-        train, val = draw_few_shots(self.caches, shots=config.shots, seed=config.seed, device=device)
+        train, val = self._draw_rows()
         text = TextEncoder(self.backbone.text_tower, self.backbone.tokenizer, config.text_path)
         problem = Problem(tasks=tuple(task for cache in self.caches for task in cache.tasks), text=text)
         clock.mark("load")
+        # Written once all is known to fit: what is refused leaves no folder behind.
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write_json(self.folder / "config.json", {**identity, "environment": describe_environment(device)})
         classifier, parameters, trained = self._learn(problem, train, val, on_epoch)
         clock.mark("train", at_least=trained)
         tasks = evaluate(classifier, self.caches, device)
@@ -173,6 +174,17 @@ class _Run:
         _write_json(self.folder / "results.json", results)
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
         return results
+
+    def _draw_rows(self) -> tuple[FewShotRows, FewShotRows]:
+        """Training and validation rows, where the method looks at any; test rows must be there in any case."""
+        for cache in self.caches:
+            if cache.num_rows("test") == 0:
+                raise DataError(f"{cache.path} has no test rows: leave it out with --dataset, or cache it anew")
+        device = self.backbone.device
+        if not find_method(self.config.method, self.config.variant)[0].needs_rows:
+            nothing = no_rows(self.backbone.embed_dim, device)
+            return nothing, nothing
+        return draw_few_shots(self.caches, shots=self.config.shots, seed=self.config.seed, device=device)
 
     def _learn(
         self, problem: Problem, train: FewShotRows, val: FewShotRows, on_epoch: OnEpoch | None

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cptlite.backbone import Backbone, _build
+from cptlite.backbone import Backbone
+from cptlite.checkpoints import build_clip
 from cptlite.datasets.types import Task
 from cptlite.methods.base import Problem, PromptMethod, PromptOptions
 from cptlite.methods.coop import CoOp
@@ -43,7 +44,7 @@ def description(part: str) -> dict[str, Any]:
 def golden_backbone() -> Backbone:
     """The small CLIP the recordings were made with, float32."""
     state = {name: torch.from_numpy(value.astype(np.float32)) for name, value in recording("clip").items()}
-    model = _build(state, "golden").requires_grad_(False).eval()
+    model = build_clip(state, "golden").requires_grad_(False).eval()
     return Backbone(name="golden", weights_sha256="", precision="float32", model=model)
 
 

@@ -223,7 +223,7 @@ def test_fgvc_as_the_user_types_it(here: Path, monkeypatch: pytest.MonkeyPatch) 
     vision = {"image_resolution": 32, "vision_layers": 1, "vision_width": 64, "vision_patch_size": 16}
     text = {"transformer_width": 64, "transformer_heads": 1, "transformer_layers": 1}
     save_file(CLIP(**shape, **vision, **text).state_dict(), weights)
-    monkeypatch.setattr("cptlite.backbone.openai_checkpoint", lambda name: weights)
+    monkeypatch.setattr("cptlite.checkpoints.openai_checkpoint", lambda name: weights)
     make_fgvc(here / "data")
     assert "fgvc_aircraft: 315 images" in ok("cache", "--dataset", "fgvc").stdout
     assert (here / "cache/RN50/fgvc_aircraft.h5").exists()
