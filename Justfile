@@ -25,13 +25,14 @@ lint:
     {{python}} -m ruff format --check .
     {{python}} -m mypy
 
-# Time this machine.
+# Time this machine's processor: five minutes, results in bench/results/; bench/README.md explains them.
 bench *options:
-    {{cptlite}} bench {{options}}
+    {{cptlite}} bench --device cpu --json bench/results/cpu.json --plot bench/results/cpu.png {{options}}
 
-# Time this machine's GPU, then run the tests that need one.
+# Time this machine's GPU at every suite's sizes, then run the tests that need one.
 bench-gpu *options:
-    {{cptlite}} bench --device cuda {{options}}
+    {{cptlite}} bench --device cuda --suite plant6 --suite fashion20 --suite general10 \
+        --json bench/results/gpu.json --plot bench/results/gpu.png {{options}}
     {{python}} -m pytest -m gpu
 
 # Train the small CLIP that the package ships for the demo.

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from cptlite.cli.bench import bench
 from cptlite.cli.cache import cache
 from cptlite.cli.caches import caches, verify
 from cptlite.cli.datasets import datasets
@@ -71,6 +72,7 @@ app.command(rich_help_panel=DATA)(verify)
 app.command(rich_help_panel=TRAIN)(methods)
 app.command(rich_help_panel=TRAIN)(train)
 app.command(rich_help_panel=RESULTS)(report)
+app.command(rich_help_panel=RESULTS)(bench)
 
 
 def main() -> int:

@@ -1,0 +1,111 @@
+"""``cptlite bench``: how long things take here."""
+
+from __future__ import annotations
+
+import json as jsons
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cptlite.cli.console import note, print_table, show_configuration
+from cptlite.cli.options import HOW, WHAT, BackboneOption, DeviceOption, PrecisionOption
+from cptlite.errors import DataError
+
+__all__ = ["bench"]
+
+RESULTS = "Results"
+
+
+def bench(
+    stages: Annotated[
+        list[str] | None,
+        typer.Argument(help="What to time: text, train, cache, probe.", show_default="all"),
+    ] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--suite",
+            help="Whose sizes to take: general10 (minutes on a CPU), plant6, fashion20; repeatable.",
+            rich_help_panel=WHAT,
+            show_default="plant6",
+        ),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            "--classes",
+            help="JSON file {task: [class names]} with real names; by default names of as many tokens are made up.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    backbone: BackboneOption = "random:ViT-B/32",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    repeats: Annotated[
+        int,
+        typer.Option("--repeats", help="Timed repeats of a figure at most; median counts.", rich_help_panel=HOW),
+    ] = 5,
+    seconds: Annotated[
+        float,
+        typer.Option("--seconds", help="Begin no further repeat of a figure after these.", rich_help_panel=HOW),
+    ] = 15.0,
+    images: Annotated[int, typer.Option("--images", help="JPEG files of the caching pass.", rich_help_panel=HOW)] = 128,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="File for every figure, machine-readable.", rich_help_panel=RESULTS)
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="PNG file to draw the ratios into.", rich_help_panel=RESULTS)
+    ] = None,
+) -> None:
+    """Time this machine: the text path against the original's way, training, the caching pass, the probe.
+
+    Needs no data and no download. Close other programs: what else runs is timed too.
+    """
+    given = None if classes is None else _read_classes(classes)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # PyTorch's profiler reports on itself otherwise; read at its import
+    from cptlite.timing import BenchPlan, bench_tables, draw_bench_plot, run_bench
+
+    plan = BenchPlan(
+        stages=tuple(stages or ()),
+        suites=tuple(suite or ("plant6",)),
+        classes=given,
+        backbone=backbone,
+        device=device,
+        precision=precision,
+        repeats=repeats,
+        seconds=seconds,
+        images=images,
+    )
+    shown = {"stages": plan.stages or "all", "suites": plan.suites, "class names": classes or "made up"}
+    show_configuration("bench", shown | {"backbone": backbone, "repeats": repeats, "seconds": seconds})
+    result = run_bench(plan, tell=note)
+    for table in bench_tables(result):
+        print_table(table)
+    if json is not None:
+        _write(json, result)
+    if plot is not None:
+        note(f"drawn: {draw_bench_plot(result, plot)}")
+
+
+def _read_classes(path: Path) -> dict[str, list[str]]:
+    try:
+        read = jsons.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"wanted class names in {path}, which is not there: check --classes") from None
+    except ValueError as error:
+        raise DataError(f"wanted JSON in {path}, got something else ({error}): check --classes") from None
+    if not isinstance(read, dict) or not all(_are_names(names) for names in read.values()):
+        raise DataError(f'wanted {{"task": ["class name", ...], ...}} in {path}: check --classes')
+    return read
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(jsons.dumps(result, indent=2) + "\n", encoding="utf-8")
+    note(f"written: {path}")

@@ -1,0 +1,114 @@
+"""All that ``cptlite bench`` times, in one process: stages in, one JSON-able account out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from cptlite.backbone import Backbone, load_backbone
+from cptlite.environment import describe_environment
+from cptlite.errors import UsageError
+from cptlite.timing.cache import bench_cache
+from cptlite.timing.clock import MatmulClock, Patience
+from cptlite.timing.probe import bench_probe
+from cptlite.timing.sizes import suite_names
+from cptlite.timing.text import bench_text
+from cptlite.timing.train import bench_train
+
+__all__ = ["STAGES", "BenchPlan", "run_bench"]
+
+STAGES = ("text", "train", "cache", "probe")
+MATMUL_ROWS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchPlan:
+    """What is timed, on what, and for how long.
+
+    Attributes
+    ----------
+    stages : tuple of str
+        Of `STAGES`; none means all.
+    suites : tuple of str
+        Sizes to time text, training and probes at.
+    classes : mapping of str to sequence of str, optional
+        Real class names by task, for the suites whose tasks are all among them; the others get made-up ones.
+    backbone, device, precision : str
+        As `load_backbone` takes them.
+    repeats : int
+        Timed repeats of each figure, at most.
+    seconds : float
+        No further repeat of a figure is begun after so many seconds.
+    shots : int
+        Training rows per class.
+    images : int
+        JPEG files of the caching pass.
+    """
+
+    stages: tuple[str, ...] = ()
+    suites: tuple[str, ...] = ("plant6",)
+    classes: Mapping[str, Sequence[str]] | None = None
+    backbone: str = "random:ViT-B/32"
+    device: str = "auto"
+    precision: str = "auto"
+    repeats: int = 5
+    seconds: float = 15.0
+    shots: int = 16
+    images: int = 128
+
+    def __post_init__(self) -> None:
+        unknown = [stage for stage in self.stages if stage not in STAGES]
+        if unknown:
+            raise UsageError(f"cannot time {', '.join(unknown)}: give {', '.join(STAGES)}, or nothing for all")
+        for name, value in (("repeats", self.repeats), ("seconds", self.seconds), ("images", self.images)):
+            if value <= 0:
+                raise UsageError(f"{name} must be positive, got {value}")
+
+
+def run_bench(plan: BenchPlan, tell: Callable[[str], None] | None = None) -> dict[str, Any]:
+    """Time what the plan says.
+
+    Parameters
+    ----------
+    plan : BenchPlan
+    tell : callable, optional
+        Told in a few words what is being timed.
+
+    Returns
+    -------
+    dict
+        ``machine``, ``backbone``, ``precision``, ``date``, ``matmul_gflops``, and a list of figures for each of
+        `STAGES`, empty where it was not asked for. Seconds end in ``_s``.
+    """
+    tell = tell or (lambda words: None)
+    tell(f"loading {plan.backbone}")
+    backbone = load_backbone(plan.backbone, device=plan.device, precision=plan.precision)
+    suites = {suite: suite_names(suite, backbone.tokenizer, plan.classes) for suite in plan.suites}
+    patience = Patience(repeats=plan.repeats, seconds=plan.seconds)
+    clock = _matmul_clock(backbone)
+    stages: dict[str, Callable[[Callable[[str], None]], Any]] = {
+        "text": lambda tell: bench_text(backbone, suites, clock, patience, tell),
+        "train": lambda tell: bench_train(backbone, suites, plan.shots, patience, tell),
+        "cache": lambda tell: bench_cache(backbone, plan.images, patience, tell),
+        "probe": lambda tell: bench_probe(backbone, suites, plan.shots, patience, tell),
+    }
+    figures: dict[str, list[dict[str, Any]]] = {stage: [] for stage in STAGES}
+    for stage in plan.stages or STAGES:
+        figures[stage] = list(stages[stage](lambda words, stage=stage: tell(f"{stage}: {words}")))  # type: ignore[misc]
+    clock.tick()
+    return {
+        "machine": describe_environment(backbone.device),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "backbone": backbone.name,
+        "precision": backbone.precision,
+        "class_names": "given" if plan.classes is not None else "made up",
+        "matmul_gflops": clock.rate / 1e9,
+        **figures,
+    }
+
+
+def _matmul_clock(backbone: Backbone) -> MatmulClock:
+    tower = backbone.text_tower
+    return MatmulClock(rows=MATMUL_ROWS, width=tower.width, dtype=tower.dtype, device=tower.device)
