@@ -73,7 +73,7 @@ def encode_dataset(
     views: ViewConfig | None = None,
     dtype: str = "float16",
     batch_size: int = 64,
-    part_rows: int = 512,
+    part_rows: int = 128,
     workers: int | None = None,
     skip_bad: bool = False,
     force: bool = False,
@@ -92,7 +92,7 @@ def encode_dataset(
     dtype : str
         Stored number type, "float16" or "float32".
     batch_size : int
-        Images per batch of the encoder.
+        Images per batch of the encoder; a batch spans no two parts.
     part_rows : int
         Rows between two points from which a killed pass goes on. A pass with another number does not share parts.
     workers : int, optional
