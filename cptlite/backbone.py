@@ -252,10 +252,16 @@ def _resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
+        known = place.type in ("cpu", "cuda")
     except RuntimeError:
-        raise UsageError(f"unknown device {device!r}: give auto, cpu, cuda or cuda:N") from None
+        known = False
+    if not known:
+        raise UsageError(f"unknown device {device!r}: give auto, cpu, cuda or cuda:N")
     if place.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device {device!r} wants a GPU and torch finds none: give --device cpu")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise UsageError(f"device {device!r} wants a GPU that torch does not find: give cuda:0 to cuda:{last}")
     return place
 
 

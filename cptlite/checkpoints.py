@@ -78,10 +78,10 @@ def _known_names() -> str:
 
 
 def _random_state_dict(architecture: str, seed: str) -> dict[str, Tensor]:
-    if architecture not in ARCHITECTURES or not seed.isdecimal():
+    if architecture not in ARCHITECTURES or not seed.isdecimal() or int(seed) >= 2**63:
         raise UsageError(
             f"cannot make random weights for {architecture!r} with seed {seed!r}: "
-            f"give random:NAME[:SEED] with NAME one of {', '.join(ARCHITECTURES)} and SEED a whole number"
+            f"give random:NAME[:SEED] with NAME one of {', '.join(ARCHITECTURES)} and SEED a whole number below 2^63"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed))
