@@ -58,20 +58,36 @@ def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] |
     Raises
     ------
     UsageError
-        The folder holds a run, finished or not, of another configuration or other cached features.
+        The folder holds a run, finished or to be gone on with, of another configuration or other cached features.
+    DataError
+        A file of that run is damaged.
     """
-    stored = folder / "config.json"
-    if not stored.exists():
+    stored, results = folder / "config.json", folder / "results.json"
+    begun = results.exists() or (folder / "checkpoint.pt").exists()
+    if not (begun and stored.exists()):
         return None
-    old = json.loads(stored.read_text(encoding="utf-8"))
+    old = _read_json(stored, "config")
     changed = [f"{key} {there!r} there, {asked!r} asked" for key, there, asked in _differences(old, identity)]
     if changed:
         raise UsageError(
             f"{folder} holds a run of another configuration ({'; '.join(changed)}): "
             f"give --force to replace it, or another --out"
         )
-    results = folder / "results.json"
-    return json.loads(results.read_text(encoding="utf-8")) if results.exists() else None
+    return _read_json(results, "tasks") if results.exists() else None
+
+
+def _read_json(path: Path, key: str) -> dict[str, Any]:
+    """Read a table with some key."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or key not in content:
+        raise DataError(
+            f"wanted what an earlier run wrote at {path}, got a damaged file: "
+            f"give --force to train anew, or another --out"
+        )
+    return content
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -90,7 +90,7 @@ def train_prompts(
     Raises
     ------
     CptliteError
-        The loss or a learnable is not a number any more.
+        The loss or what was learned is not a number any more.
     DataError
         The checkpoint cannot be gone on from.
     """
@@ -119,8 +119,8 @@ def train_prompts(
             saved = time.monotonic()
         if on_epoch:
             on_epoch(progress.epoch, sum(values) / len(values))
-    # The loss of a step is known before the step: the last one shows in the learnables alone.
-    _check_finite([float(value.detach().sum()) for value in method.parameters()], progress.epoch - 1)
+    with torch.no_grad():  # the loss of a step is known before the step: what the last one did shows here alone
+        _check_finite([float(method.class_weights().sum())], progress.epoch - 1)
     return progress.seconds
 
 

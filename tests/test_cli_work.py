@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from trees import draw_classes
 from typer.testing import CliRunner, Result
 
 from cptlite.cli import app
@@ -22,8 +21,6 @@ from cptlite.datasets import load_catalog
 from cptlite.errors import DataError, UsageError
 
 BACKBONE = "random:demo"
-# The words of real variants: spaces, dashes where the manufacturer writes a slash, digits.
-MAKERS = ("A", "Boeing 7", "DC-", "F-A-", "Cessna ", "Fokker ", "MD-", "ERJ ", "CRJ-", "Model B")
 
 
 def call(*words: str | Path) -> Result:
@@ -36,20 +33,8 @@ def ok(*words: str | Path) -> Result:
     return done
 
 
-def draw_images(folder: Path, names: list[str], *, seed: int, size: tuple[int, int] = (40, 30)) -> None:
-    """Draw noise around a colour of the seed's, one image a name."""
-    generator = np.random.default_rng(seed)
-    colour = generator.integers(0, 200, 3)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        pixels = colour + generator.integers(0, 55, (size[1], size[0], 3))
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / name)
-
-
-def draw_classes(folder: Path, *, classes: int = 3, images: int = 10) -> Path:
-    for label in range(classes):
-        draw_images(folder / f"kind {label}", [f"{index:02}.png" for index in range(images)], seed=label)
-    return folder
+def draw_kinds(folder: Path, *, classes: int = 3, images: int = 10) -> Path:
+    return draw_classes(folder, [f"kind {label}" for label in range(classes)], images=images)
 
 
 @pytest.fixture
@@ -64,13 +49,13 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return a folder with two datasets and their caches; tests must leave it as it is."""
     folder = tmp_path_factory.mktemp("shelf")
     for name in ("leaves", "coins"):
-        draw_classes(folder / name)
+        draw_kinds(folder / name)
         ok("cache", "--dataset", folder / name, "--backbone", BACKBONE, "--cache-dir", folder / "cache")
     yield folder
 
 
 def test_cache_prints_its_configuration_and_what_it_did(here: Path) -> None:
-    draw_classes(here / "leaves")
+    draw_kinds(here / "leaves")
     done = ok("cache", "--dataset", "leaves", "--backbone", BACKBONE, "--views", "2")
     assert "views.views" in done.stderr
     assert "random:demo" in done.stderr
@@ -79,7 +64,7 @@ def test_cache_prints_its_configuration_and_what_it_did(here: Path) -> None:
 
 
 def test_a_second_cache_reads_nothing(here: Path) -> None:
-    draw_classes(here / "leaves")
+    draw_kinds(here / "leaves")
     words = ("cache", "--dataset", "leaves", "--backbone", BACKBONE)
     ok(*words)
     for image in (here / "leaves").rglob("*.png"):
@@ -90,7 +75,7 @@ def test_a_second_cache_reads_nothing(here: Path) -> None:
 
 
 def test_cache_with_other_weights_makes_another_file(here: Path) -> None:
-    draw_classes(here / "leaves")
+    draw_kinds(here / "leaves")
     for backbone in (BACKBONE, f"{BACKBONE}:1"):
         ok("cache", "--dataset", "leaves", "--backbone", backbone)
     assert sorted(path.parent.name for path in here.glob("cache/*/leaves.h5")) == ["random-demo", "random-demo-seed1"]
@@ -102,7 +87,7 @@ def test_cache_with_other_weights_makes_another_file(here: Path) -> None:
 
 
 def test_unreadable_images_are_listed_and_end_with_1_unless_skipped(here: Path) -> None:
-    draw_classes(here / "leaves")
+    draw_kinds(here / "leaves")
     (here / "leaves/kind 1/03.png").write_bytes(b"")
     words = ("cache", "--dataset", "leaves", "--backbone", BACKBONE)
     done = call(*words)
@@ -184,7 +169,7 @@ def test_json_alone_is_on_stdout(shelf: Path, here: Path) -> None:
 
 
 def test_an_interrupted_pass_says_that_it_can_go_on(here: Path) -> None:
-    draw_classes(here / "leaves", classes=4, images=500)
+    draw_kinds(here / "leaves", classes=4, images=500)
     command = [sys.executable, "-m", "cptlite", "cache", "--dataset", "leaves", "--backbone", BACKBONE]
     work = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
@@ -195,43 +180,6 @@ def test_an_interrupted_pass_says_that_it_can_go_on(here: Path) -> None:
     assert work.returncode == 130
     assert stderr.endswith("interrupted: the same command goes on where this one stopped\n")
     assert "Traceback" not in stderr
-
-
-def make_fgvc(root: Path) -> None:
-    """Lay out 100 variants as the official archive does, the first with 16 training images."""
-    variants = sorted(f"{maker}{number}" for maker in MAKERS for number in range(10, 20))
-    folder, ident = root / "fgvc_aircraft", 1000000
-    folder.mkdir(parents=True)
-    (folder / "variants.txt").write_text("\n".join(variants) + "\n")
-    for split in ("train", "val", "test"):
-        lines = []
-        for label, variant in enumerate(variants):
-            count = 16 if split == "train" and label == 0 else 1
-            names = [f"{ident + index:07}" for index in range(count)]
-            ident += count
-            draw_images(folder / "images", [f"{name}.jpg" for name in names], seed=label)
-            lines += [f"{name} {variant}" for name in names]
-        (folder / f"images_variant_{split}.txt").write_text("\n".join(lines) + "\n")
-
-
-def test_fgvc_as_the_user_types_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clip.model import CLIP
-    from safetensors.torch import save_file
-
-    weights = here / "RN50.safetensors"
-    shape = {"embed_dim": 32, "context_length": 77, "vocab_size": 49408}
-    vision = {"image_resolution": 32, "vision_layers": 1, "vision_width": 64, "vision_patch_size": 16}
-    text = {"transformer_width": 64, "transformer_heads": 1, "transformer_layers": 1}
-    save_file(CLIP(**shape, **vision, **text).state_dict(), weights)
-    monkeypatch.setattr("cptlite.checkpoints.openai_checkpoint", lambda name: weights)
-    make_fgvc(here / "data")
-    assert "fgvc_aircraft: 315 images" in ok("cache", "--dataset", "fgvc").stdout
-    assert (here / "cache/RN50/fgvc_aircraft.h5").exists()
-    done = ok("train", "--method", "softcpt")
-    results = json.loads((here / "runs/fgvc_aircraft/softcpt/RN50/shots16-seed1/results.json").read_text())
-    assert results["tasks"]["fgvc_aircraft"]["metric"] == "mean_per_class_recall"
-    assert results["tasks"]["fgvc_aircraft"]["rows"] == 100
-    assert "fgvc_aircraft" in done.stdout
 
 
 @pytest.mark.parametrize(
