@@ -59,5 +59,5 @@ def evaluate(classifier: Classifier, caches: Sequence[FeatureCache], device: tor
 
 def _predict(classifier: Classifier, features: Tensor, classes: slice) -> np.ndarray:
     """Best class within one task for each row, (N, D) to (N,)."""
-    best = [classifier.scores(chunk)[:, classes].argmax(dim=-1) for chunk in features.split(CHUNK)]
+    best = [classifier.scores(chunk, classes).argmax(dim=-1) for chunk in features.split(CHUNK)]
     return torch.cat(best).cpu().numpy()

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from cptlite.environment import describe_environment, peak_memory_mib
 from cptlite.errors import DataError, UsageError
 from cptlite.evaluation import evaluate
 from cptlite.files import replacing
-from cptlite.methods.base import FewShotRows, LinearClassifier, Problem, PromptMethod, PromptOptions
+from cptlite.methods.base import Classifier, FewShotRows, Problem, PromptMethod, PromptOptions
 from cptlite.methods.table import find_method
 from cptlite.metrics import suite_score
 from cptlite.rows import draw_few_shots, no_rows
@@ -126,8 +126,8 @@ def execute_run(
     Returns
     -------
     dict
-        What ``results.json`` holds: names, per-task metrics, ``suite_score`` in [0, 1], ``parameters``, ``seconds`` by
-        phase and ``peak_mib``.
+        What ``results.json`` holds: names, per-task metrics, ``suite_score`` in [0, 1], ``parameters``, ``choices``
+        (numbers chosen on validation rows, by task), ``seconds`` by phase and ``peak_mib``.
 
     Raises
     ------
@@ -156,6 +156,16 @@ def _open(cache_dir: Path, dataset: str, backbone: Backbone) -> FeatureCache:
     return open_cache(cache_path(cache_dir, backbone.slug, dataset), expected)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Learned:
+    """What training left: the classifier, and facts for ``results.json``."""
+
+    classifier: Classifier
+    parameters: int
+    seconds: float = 0.0  # of training, earlier attempts included
+    choices: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
 @dataclass
 class _Run:
     config: TrainConfig
@@ -173,17 +183,18 @@ class _Run:
         # Written once all is known to fit: what is refused leaves no folder behind.
         self.folder.mkdir(parents=True, exist_ok=True)
         _write_json(self.folder / "config.json", {**identity, "environment": describe_environment(device)})
-        classifier, parameters, trained = self._learn(problem, train, val, on_epoch)
-        clock.mark("train", at_least=trained)
-        tasks = evaluate(classifier, self.caches, device)
+        learned = self._learn(problem, train, val, on_epoch)
+        clock.mark("train", at_least=learned.seconds)
+        tasks = evaluate(learned.classifier, self.caches, device)
         clock.mark("evaluate")
-        self._write_classifier(problem, classifier)
+        self._write_classifier(problem, learned.classifier)
         results = {
             **{key: getattr(config, key) for key in ("method", "suite", "backbone", "shots", "seed")},
             "variant": find_method(config.method, config.variant)[1],
             "tasks": tasks,
             "suite_score": suite_score([scores[scores["metric"]] for scores in tasks.values()]),
-            "parameters": parameters,
+            "parameters": learned.parameters,
+            "choices": learned.choices,
             "seconds": clock.seconds,
             "peak_mib": round(peak_memory_mib(device), 1),
         }
@@ -202,16 +213,14 @@ class _Run:
             return nothing, nothing
         return draw_few_shots(self.caches, shots=self.config.shots, seed=self.config.seed, device=device)
 
-    def _learn(
-        self, problem: Problem, train: FewShotRows, val: FewShotRows, on_epoch: OnEpoch | None
-    ) -> tuple[LinearClassifier, int, float]:
-        """Classifier, numbers learned, and seconds of training where earlier attempts count in."""
+    def _learn(self, problem: Problem, train: FewShotRows, val: FewShotRows, on_epoch: OnEpoch | None) -> _Learned:
         entry, variant = find_method(self.config.method, self.config.variant)
+        torch.manual_seed(self.config.seed)
         if entry.prompts is None:
             assert entry.probe is not None
             probe = entry.probe()
-            return probe.fit(problem, train, val), probe.num_parameters(), 0.0
-        torch.manual_seed(self.config.seed)
+            classifier = probe.fit(problem, train, val)
+            return _Learned(classifier=classifier, parameters=probe.num_parameters(), choices=probe.choices_)
         method = entry.prompts(problem, _choices(PromptOptions, self.config), variant)
         seconds = train_prompts(
             method,
@@ -222,7 +231,7 @@ class _Run:
             on_epoch=on_epoch,
         )
         self._write_prompts(method)
-        return method.classifier(), method.num_parameters(), seconds
+        return _Learned(classifier=method.classifier(), parameters=method.num_parameters(), seconds=seconds)
 
     def _write_prompts(self, method: PromptMethod) -> None:
         from safetensors.torch import save_file
@@ -231,12 +240,9 @@ class _Run:
         with replacing(self.folder / "prompts.safetensors") as path:
             save_file(learnables, path)
 
-    def _write_classifier(self, problem: Problem, classifier: LinearClassifier) -> None:
+    def _write_classifier(self, problem: Problem, classifier: Classifier) -> None:
         arrays: dict[str, Any] = {
-            "weights": classifier.weights.cpu().numpy(),
-            "bias": classifier.bias.cpu().numpy(),
-            "logit_scale": np.float32(classifier.logit_scale),
-            "unit_length": np.bool_(classifier.unit_length),
+            **classifier.arrays(),
             "names": np.array(problem.class_names),
             "tasks": np.array([task.id for task in problem.tasks for _ in task.class_names]),
         }

@@ -62,7 +62,7 @@ def test_linear_probe_fits_each_task_on_its_own(problem: Problem, rows: FewShotR
     scores = classifier.scores(rows.features[:, 0])
     masked = mask_other_tasks(scores, problem.class_tasks, rows.labels)
     assert torch.equal(masked.argmax(-1), rows.labels)
-    assert probe.c_.keys() == {"animal", "fruit"}
+    assert probe.choices_.keys() == {"animal", "fruit"}
     assert probe.num_parameters() == 5 * DIM + 5
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ __all__ = [
     "PromptMethod",
     "PromptOptions",
 ]
+
+ALL = slice(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +84,12 @@ class FewShotRows:
 class Classifier(Protocol):
     """Scores for every class of every task."""
 
-    def scores(self, features: Tensor) -> Tensor:
-        """From raw features (B, D) to scores (B, K); comparable within a task only."""
+    def scores(self, features: Tensor, classes: slice = ALL) -> Tensor:
+        """From raw features (B, D) to scores of a range of classes, (B, C); comparable within a task only."""
+        ...
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that ``classifier.npz`` needs to score again."""
         ...
 
 
@@ -116,23 +123,42 @@ class LinearClassifier:
             unit_length=True,
         )
 
-    def scores(self, features: Tensor) -> Tensor:
-        """From raw features (B, D) to scores (B, K)."""
+    def scores(self, features: Tensor, classes: slice = ALL) -> Tensor:
+        """From raw features (B, D) to scores (B, C)."""
         images = F.normalize(features.float(), dim=-1) if self.unit_length else features.float()
         scale = torch.tensor(self.logit_scale).exp()
-        return scale.to(images) * images @ self.weights.T + self.bias
+        return scale.to(images) * images @ self.weights[classes].T + self.bias[classes]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the attributes under their names."""
+        return {
+            "weights": self.weights.cpu().numpy(),
+            "bias": self.bias.cpu().numpy(),
+            "logit_scale": np.array(self.logit_scale, np.float32),
+            "unit_length": np.array(self.unit_length),
+        }
 
 
-class Method(Protocol):
-    """A method without gradient steps: fit once, read off the classifier."""
+class Method:
+    """A method that is fitted at once and read off as a classifier.
 
-    def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows) -> LinearClassifier:
+    Attributes
+    ----------
+    choices_ : dict of str to dict
+        Numbers chosen on validation rows, by task id, after `fit`.
+    """
+
+    def __init__(self) -> None:
+        self.choices_: dict[str, dict[str, float]] = {}
+        self._size = 0
+
+    def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows) -> Classifier:
         """Learn from train rows, choose hyper-parameters on val rows."""
-        ...
+        raise NotImplementedError
 
     def num_parameters(self) -> int:
         """Numbers learned."""
-        ...
+        return self._size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +233,7 @@ class PromptMethod(nn.Module):
         return scale * F.normalize(images.float(), dim=-1) @ weights.T
 
     @torch.no_grad()
-    def classifier(self) -> LinearClassifier:
+    def classifier(self) -> Classifier:
         """Return the classifier as it stands."""
         return LinearClassifier.from_prompts(self.class_weights(), self.logit_scale)
 

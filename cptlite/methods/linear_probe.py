@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from cptlite.errors import DataError
-from cptlite.methods.base import FewShotRows, LinearClassifier, Problem
+from cptlite.methods.base import FewShotRows, LinearClassifier, Method, Problem
 
 __all__ = ["LinearProbe", "search_c"]
 
@@ -53,18 +53,8 @@ def search_c(score: Callable[[float], float]) -> float:
     return 10**chosen
 
 
-class LinearProbe:
-    """One logistic regression a task, on view 0 of the raw cached features.
-
-    Attributes
-    ----------
-    c_ : dict of str to float
-        Chosen C by task id, after `fit`.
-    """
-
-    def __init__(self) -> None:
-        self.c_: dict[str, float] = {}
-        self._size = 0
+class LinearProbe(Method):
+    """One logistic regression a task, on view 0 of the raw cached features; its choice is ``C``."""
 
     def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows) -> LinearClassifier:
         """Fit every task's probe, its C chosen on validation rows.
@@ -86,7 +76,8 @@ class LinearProbe:
                     f"linear-probe chooses its C on validation rows, and task {task.id!r} has none cached: "
                     f"give the dataset a val split, or use --method prototype"
                 )
-            probe, self.c_[task.id] = _best_probe(x[here], y[here], x_val[here_val], y_val[here_val])
+            probe, c = _best_probe(x[here], y[here], x_val[here_val], y_val[here_val])
+            self.choices_[task.id] = {"C": c}
             coefficients, intercepts = _per_class(probe)
             weights[probe.classes_], bias[probe.classes_] = coefficients, intercepts
         self._size = weights.size + bias.size
@@ -97,10 +88,6 @@ class LinearProbe:
             logit_scale=0.0,
             unit_length=False,
         )
-
-    def num_parameters(self) -> int:
-        """Weights and biases of all tasks."""
-        return self._size
 
 
 def _plain_rows(rows: FewShotRows) -> tuple[np.ndarray, np.ndarray]:

@@ -11,21 +11,18 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from cptlite.methods.base import FewShotRows, LinearClassifier, Problem
+from cptlite.methods.base import FewShotRows, LinearClassifier, Method, Problem
 
 __all__ = ["Prototype"]
 
 
-class Prototype:
+class Prototype(Method):
     """One mean a class over all cached views of its training rows.
 
     Notes
     -----
     The score is -||x - m_k||^2 / 2 less what all classes share: x . m_k - ||m_k||^2 / 2, with x of unit length.
     """
-
-    def __init__(self) -> None:
-        self._size = 0
 
     def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows) -> LinearClassifier:
         """Average the training rows of each class; validation rows are not looked at."""
@@ -37,7 +34,3 @@ class Prototype:
         self._size = means.numel()
         bias = -means.square().sum(dim=-1) / 2
         return LinearClassifier(weights=means, bias=bias, logit_scale=0.0, unit_length=True)
-
-    def num_parameters(self) -> int:
-        """Numbers in the means."""
-        return self._size

@@ -11,11 +11,14 @@ from cptlite.config import TrainConfig
 from cptlite.errors import UsageError
 from cptlite.methods.base import Method, Problem, PromptMethod, PromptOptions
 from cptlite.methods.coop import CoOp
+from cptlite.methods.cross_modal import CrossModal
 from cptlite.methods.kgcoop import KgCoOp
 from cptlite.methods.linear_probe import LinearProbe
+from cptlite.methods.lp_plus_plus import LPPlusPlus
 from cptlite.methods.prograd import ProGrad
 from cptlite.methods.prototype import Prototype
 from cptlite.methods.softcpt import VARIANTS, SoftCPT
+from cptlite.methods.tip_adapter import TipAdapter, TipAdapterF
 from cptlite.methods.zero_shot import ZeroShot
 
 __all__ = ["METHODS", "MethodEntry", "find_method", "resolve_config"]
@@ -62,6 +65,10 @@ METHODS: dict[str, MethodEntry] = {
     "zeroshot": MethodEntry(learns="nothing: the dataset's template", probe=ZeroShot, needs_rows=False),
     "prototype": MethodEntry(learns="the mean feature of each class", probe=Prototype),
     "linear-probe": MethodEntry(learns="logistic regression on raw features", probe=LinearProbe),
+    "tip-adapter": MethodEntry(learns="nothing: training rows vote beside the template", probe=TipAdapter),
+    "tip-adapter-f": MethodEntry(learns="the voting rows' features", probe=TipAdapterF),
+    "cross-modal": MethodEntry(learns="a linear head on images and class texts", probe=CrossModal),
+    "lp++": MethodEntry(learns="a linear head blended with the template class by class", probe=LPPlusPlus),
     "coop-mt": MethodEntry(learns="one context for all tasks", prompts=partial(_coop, sharing="all"), multi_task=True),
     "coop-ca": MethodEntry(learns="one context per task", prompts=partial(_coop, sharing="task")),
     "coop-cs": MethodEntry(learns="one context per class", prompts=partial(_coop, sharing="class")),

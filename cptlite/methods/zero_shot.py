@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.methods.base import FewShotRows, LinearClassifier, Problem
+from cptlite.methods.base import FewShotRows, LinearClassifier, Method, Problem
 
 __all__ = ["ZeroShot", "zero_shot_weights"]
 
@@ -19,13 +19,9 @@ def zero_shot_weights(problem: Problem) -> Tensor:
     return F.normalize(problem.text.encode_texts(texts), dim=-1)
 
 
-class ZeroShot:
+class ZeroShot(Method):
     """The dataset's template filled with each class name; learns nothing."""
 
     def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows) -> LinearClassifier:
         """Return the template's classifier; the rows are not looked at."""
         return LinearClassifier.from_prompts(zero_shot_weights(problem), problem.text.tower.logit_scale)
-
-    def num_parameters(self) -> int:
-        """Return 0."""
-        return 0
