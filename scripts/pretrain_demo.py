@@ -1,10 +1,11 @@
 """Train the small CLIP of ``--backbone demo`` on captioned drawings and write it as safetensors.
 
 Loss: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (ICML
-2021); images of the same caption in a batch count as equally right (Yang et al., "Unified Contrastive
-Learning in Image-Text-Label Space", CVPR 2022).
+2021); all drawings of a batch that a caption is true of count as equally right (Yang et al., "Unified
+Contrastive Learning in Image-Text-Label Space", CVPR 2022).
 
-Axes: N drawings of the pool, V captions of each, B drawings of a batch, L tokens, D joint dimension.
+Axes: N drawings of the pool, V captions of each, B drawings of a batch, L tokens, A attributes,
+D joint dimension.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from clip.model import CLIP
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cptlite.backbone import DEMO_CHECKPOINT, MEAN, STD, Tokenizer, load_backbone, seeded_token_rows
-from cptlite.drawings.captions import caption, training_choices
+from cptlite.backbone import MEAN, STD, Tokenizer, load_backbone
+from cptlite.checkpoints import DEMO_CHECKPOINT, seeded_token_rows
+from cptlite.drawings.captions import ATTRIBUTES, attributes, caption, training_choices
 from cptlite.drawings.render import CLEAN, render
 from cptlite.drawings.scenes import sample_scene
 from cptlite.drawings.suite import TASKS, suite_images
@@ -54,6 +56,18 @@ class Pool:
     images: Tensor  # (N, 3, 64, 64), uint8
     tokens: Tensor  # (N, V, L), padded with 0
     used_ids: Tensor  # (U,), CLIP's id of each used token, ascending
+    facts: Tensor  # (N, A), int64, equal where two drawings share an attribute
+    says: Tensor  # (N, V, A), bool, the attributes that a caption gives
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Preprocessed drawings and one caption of each."""
+
+    images: Tensor  # (B, 3, 64, 64)
+    tokens: Tensor  # (B, L)
+    facts: Tensor  # (B, A)
+    says: Tensor  # (B, A)
 
 
 def draw_pool(size: int, seed: int) -> Pool:
@@ -62,18 +76,30 @@ def draw_pool(size: int, seed: int) -> Pool:
     tokenizer, choices = Tokenizer(), training_choices()
     images = torch.empty(size, 3, 64, 64, dtype=torch.uint8)
     captions: list[list[int]] = []
+    words: dict[str, int] = {}
+    facts, says = [], []
     for row in range(size):
         scene = sample_scene(rng, choices)
         images[row] = torch.from_numpy(render(scene, CLEAN, rng)).permute(2, 0, 1)
+        known = attributes(scene)
+        facts.append([words.setdefault(known[name], len(words)) for name in ATTRIBUTES])
         for _ in range(CAPTIONS_PER_DRAWING):
-            words = tokenizer.encode(caption(scene, rng))
-            captions.append([tokenizer.sos, *words, tokenizer.eos])
+            said = caption(scene, rng)
+            captions.append([tokenizer.sos, *tokenizer.encode(said.text), tokenizer.eos])
+            says.append([name in said.says for name in ATTRIBUTES])
+    used_ids, tokens = compact_tokens(captions)
+    views = (size, CAPTIONS_PER_DRAWING, -1)
+    return Pool(images, tokens.view(views), used_ids, torch.tensor(facts), torch.tensor(says).view(views))
+
+
+def compact_tokens(captions: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Return the used token ids, ascending, and each caption as places among them, padded with 0."""
     used = sorted({token for ids in captions for token in ids})
     place = {token: index for index, token in enumerate(used)}  # EOS stays the largest
     tokens = torch.zeros(len(captions), max(map(len, captions)), dtype=torch.long)
     for row, ids in enumerate(captions):
         tokens[row, : len(ids)] = torch.tensor([place[token] for token in ids])
-    return Pool(images, tokens.view(size, CAPTIONS_PER_DRAWING, -1), torch.tensor(used))
+    return torch.tensor(used), tokens
 
 
 def build_model(pool: Pool, seed: int) -> CLIP:
@@ -103,14 +129,16 @@ def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
     return x + 8 * draws[2] * torch.randn(x.shape, generator=generator)
 
 
-def batches(pool: Pool, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless shuffled batches: images (B, 3, 64, 64) and one caption of each (B, L)."""
+def batches(pool: Pool, size: int, generator: torch.Generator) -> Iterator[Batch]:
+    """Endless shuffled batches, each drawing with one of its captions."""
     count, views = pool.tokens.shape[:2]
     while True:
         order = torch.randperm(count, generator=generator)
         for rows in order[: count - count % size].split(size):
             view = torch.randint(0, views, (size,), generator=generator)
-            yield normalised(augmented(pool.images[rows], generator)), pool.tokens[rows, view]
+            images = normalised(augmented(pool.images[rows], generator))
+            images = images.contiguous(memory_format=torch.channels_last)
+            yield Batch(images, pool.tokens[rows, view], pool.facts[rows], pool.says[rows, view])
 
 
 def encode_text(model: CLIP, tokens: Tensor) -> Tensor:
@@ -121,15 +149,22 @@ def encode_text(model: CLIP, tokens: Tensor) -> Tensor:
     return torch.cat(parts)[order.argsort()]
 
 
-def contrastive_loss(model: CLIP, images: Tensor, tokens: Tensor) -> Tensor:
-    """Symmetric cross-entropy between images and captions."""
-    texts, of_image = torch.unique(tokens, dim=0, return_inverse=True)
-    image = F.normalize(model.encode_image(images).float(), dim=1)  # (B, D)
+def true_pairs(facts: Tensor, says: Tensor) -> Tensor:
+    """Which captions are true of which drawings, bool of shape (B drawings, B captions)."""
+    agrees = facts[:, None] == facts  # (B, B, A)
+    return (agrees | ~says).all(dim=2)
+
+
+def contrastive_loss(model: CLIP, batch: Batch) -> Tensor:
+    """Symmetric cross-entropy between drawings and captions."""
+    texts, of_image = torch.unique(batch.tokens, dim=0, return_inverse=True)
+    image = F.normalize(model.encode_image(batch.images).float(), dim=1)  # (B, D)
     text = F.normalize(encode_text(model, texts).float(), dim=1)[of_image]  # (B, D)
     logits = model.logit_scale.exp() * image @ text.T  # (B, B)
-    same = (of_image[:, None] == of_image).float()
-    target = same / same.sum(1, keepdim=True)
-    return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+    true = true_pairs(batch.facts, batch.says).float()
+    by_image = F.cross_entropy(logits, true / true.sum(1, keepdim=True))
+    by_text = F.cross_entropy(logits.T, true.T / true.T.sum(1, keepdim=True))
+    return 0.5 * (by_image + by_text)
 
 
 def make_optimizer(model: CLIP, lr: float) -> torch.optim.AdamW:
@@ -154,10 +189,8 @@ def train(model: CLIP, pool: Pool, options: argparse.Namespace) -> None:
         lr = options.lr * min(step / 100, 0.5 * (1 + math.cos(math.pi * share)) + 1e-3)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        images, tokens = next(stream)
-        images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
-            loss = contrastive_loss(model, images, tokens)
+            loss = contrastive_loss(model, next(stream))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -207,10 +240,10 @@ def zero_shot_accuracy(path: Path) -> dict[str, float]:
 def parse_options() -> argparse.Namespace:
     """Command-line options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--pool", type=int, default=40_000, help="number of drawings")
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)

@@ -5,13 +5,16 @@ Source: this package's own.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from numpy.random import Generator
 
 from cptlite.drawings.scenes import ARRANGEMENTS, COLOURS, COUNTS, PATTERNS, SHAPES, Choices, Scene
 
-__all__ = ["HELD_OUT", "caption", "training_choices"]
+__all__ = ["ATTRIBUTES", "HELD_OUT", "Caption", "attributes", "caption", "training_choices"]
+
+ATTRIBUTES = ("shape", "colour", "background", "pattern", "count", "arrangement", "size", "number")
 
 # Classes of the demo's tasks that the small CLIP neither sees nor reads. It never sees a digit either.
 HELD_OUT: dict[str, tuple[str, ...]] = {
@@ -31,7 +34,35 @@ FOCUSED: dict[str, tuple[str, ...]] = {
     "count": ("{}", "{} things", "a picture of {} objects", "there are {}", "count: {}"),
     "arrangement": ("{}", "things {}", "a picture of shapes {}", "placed {}", "all {}"),
 }
+# How often a sentence mentions an attribute.
+CHANCES = {
+    "count": 0.7,
+    "size": 0.3,
+    "pattern": 0.8,
+    "colour": 0.6,
+    "shape": 0.75,
+    "arrangement": 0.75,
+    "background": 0.3,
+}
+NOUNS = ("object", "shape", "thing", "figure")
+PLACES = ("on a {} background", "on {} paper", "on {}")
 OPENINGS = ("", "", "", "a drawing of ", "a picture of ", "an image of ", "here you see ")
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption and what it says, so that other drawings it is true of can be told.
+
+    Attributes
+    ----------
+    text : str
+        Lower-case words.
+    says : frozenset of str
+        The `ATTRIBUTES` it gives.
+    """
+
+    text: str
+    says: frozenset[str]
 
 
 def _without(words: tuple[str, ...], task: str) -> tuple[str, ...]:
@@ -59,7 +90,28 @@ def training_choices() -> Choices:
     )
 
 
-def caption(scene: Scene, rng: Generator) -> str:
+def attributes(scene: Scene) -> dict[str, str]:
+    """Words for all that a caption may say of a scene, "" for what does not apply.
+
+    Returns
+    -------
+    dict of str to str
+        Keys are `ATTRIBUTES`.
+    """
+    size = "" if 5.5 < scene.radius < 14.0 else "small" if scene.radius < 10.0 else "large"
+    return {
+        "shape": scene.shape,
+        "colour": scene.colour,
+        "background": scene.background,
+        "pattern": "" if scene.pattern == "plain" else scene.pattern,
+        "count": COUNTS[scene.count - 1],
+        "arrangement": scene.arrangement,
+        "size": size,
+        "number": "singular" if scene.count == 1 else "plural",
+    }
+
+
+def caption(scene: Scene, rng: Generator) -> Caption:
     """Describe a scene: several of its attributes in a sentence, or one of them alone.
 
     Parameters
@@ -71,60 +123,37 @@ def caption(scene: Scene, rng: Generator) -> str:
 
     Returns
     -------
-    str
-        Lower-case words; attributes may be left out, none is wrong.
+    Caption
+        Attributes may be left out, none is wrong.
     """
-    text = _focused(scene, rng) if rng.random() < 0.4 else _sentence(scene, rng)
-    return text + "." if rng.random() < 0.4 else text
+    words = attributes(scene)
+    said = _focused(words, rng) if rng.random() < 0.4 else _sentence(words, rng)
+    return replace(said, text=said.text + ".") if rng.random() < 0.4 else said
 
 
 def _choice(rng: Generator, words: tuple[str, ...]) -> str:
     return words[int(rng.integers(len(words)))]
 
 
-def _focused(scene: Scene, rng: Generator) -> str:
-    words = {
-        "shape": scene.shape,
-        "colour": scene.colour,
-        "background": scene.background,
-        "pattern": "" if scene.pattern == "plain" else scene.pattern,
-        "count": COUNTS[scene.count - 1],
-        "arrangement": scene.arrangement,
-    }
-    attribute = _choice(rng, tuple(name for name, word in words.items() if word))
-    return _choice(rng, FOCUSED[attribute]).format(words[attribute])
+def _focused(words: Mapping[str, str], rng: Generator) -> Caption:
+    name = _choice(rng, tuple(name for name in FOCUSED if words[name]))
+    return Caption(_choice(rng, FOCUSED[name]).format(words[name]), frozenset({name}))
 
 
-def _sentence(scene: Scene, rng: Generator) -> str:
+def _sentence(words: Mapping[str, str], rng: Generator) -> Caption:
     """Such as "a drawing of three small red circles in a row on grey paper"."""
-    parts = [_quantity(scene, rng), *_adjectives(scene, rng), _noun(scene, rng)]
-    if scene.arrangement and rng.random() < 0.7:
-        parts.append(scene.arrangement)
-    if rng.random() < 0.3:
-        parts.append(f"on {_choice(rng, ('a {} background', '{} paper', '{}'))}".format(scene.background))
-    return _choice(rng, OPENINGS) + " ".join(part for part in parts if part)
-
-
-def _quantity(scene: Scene, rng: Generator) -> str:
-    if scene.count == 1:
-        return _choice(rng, ("a", "a", "one", "a single"))
-    return COUNTS[scene.count - 1] if rng.random() < 0.75 else _choice(rng, ("some", "several"))
-
-
-def _adjectives(scene: Scene, rng: Generator) -> list[str]:
-    words = []
-    if rng.random() < 0.3 and not 5.5 < scene.radius < 14.0:
-        words.append("small" if scene.radius < 10.0 else "large")
-    if rng.random() < 0.7 and scene.pattern != "plain":
-        words.append(scene.pattern)
-    if rng.random() < 0.6:
-        words.append(scene.colour)
-    return words
-
-
-def _noun(scene: Scene, rng: Generator) -> str:
-    general = _choice(rng, ("object", "shape", "thing", "figure"))
-    word = scene.shape if rng.random() < 0.6 else general
-    if scene.count == 1:
-        return word
-    return word + ("es" if word.endswith("s") else "s")
+    single = words["number"] == "singular"
+    says = {"number"} | {name for name, chance in CHANCES.items() if rng.random() < chance}
+    says = {name for name in says if words[name]}
+    vague = ("a", "a single") if single else ("some", "several")
+    noun = words["shape"] if "shape" in says else _choice(rng, NOUNS)
+    parts = [
+        words["count"] if "count" in says else _choice(rng, vague),
+        *(words[name] for name in ("size", "pattern", "colour") if name in says),
+        noun if single else noun + ("es" if noun.endswith("s") else "s"),
+    ]
+    if "arrangement" in says:
+        parts.append(words["arrangement"])
+    if "background" in says:
+        parts.append(_choice(rng, PLACES).format(words["background"]))
+    return Caption(_choice(rng, OPENINGS) + " ".join(parts), frozenset(says))

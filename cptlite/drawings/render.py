@@ -62,7 +62,7 @@ class Style:
 
 # What the small CLIP is trained on, and what the demo's suite looks like.
 CLEAN = Style(colour_jitter=0.06, noise=0.02, blotches=0.0, shade=0.0, fade=0.1, outline=0.0)
-SKETCH = Style(colour_jitter=0.10, noise=0.07, blotches=0.12, shade=0.15, fade=0.4, outline=0.8)
+SKETCH = Style(colour_jitter=0.10, noise=0.04, blotches=0.08, shade=0.1, fade=0.25, outline=0.8)
 
 
 def render(scene: Scene, style: Style, rng: Generator) -> np.ndarray:

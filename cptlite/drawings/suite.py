@@ -29,7 +29,7 @@ from cptlite.drawings.scenes import (
 
 __all__ = ["ROWS_PER_CLASS", "TASKS", "DrawnTask", "draw_image", "draw_suite", "suite_images"]
 
-VERSION = 1  # raise it when the pixels change, so that old trees are drawn again
+VERSION = 2  # raise it when the pixels change, so that old trees are drawn again
 ROWS_PER_CLASS = {"train": 16, "val": 4, "test": 25}
 
 
