@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from clip.model import CLIP
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cptlite.architectures import ARCHITECTURES
 from cptlite.backbone import MEAN, STD, Tokenizer, load_backbone
 from cptlite.checkpoints import DEMO_CHECKPOINT, seeded_token_rows
 from cptlite.drawings.captions import ATTRIBUTES, attributes, caption, training_choices
@@ -31,19 +33,7 @@ from cptlite.drawings.render import CLEAN, render
 from cptlite.drawings.scenes import sample_scene
 from cptlite.drawings.suite import TASKS, suite_images
 
-# A small ModifiedResNet learns these drawings in a tenth of the steps a vision transformer needs.
-ARCHITECTURE = {
-    "embed_dim": 128,
-    "image_resolution": 64,
-    "vision_layers": (1, 1, 1, 1),
-    "vision_width": 16,
-    "vision_patch_size": None,
-    "context_length": 77,
-    "transformer_width": 128,
-    "transformer_heads": 2,
-    "transformer_layers": 4,
-}
-VOCAB_SIZE = 49408
+ARCHITECTURE: dict[str, Any] = ARCHITECTURES["demo"]
 TOKEN_SEED = 0
 CAPTIONS_PER_DRAWING = 6
 MAX_LOGIT_SCALE = math.log(100.0)
@@ -105,8 +95,8 @@ def compact_tokens(captions: list[list[int]]) -> tuple[Tensor, Tensor]:
 def build_model(pool: Pool, seed: int) -> CLIP:
     """Start weights; the token table holds the used rows of the seeded one."""
     torch.manual_seed(seed)
-    model = CLIP(**ARCHITECTURE, vocab_size=len(pool.used_ids)).float()
-    table = seeded_token_rows(TOKEN_SEED, VOCAB_SIZE, ARCHITECTURE["transformer_width"])
+    model = CLIP(**{**ARCHITECTURE, "vocab_size": len(pool.used_ids)}).float()
+    table = seeded_token_rows(TOKEN_SEED, ARCHITECTURE["vocab_size"], ARCHITECTURE["transformer_width"])
     model.token_embedding.weight.data.copy_(table[pool.used_ids])
     model.visual.to(memory_format=torch.channels_last)
     return model
@@ -169,7 +159,8 @@ def contrastive_loss(model: CLIP, batch: Batch) -> Tensor:
 
 def make_optimizer(model: CLIP, lr: float) -> torch.optim.AdamW:
     """AdamW; decay on the matrices only, not on token or position tables."""
-    decayed, free = [], []
+    decayed: list[Tensor] = []
+    free: list[Tensor] = []
     for name, parameter in model.named_parameters():
         plain = parameter.ndim < 2 or "embedding" in name
         (free if plain else decayed).append(parameter)
@@ -212,7 +203,7 @@ def save(model: CLIP, pool: Pool, path: Path) -> None:
     state |= {key: value for key, value in model.state_dict().items() if not value.ndim}
     state["token_embedding.used_rows"] = state.pop("token_embedding.weight")
     state["token_embedding.used_ids"] = pool.used_ids.int()
-    facts = {"vocab_size": str(VOCAB_SIZE), "token_seed": str(TOKEN_SEED)}
+    facts = {"vocab_size": str(ARCHITECTURE["vocab_size"]), "token_seed": str(TOKEN_SEED)}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({key: value.contiguous() for key, value in state.items()}, path, metadata=facts)
     path.chmod(0o644)  # safetensors leaves it to its owner alone
@@ -246,7 +237,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--pool", type=int, default=40_000, help="number of drawings")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
-    # The same bytes again only with as many threads as before; the shipped file took one.
+    # The same weights again only with as many threads; the shipped file took one.
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path, default=DEMO_CHECKPOINT)
