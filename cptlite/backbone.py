@@ -28,6 +28,7 @@ with warnings.catch_warnings():  # clip imports pkg_resources, deprecated in set
     from clip.simple_tokenizer import SimpleTokenizer
 
 __all__ = [
+    "CLIP",
     "PRECISIONS",
     "ResidualAttentionBlock",
     "Backbone",

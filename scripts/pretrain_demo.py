@@ -21,12 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from clip.model import CLIP
 from safetensors.torch import save_file
 from torch import Tensor
 
 from cptlite.architectures import ARCHITECTURES
-from cptlite.backbone import MEAN, STD, Tokenizer, load_backbone
+from cptlite.backbone import CLIP, MEAN, STD, Tokenizer, load_backbone
 from cptlite.checkpoints import DEMO_CHECKPOINT, seeded_token_rows
 from cptlite.drawings.captions import ATTRIBUTES, attributes, caption, training_choices
 from cptlite.drawings.render import CLEAN, render

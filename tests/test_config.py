@@ -24,7 +24,15 @@ def test_unknown_key_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("shots", 0), ("epochs", -1), ("batch_size", 0), ("seed", -1), ("lr", 0.0), ("lr", float("nan")), ("momentum", -1)],
+    [
+        ("shots", 0),
+        ("epochs", -1),
+        ("batch_size", 0),
+        ("seed", -1),
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("momentum", -1),
+    ],
 )
 def test_wrong_values(field: str, value: float) -> None:
     with pytest.raises(UsageError, match=field.replace("_", "-")):
