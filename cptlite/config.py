@@ -12,6 +12,7 @@ from cptlite.errors import UsageError
 __all__ = ["TrainConfig", "ViewConfig"]
 
 MOST_CONTEXT = 75  # of CLIP's 77 positions; one starts a prompt, one ends it
+MOST_RATE = 1e38  # of float32's 3.4e38
 MOST_SEED = 2**63 - 1  # the largest that torch takes
 
 
@@ -112,13 +113,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("shots", "epochs", "batch_size"):
             _check_range(name, getattr(self, name), 1)
-        for name in ("warmup_epochs", "momentum", "weight_decay", "warmup_lr"):
-            _check_range(name, getattr(self, name), 0)
+        _check_range("warmup_epochs", self.warmup_epochs, 0)
+        for name in ("momentum", "weight_decay", "warmup_lr"):
+            _check_range(name, getattr(self, name), 0, MOST_RATE)
         _check_range("seed", self.seed, 0, MOST_SEED)
         for name, least in (("context_length", 1), ("task_context_length", 0), ("class_context_length", 0)):
             _check_range(name, getattr(self, name), least, MOST_CONTEXT, "; the text encoder reads 77 tokens")
-        if not 0 < self.lr < math.inf:
-            raise UsageError(f"lr must be a number above 0, got {self.lr}")
+        if not 0 < self.lr <= MOST_RATE:
+            raise UsageError(f"lr must be above 0 and at most {MOST_RATE}, got {self.lr}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, to be read back by `from_json`."""

@@ -104,6 +104,14 @@ def cached_without(split: str) -> Callable[[], None]:
     return spoil
 
 
+def cached_with_one_class_to_train() -> None:
+    shutil.rmtree("cache")
+    content = json.loads(split_of("banded/00.png"))
+    del content["train"][1]
+    write_split(json.dumps(content))
+    must(*CACHE, "dtd")
+
+
 def written(path: str | Path, content: str | bytes) -> Callable[[], None]:
     return lambda: void(Path(path).write_bytes(content if isinstance(content, bytes) else content.encode()))
 
@@ -314,6 +322,7 @@ KINDS = [
         "dataset not under the root", (*CACHE, "dtd", "--root", "nowhere"), 3, ("nowhere/dtd", "--root or CPTLITE_DATA")
     ),
     Bad("no such folder", (*CACHE, "no/such/folder"), 2, ("no/such/folder", "found nothing")),
+    Bad("no such user's folder", (*CACHE, "~no-such-user/x"), 2, ("~no-such-user/x", "found nothing")),
     Bad("empty folder", (*CACHE, "empty"), 3, ("an empty folder", "named after their classes"), empty_folder),
     Bad("class without images", (*CACHE, "gap"), 3, ("gap/oak", "add images", "remove the folder"), empty_class),
     Bad("one class", (*CACHE, "single"), 3, ("at least two classes", "'ash'"), classes("single", "ash")),
@@ -342,6 +351,15 @@ KINDS = [
         "split path upwards", (*CACHE, "dtd"), 3, ("'../../x.png'", "without '..'"), split_file(split_of("../../x.png"))
     ),
     Bad("split path absolute", (*CACHE, "dtd"), 3, ("'/x.png'", "inside its folder"), split_file(split_of("/x.png"))),
+    Bad(
+        "split label far too large",
+        (*CACHE, "dtd"),
+        3,
+        (SPLIT_FILE, "without a gap", "no row has label 2, 3, 4, 5, 6;"),
+        split_file(
+            split_of("banded/00.png").replace('0, "banded', f'{10**12}, "banded').replace("[[", '[["x", 0, "x"], [')
+        ),
+    ),
     Bad("split path not in UTF-8", (*CACHE, "dtd"), 3, ("UTF-8", "\\udce9"), split_file(split_of("\udce9.png"))),
     Bad("split path of nothing", (*CACHE, "dtd"), 1, ("x.png: missing", "--skip-bad"), split_file(split_of("x.png"))),
     Bad(
@@ -352,6 +370,7 @@ KINDS = [
     ),
     Bad("manifest with an unknown key", (*CACHE, "a.toml"), 2, ("'hue'",), written("a.toml", "[datasets.a]\nhue = 1")),
     Bad("manifest of garbage", (*CACHE, "a.toml"), 2, ("a.toml", "wanted TOML"), written("a.toml", "[datasets")),
+    Bad("manifest of no datasets", (*CACHE, "a.toml"), 2, ("[datasets.NAME]", "got none"), written("a.toml", "")),
     Bad("manifest of nothing", (*CACHE, "b.toml"), 2, ("b.toml", "check the path")),
     # weights
     Bad("weights not here and no network", leaves("RN50"), 3, ("no network", ".cache/clip/RN50.pt", "--backbone demo")),
@@ -415,6 +434,13 @@ KINDS = [
         3,
         ("validation rows, and task 'dtd' has none", "--method prototype"),
         cached_without("val"),
+    ),
+    Bad(
+        "training rows of one class for a probe",
+        (*TRAIN, "--method", "linear-probe"),
+        3,
+        ("at least two classes of task 'dtd', found those of 1", "--method prototype"),
+        cached_with_one_class_to_train,
     ),
     Bad(
         "name of 60 tokens around 16 context tokens",

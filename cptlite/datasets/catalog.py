@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,7 +61,9 @@ class Catalog:
         """
         catalog, defined = self, {}
         for name in filter(is_manifest, names):
-            catalog, defined[name] = catalog._with_manifest(Path(name).expanduser())
+            catalog, defined[name] = catalog._with_manifest(Path(os.path.expanduser(name)))
+            if not defined[name]:
+                raise UsageError(f"manifest {name!r}: wanted [datasets.NAME] tables, got none; write one per dataset")
         specs: dict[str, DatasetSpec] = {}
         for name in names:
             known = defined.get(name)

@@ -6,6 +6,7 @@ torchvision's. The first one whose files are all there is read.
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Iterator
 from dataclasses import replace
@@ -163,7 +164,7 @@ def _bases(spec: DatasetSpec, root: Path) -> list[Path]:
 
 
 def _place(spec: DatasetSpec, base: Path, layout: Layout) -> Place:
-    return Place(name=spec.name, folder=base / Path(layout.directory).expanduser(), layout=layout)
+    return Place(name=spec.name, folder=base / os.path.expanduser(layout.directory), layout=layout)
 
 
 def _required(place: Place) -> list[Path]:

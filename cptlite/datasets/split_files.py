@@ -7,6 +7,7 @@ original SoftCPT's ``split_dk_<Name>.json`` has rows ``[path, [label], [task]]``
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,11 @@ def _coop_draft(path: Path, content: dict[str, Any]) -> Draft:
 
 def _check_gap(path: Path, names: dict[int, str]) -> None:
     """Refuse labels that do not run from 0 without a gap."""
-    gaps = sorted(set(range(max(names, default=0))) - set(names))
+    gaps = list(islice((label for label in range(max(names, default=0)) if label not in names), 5))
     if gaps:
         raise DataError(
             f"{path}: wanted labels 0 to {max(names)} without a gap, no row has label "
-            f"{', '.join(map(str, gaps[:5]))}; number the classes anew"
+            f"{', '.join(map(str, gaps))}; number the classes anew"
         )
 
 

@@ -45,7 +45,7 @@ def spec_from_path(path: Path) -> DatasetSpec:
     UsageError
         When there is nothing at the path, or a file that is no CSV.
     """
-    path = path.expanduser()
+    path = Path(os.path.expanduser(path))  # unlike the method, no error for an unknown user
     if not path.exists():
         raise UsageError(
             f"dataset {str(path)!r}: wanted a folder, a CSV or a manifest there, found nothing; check the path"

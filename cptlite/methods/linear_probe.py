@@ -62,7 +62,7 @@ class LinearProbe(Method):
         Raises
         ------
         DataError
-            A task has no validation rows.
+            A task has no validation rows, or training rows of fewer than two classes.
         """
         num_classes, dim = len(problem.class_names), train.features.shape[-1]
         weights, bias = np.zeros((num_classes, dim)), np.full(num_classes, -np.inf)
@@ -75,6 +75,11 @@ class LinearProbe(Method):
                 raise DataError(
                     f"linear-probe chooses its C on validation rows, and task {task.id!r} has none cached: "
                     f"give the dataset a val split, or use --method prototype"
+                )
+            if len(np.unique(y[here])) < 2:
+                raise DataError(
+                    f"linear-probe wants training rows of at least two classes of task {task.id!r}, found those of "
+                    f"{len(np.unique(y[here]))}: cache more, or use --method prototype"
                 )
             probe, c = _best_probe(x[here], y[here], x_val[here_val], y_val[here_val])
             self.choices_[task.id] = {"C": c}
