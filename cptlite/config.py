@@ -121,6 +121,8 @@ class TrainConfig:
             _check_range(name, getattr(self, name), least, MOST_CONTEXT, "; the text encoder reads 77 tokens")
         if not 0 < self.lr <= MOST_RATE:
             raise UsageError(f"lr must be above 0 and at most {MOST_RATE}, got {self.lr}")
+        if self.suite in ("", ".", "..") or "/" in self.suite or "\\" in self.suite:
+            raise UsageError(f"suite must be a plain folder name below --out, got {self.suite!r}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, to be read back by `from_json`."""

@@ -39,6 +39,12 @@ def test_wrong_values(field: str, value: float) -> None:
         TrainConfig(**GIVEN, **{field: value})
 
 
+@pytest.mark.parametrize("suite", ["", "..", "/tmp/elsewhere", "a/b", "a\\b"])
+def test_a_suite_stays_below_the_runs(suite: str) -> None:
+    with pytest.raises(UsageError, match="plain folder name"):
+        TrainConfig(**{**GIVEN, "suite": suite})
+
+
 @pytest.mark.parametrize(("field", "value"), [("views", 0), ("seed", -1), ("min_scale", 0.0), ("min_scale", 1.5)])
 def test_wrong_views(field: str, value: float) -> None:
     with pytest.raises(UsageError):

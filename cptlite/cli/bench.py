@@ -36,7 +36,7 @@ def bench(
         Path | None,
         typer.Option(
             "--classes",
-            help="JSON file {task: [class names]} with real names; by default names of as many tokens are made up.",
+            help="JSON file {task: \\[class names]} with real names; by default names of as many tokens are made up.",
             rich_help_panel=WHAT,
         ),
     ] = None,
