@@ -5,6 +5,7 @@ Axes: T tasks, K classes of all tasks in task-major order, B images, N rows, W t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -139,7 +140,7 @@ class LinearClassifier:
         }
 
 
-class Method:
+class Method(ABC):
     """A method that is fitted at once and read off as a classifier.
 
     Attributes
@@ -152,9 +153,9 @@ class Method:
         self.choices_: dict[str, dict[str, float]] = {}
         self._size = 0
 
+    @abstractmethod
     def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows) -> Classifier:
         """Learn from train rows, choose hyper-parameters on val rows."""
-        raise NotImplementedError
 
     def num_parameters(self) -> int:
         """Numbers learned."""
@@ -163,7 +164,7 @@ class Method:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptOptions:
-    """Choices shared by the prompt methods; ``None`` leaves a method's own default.
+    """Choices shared by the prompt methods; the fields are those of `cptlite.config.TrainConfig`.
 
     Attributes
     ----------
@@ -187,7 +188,7 @@ class PromptOptions:
     sub_network: str = "lin"
 
 
-class PromptMethod(nn.Module):
+class PromptMethod(nn.Module, ABC):
     """A method that learns prompts by gradient steps.
 
     Parameters
@@ -200,9 +201,9 @@ class PromptMethod(nn.Module):
         self.problem = problem
         self.logit_scale = problem.text.tower.logit_scale
 
+    @abstractmethod
     def class_weights(self) -> Tensor:
         """Unit-length class weights, differentiable in the learnables: Tensor of shape (K, D), float32."""
-        raise NotImplementedError
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of each image over its own task's classes, averaged over the batch.
