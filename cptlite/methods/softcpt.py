@@ -107,7 +107,7 @@ class SoftCPT(PromptMethod):
         """Sub-network input for each class from (K, D) and (T, D)."""
         if self.sub_network == "lincls":
             return class_features
-        of_class = task_features[self.problem.class_tasks]  # (K, D)
+        of_class = task_features[..., self.problem.class_tasks, :]  # (K, D)
         if self.sub_network == "linmean":
             return (class_features + of_class) / 2
         return torch.cat([class_features, of_class], dim=-1)  # (K, 2D)
