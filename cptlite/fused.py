@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +67,7 @@ def prepare_fused(tower: TextTower, layout: PromptLayout) -> Callable[[Tensor | 
     plan = plan_rows(layout)
     constant, slots, rows = _layer_zero(tower, plan)
     places = _find_places(plan, tower.device)
-    layers = [_freeze(block) for block in tower.blocks]
+    layers = _layers(tower)
 
     def encode(contexts: Tensor | None) -> Tensor:
         x = constant  # (U, W)
@@ -109,6 +110,16 @@ def _find_places(plan: TextPlan, device: torch.device) -> _Places:
         ends=ends.to(device),
         end_of_prompt=end_of_prompt.to(device),
     )
+
+
+_FROZEN: WeakKeyDictionary[TextTower, list[_Layer]] = WeakKeyDictionary()
+
+
+def _layers(tower: TextTower) -> list[_Layer]:
+    """The tower's layers, made once and shared by all layouts: the scaled weights are copies."""
+    if tower not in _FROZEN:
+        _FROZEN[tower] = [_freeze(block) for block in tower.blocks]
+    return _FROZEN[tower]
 
 
 def _freeze(block: ResidualAttentionBlock) -> _Layer:

@@ -16,7 +16,17 @@ import numpy as np
 
 from cptlite.errors import UsageError
 
-__all__ = ["POSITIONS", "PromptLayout", "TextPlan", "layout_prompts", "layout_texts", "plan_rows"]
+__all__ = [
+    "POSITIONS",
+    "PromptLayout",
+    "TextPlan",
+    "count_rows",
+    "layout_prompts",
+    "layout_texts",
+    "plan_rows",
+    "repeat_layout",
+    "split_layout",
+]
 
 POSITIONS = ("end", "middle", "front")
 # Large enough that few rows stand in two blocks, small enough that attention over a block stays cheap; measured.
@@ -150,6 +160,41 @@ def _pack(rows: list[list[int]]) -> PromptLayout:
     return PromptLayout(tokens=np.where(is_slot, 0, packed), slots=np.where(is_slot, -2 - packed, -1), ends=ends)
 
 
+def repeat_layout(layout: PromptLayout, runs: int, num_slots: int) -> PromptLayout:
+    """The same prompts for several runs, each around contexts of its own.
+
+    Parameters
+    ----------
+    layout : PromptLayout
+        Of P prompts.
+    runs : int
+        R.
+    num_slots : int
+        Context rows of one run, C * L; those of run r start at r * C * L.
+
+    Returns
+    -------
+    PromptLayout
+        Of R * P prompts, run by run.
+    """
+    shifts = np.repeat(np.arange(runs) * num_slots, len(layout))[:, None]
+    slots = np.tile(layout.slots, (runs, 1))
+    return PromptLayout(
+        tokens=np.tile(layout.tokens, (runs, 1)),
+        slots=np.where(slots >= 0, slots + shifts, -1),
+        ends=np.tile(layout.ends, runs),
+    )
+
+
+def split_layout(layout: PromptLayout, parts: int) -> list[PromptLayout]:
+    """Consecutive prompts in at most ``parts`` layouts of about equal size."""
+    bounds = np.linspace(0, len(layout), min(parts, len(layout)) + 1).astype(int)
+    return [
+        PromptLayout(tokens=layout.tokens[start:stop], slots=layout.slots[start:stop], ends=layout.ends[start:stop])
+        for start, stop in zip(bounds, bounds[1:], strict=False)
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextPlan:
     """The rows of a layout that can influence a result, each once, packed into blocks for attention.
@@ -215,6 +260,11 @@ def plan_rows(layout: PromptLayout, *, block_rows: int = BLOCK_ROWS) -> TextPlan
         visible=visible | np.eye(blocks.shape[1], dtype=bool),
         homes=homes,
     )
+
+
+def count_rows(layout: PromptLayout) -> int:
+    """Unique rows U of a layout, without packing them."""
+    return len(_trie(layout)[1])
 
 
 def _trie(layout: PromptLayout) -> tuple[np.ndarray, np.ndarray]:

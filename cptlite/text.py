@@ -8,20 +8,26 @@ Axes: P prompts, S positions, C contexts, L context tokens, W text width, D join
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from cptlite.backbone import TextTower, Tokenizer
 from cptlite.errors import UsageError
 from cptlite.fused import prepare_fused
-from cptlite.prompts import PromptLayout, layout_prompts, layout_texts
+from cptlite.prompts import PromptLayout, count_rows, layout_prompts, layout_texts, repeat_layout, split_layout
 
 __all__ = ["TEXT_PATHS", "TextEncoder", "prepare_plain"]
 
 PromptEncoder = Callable[[Tensor | None], Tensor]
+
+TEXT_MEMORY = 8.0  # GiB: General-10 five times over at ViT-B's text width
+KEPT_PER_LAYER = 12  # numbers a row and layer keep for the backward, in text widths; 11.5 measured on General-10
 
 
 def prepare_plain(tower: TextTower, layout: PromptLayout) -> PromptEncoder:
@@ -50,9 +56,17 @@ def prepare_plain(tower: TextTower, layout: PromptLayout) -> PromptEncoder:
     return encode
 
 
-TEXT_PATHS: dict[str, Callable[[TextTower, PromptLayout], PromptEncoder]] = {
-    "fused": prepare_fused,
-    "plain": prepare_plain,
+@dataclass(frozen=True, kw_only=True)
+class _TextPath:
+    """How a layout is prepared, and how many token rows its linear layers run on."""
+
+    prepare: Callable[[TextTower, PromptLayout], PromptEncoder]
+    rows: Callable[[TextTower, PromptLayout], int]
+
+
+TEXT_PATHS = {
+    "fused": _TextPath(prepare=prepare_fused, rows=lambda _, layout: count_rows(layout)),
+    "plain": _TextPath(prepare=prepare_plain, rows=lambda tower, layout: len(layout) * tower.context_length),
 }
 
 
@@ -65,14 +79,20 @@ class TextEncoder:
     tokenizer : Tokenizer
     path : str
         ``fused`` or ``plain``.
+    memory : float
+        GiB that one forward may keep for its backward, about. Prompts that need more are encoded in chunks, and each
+        chunk once more in the backward: a third more arithmetic, whatever number of classes.
     """
 
-    def __init__(self, tower: TextTower, tokenizer: Tokenizer, path: str = "fused") -> None:
+    def __init__(
+        self, tower: TextTower, tokenizer: Tokenizer, path: str = "fused", *, memory: float = TEXT_MEMORY
+    ) -> None:
         if path not in TEXT_PATHS:
             raise UsageError(f"unknown text path {path!r}: give one of {', '.join(TEXT_PATHS)}")
         self.tower = tower
         self.tokenizer = tokenizer
         self.path = path
+        self.memory = memory
 
     def prompts(
         self,
@@ -88,6 +108,7 @@ class TextEncoder:
         -------
         callable
             From contexts of shape (C, L, W) to raw features of shape (P, D), float32; differentiable in the contexts.
+            Contexts of R runs, (R, C, L, W), are encoded in one forward to (R, P, D).
         """
         layout = layout_prompts(
             names,
@@ -97,7 +118,37 @@ class TextEncoder:
             position=position,
             max_positions=self.tower.context_length,
         )
-        return TEXT_PATHS[self.path](self.tower, layout)
+        by_runs: dict[int, PromptEncoder] = {}
+
+        def encode(contexts: Tensor | None) -> Tensor:
+            if contexts is None or contexts.ndim == 3:
+                runs, slots = 1, 0
+            else:
+                runs, slots = len(contexts), contexts.shape[1] * contexts.shape[2]
+            if runs not in by_runs:
+                by_runs[runs] = self._prepare(repeat_layout(layout, runs, slots) if runs > 1 else layout)
+            features = by_runs[runs](contexts)
+            return features if contexts is None or contexts.ndim == 3 else features.unflatten(0, (runs, -1))
+
+        return encode
+
+    def _prepare(self, layout: PromptLayout) -> PromptEncoder:
+        """Prepare a layout in as many chunks as the memory bound asks for."""
+        path, tower = TEXT_PATHS[self.path], self.tower
+        bytes_per_row = KEPT_PER_LAYER * tower.width * len(tower.blocks) * tower.projection.element_size()
+        parts = math.ceil(path.rows(tower, layout) * bytes_per_row / (self.memory * 2**30))
+        if parts <= 1:
+            return path.prepare(tower, layout)
+        chunks = [path.prepare(tower, part) for part in split_layout(layout, parts)]
+
+        def encode(contexts: Tensor | None) -> Tensor:
+            if contexts is None or not torch.is_grad_enabled():
+                return torch.cat([chunk(contexts) for chunk in chunks])
+            return torch.cat(
+                [checkpoint(chunk, contexts, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+            )
+
+        return encode
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -109,7 +160,7 @@ class TextEncoder:
             *Not* unit length.
         """
         layout = layout_texts(texts, self.tokenizer, max_positions=self.tower.context_length)
-        return TEXT_PATHS[self.path](self.tower, layout)(None)
+        return self._prepare(layout)(None)
 
     def word_vectors(self, words: str) -> Tensor:
         """Token embeddings of some words, to start a context from: Tensor of shape (L, W), float32."""

@@ -1,6 +1,7 @@
 """What every method is: something that learns from few cached rows and ends as a classifier of all tasks.
 
-Axes: T tasks, K classes of all tasks in task-major order, B images, N rows, W text width, D joint dimension.
+Axes: R runs trained together, T tasks, K classes of all tasks in task-major order, B images, N rows, W text width,
+D joint dimension.
 """
 
 from __future__ import annotations
@@ -127,8 +128,7 @@ class LinearClassifier:
     def scores(self, features: Tensor, classes: slice = ALL) -> Tensor:
         """From raw features (B, D) to scores (B, C)."""
         images = F.normalize(features.float(), dim=-1) if self.unit_length else features.float()
-        scale = torch.tensor(self.logit_scale).exp()
-        return scale.to(images) * images @ self.weights[classes].T + self.bias[classes]
+        return exp32(self.logit_scale) * images @ self.weights[classes].T + self.bias[classes]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the attributes under their names."""
@@ -191,6 +191,9 @@ class PromptOptions:
 class PromptMethod(nn.Module, ABC):
     """A method that learns prompts by gradient steps.
 
+    Runs that differ in seed and rows alone can train together: every learnable then has a leading axis R, so do the
+    rows, and each run has a loss of its own. Shapes below are written "..." where that axis may stand.
+
     Parameters
     ----------
     problem : Problem
@@ -203,35 +206,37 @@ class PromptMethod(nn.Module, ABC):
 
     @abstractmethod
     def class_weights(self) -> Tensor:
-        """Unit-length class weights, differentiable in the learnables: Tensor of shape (K, D), float32."""
+        """Unit-length class weights, differentiable in the learnables: Tensor of shape (..., K, D), float32."""
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of each image over its own task's classes, averaged over the batch.
 
         Parameters
         ----------
-        images : Tensor of shape (B, D)
+        images : Tensor of shape (..., B, D)
             Raw features.
-        labels : Tensor of shape (B,), int64
+        labels : Tensor of shape (..., B), int64
             Class among all K.
+
+        Returns
+        -------
+        Tensor of shape (...)
         """
-        scores = self.classifier_logits(images)  # (B, K)
-        return F.cross_entropy(mask_other_tasks(scores, self.problem.class_tasks, labels), labels)
+        return cross_entropy(mask_other_tasks(self.classifier_logits(images), self.problem.class_tasks, labels), labels)
 
     def backward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Leave gradients on the learnables, which have none; return the loss, detached. Shapes as in `loss`."""
         loss = self.loss(images, labels)
-        loss.backward()
+        loss.sum().backward()  # runs share no learnable, so each gets the gradient of its own loss
         return loss.detach()
 
     def classifier_logits(self, images: Tensor) -> Tensor:
-        """Scaled cosines with every class of every task, (B, D) to (B, K)."""
+        """Scaled cosines with every class of every task, (..., B, D) to (..., B, K)."""
         return self.cosine_logits(images, self.class_weights())
 
     def cosine_logits(self, images: Tensor, weights: Tensor) -> Tensor:
-        """Scaled cosines of raw images (B, D) with unit-length weights (K, D): Tensor of shape (B, K)."""
-        scale = torch.tensor(self.logit_scale).exp().to(images.device)
-        return scale * F.normalize(images.float(), dim=-1) @ weights.T
+        """Scaled cosines of raw images (..., B, D) with unit-length weights (..., K, D): Tensor (..., B, K)."""
+        return exp32(self.logit_scale) * F.normalize(images.float(), dim=-1) @ weights.mT
 
     @torch.no_grad()
     def classifier(self) -> Classifier:
@@ -243,9 +248,19 @@ class PromptMethod(nn.Module, ABC):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
+def exp32(log: float) -> float:
+    """Exponential as float32 has it, without a tensor that would have to travel to the device."""
+    return float(np.exp(np.float32(log)))
+
+
 def mask_other_tasks(scores: Tensor, class_tasks: Tensor, labels: Tensor) -> Tensor:
-    """Put -inf at classes of other tasks than each label's: (B, K) to (B, K)."""
-    return scores.masked_fill(class_tasks[labels][:, None] != class_tasks, float("-inf"))
+    """Put -inf at classes of other tasks than each label's: (..., B, K) to (..., B, K)."""
+    return scores.masked_fill(class_tasks[labels][..., None] != class_tasks, float("-inf"))
+
+
+def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the batch of each run, from (..., B, K) and (..., B) to (...)."""
+    return F.cross_entropy(scores.flatten(0, -2), labels.flatten(), reduction="none").view_as(labels).mean(dim=-1)
 
 
 def new_context(shape: Sequence[int], words: str, text: TextEncoder) -> nn.Parameter:

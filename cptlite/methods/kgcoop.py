@@ -7,11 +7,10 @@ Axes: T tasks, K classes in task-major order, B images, L context tokens, W text
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.methods.base import Problem, PromptOptions, mask_other_tasks
+from cptlite.methods.base import Problem, PromptOptions, cross_entropy, mask_other_tasks
 from cptlite.methods.coop import CoOp
 from cptlite.methods.zero_shot import zero_shot_weights
 
@@ -44,14 +43,15 @@ class KgCoOp(CoOp):
         super().__init__(problem, options, "task")
         self.strength = strength
         self._anchors = zero_shot_weights(problem)  # (K, D)
+        members = F.one_hot(problem.class_tasks, len(problem.tasks)).float()
+        self._shares = members / members.sum(dim=0)  # (K, T): a class's share of its task's mean
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy plus the pull; shapes as in `PromptMethod.loss`."""
-        weights = self.class_weights()  # (K, D)
-        scores = self.cosine_logits(images, weights)  # (B, K)
+        weights = self.class_weights()  # (..., K, D)
+        scores = self.cosine_logits(images, weights)  # (..., B, K)
         classes = self.problem.class_tasks
-        cross_entropy = F.cross_entropy(mask_other_tasks(scores, classes, labels), labels)
-        cosines = (weights * self._anchors).sum(dim=-1)  # (K,)
-        sums = cosines.new_zeros(len(self.problem.tasks)).index_add(0, classes, cosines)
-        pulls = 1 - sums / torch.bincount(classes, minlength=len(sums))  # (T,)
-        return cross_entropy + self.strength * pulls[classes[labels]].mean()
+        cosines = (weights * self._anchors).sum(dim=-1)  # (..., K)
+        pulls = 1 - cosines @ self._shares  # (..., T)
+        pull = pulls.gather(-1, classes[labels]).mean(dim=-1)
+        return cross_entropy(mask_other_tasks(scores, classes, labels), labels) + self.strength * pull

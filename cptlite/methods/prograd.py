@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.methods.base import Problem, PromptOptions, mask_other_tasks
+from cptlite.methods.base import Problem, PromptOptions, cross_entropy, mask_other_tasks
 from cptlite.methods.coop import CoOp
 from cptlite.methods.zero_shot import zero_shot_weights
 
@@ -59,19 +59,19 @@ class ProGrad(CoOp):
     def backward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Leave the projected gradient on the context; return the cross-entropy with the labels."""
         classes = self.problem.class_tasks
-        scores = mask_other_tasks(self.classifier_logits(images), classes, labels)  # (B, K)
+        scores = mask_other_tasks(self.classifier_logits(images), classes, labels)  # (..., B, K)
         teacher = mask_other_tasks(self.cosine_logits(images, self._anchors), classes, labels)
-        own = F.cross_entropy(scores, labels)
-        (gradient,) = torch.autograd.grad(own, self.context, retain_graph=True)
-        (general,) = torch.autograd.grad(self._distance(scores, teacher), self.context)
+        own = cross_entropy(scores, labels)  # (...)
+        (gradient,) = torch.autograd.grad(own.sum(), self.context, retain_graph=True)
+        (general,) = torch.autograd.grad(self._distance(scores, teacher).sum(), self.context)
         self.context.grad = project(gradient, general, self.strength)
         return own.detach()
 
     def _distance(self, scores: Tensor, teacher: Tensor) -> Tensor:
-        """Cross-entropy between the softmaxes of (B, K) logits, -inf at classes of other tasks in both."""
+        """Cross-entropy between the softmaxes of (..., B, K) logits, -inf at classes of other tasks in both."""
         known = F.softmax(teacher / self.temperature, dim=-1)
         current = F.log_softmax(scores / self.temperature, dim=-1).masked_fill(teacher.isneginf(), 0)
-        return -(known * current).sum(dim=-1).mean() * self.temperature**2
+        return -(known * current).sum(dim=-1).mean(dim=-1) * self.temperature**2
 
 
 def project(gradient: Tensor, general: Tensor, strength: float) -> Tensor:
@@ -79,14 +79,14 @@ def project(gradient: Tensor, general: Tensor, strength: float) -> Tensor:
 
     Parameters
     ----------
-    gradient, general : Tensor of shape (T, L, W)
+    gradient, general : Tensor of shape (..., T, L, W)
     strength : float
         1 leaves nothing of the conflicting part.
 
     Returns
     -------
-    Tensor of shape (T, L, W)
+    Tensor of shape (..., T, L, W)
     """
-    direction = F.normalize(general.flatten(1), dim=-1, eps=1e-30)  # (T, L * W); zero for tasks not in the batch
-    conflict = (gradient.flatten(1) * direction).sum(dim=-1, keepdim=True).clamp(max=0)
+    direction = F.normalize(general.flatten(-2), dim=-1, eps=1e-30)  # (..., T, L * W); zero for tasks not in the batch
+    conflict = (gradient.flatten(-2) * direction).sum(dim=-1, keepdim=True).clamp(max=0)
     return gradient - strength * (conflict * direction).view_as(gradient)
