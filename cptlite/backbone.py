@@ -62,7 +62,7 @@ class Tokenizer:
         return list(self._bpe.encode(text))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TextTower:
     """CLIP's frozen text encoder.
 

@@ -116,7 +116,7 @@ _FROZEN: WeakKeyDictionary[TextTower, list[_Layer]] = WeakKeyDictionary()
 
 
 def _layers(tower: TextTower) -> list[_Layer]:
-    """The tower's layers, made once and shared by all layouts: the scaled weights are copies."""
+    """Make the tower's layers once, for all layouts: the scaled weights are copies."""
     if tower not in _FROZEN:
         _FROZEN[tower] = [_freeze(block) for block in tower.blocks]
     return _FROZEN[tower]

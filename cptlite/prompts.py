@@ -161,7 +161,7 @@ def _pack(rows: list[list[int]]) -> PromptLayout:
 
 
 def repeat_layout(layout: PromptLayout, runs: int, num_slots: int) -> PromptLayout:
-    """The same prompts for several runs, each around contexts of its own.
+    """Lay the same prompts out for several runs, each around contexts of its own.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def repeat_layout(layout: PromptLayout, runs: int, num_slots: int) -> PromptLayo
 
 
 def split_layout(layout: PromptLayout, parts: int) -> list[PromptLayout]:
-    """Consecutive prompts in at most ``parts`` layouts of about equal size."""
+    """Take consecutive prompts apart, into at most ``parts`` layouts of about equal size."""
     bounds = np.linspace(0, len(layout), min(parts, len(layout)) + 1).astype(int)
     return [
         PromptLayout(tokens=layout.tokens[start:stop], slots=layout.slots[start:stop], ends=layout.ends[start:stop])
@@ -263,7 +263,7 @@ def plan_rows(layout: PromptLayout, *, block_rows: int = BLOCK_ROWS) -> TextPlan
 
 
 def count_rows(layout: PromptLayout) -> int:
-    """Unique rows U of a layout, without packing them."""
+    """Count the unique rows U of a layout, without packing them."""
     return len(_trie(layout)[1])
 
 

@@ -3,34 +3,40 @@
 The recipe is SoftCPT's (Ding et al., 2024), which is CoOp's: SGD with momentum, a cosine over epochs after one constant
 warm-up epoch, batches over the joint training set of all tasks, the last step kept.
 
-Axes: N rows, V views, B images of a batch, D joint dimension.
+Runs that differ in seed and rows alone train together as an axis R of one forward, each with its own batches, schedule,
+optimiser, log and checkpoint: stopped or alone, a run goes the same way.
+
+Axes: R runs trained together, N rows, V views, B images of a batch, D joint dimension.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cptlite.errors import CptliteError, DataError
-from cptlite.files import replacing
+from cptlite.errors import CptliteError
 from cptlite.methods.base import FewShotRows, PromptMethod
+from cptlite.training_files import Progress, resume, save_checkpoint, write_log
+from cptlite.training_graph import Backward, record_backward
 
-__all__ = ["Recipe", "learning_rate", "train_prompts"]
+__all__ = ["Recipe", "TrainingRun", "learning_rate", "put_learnables", "train_prompts", "train_together"]
 
 CHECKPOINT_SECONDS = 10.0
+LEAST_REPLAYS = 50  # a recording costs a handful of steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How the learnables are stepped; the fields are those of `cptlite.config.TrainConfig`."""
+    """How the learnables are stepped; the fields are those of `cptlite.config.TrainConfig`.
+
+    On a GPU ``cuda_graphs`` records a step and replays it, where that comes out the same.
+    """
 
     epochs: int = 50
     batch_size: int = 32
@@ -39,6 +45,7 @@ class Recipe:
     weight_decay: float = 5e-4
     warmup_epochs: int = 1
     warmup_lr: float = 1e-5
+    cuda_graphs: bool = True
 
 
 def learning_rate(epoch: int, *, epochs: int, base: float, warmup_epochs: int, warmup_rate: float) -> float:
@@ -49,13 +56,31 @@ def learning_rate(epoch: int, *, epochs: int, base: float, warmup_epochs: int, w
 
 
 @dataclass(kw_only=True)
-class _Progress:
-    """Where a training stands: what a checkpoint holds besides learnables and momenta."""
+class TrainingRun:
+    """One run of a training.
 
-    epoch: int = 0
-    step: int = 0
+    Attributes
+    ----------
+    learnables : dict of str to nn.Parameter
+        By name as in the method; trained in place.
+    rows : FewShotRows
+        On the device of the method. With more than one view, each image is seen in a random one of views 1 and up.
+    seed : int
+        Draws the batches and the views.
+    folder : Path, optional
+        Keeps ``log.jsonl`` and a checkpoint there; a checkpoint found there is gone on from.
+    on_epoch : callable, optional
+        Told the number of epochs done and the epoch's mean loss.
+    seconds : float
+        Of training so far, earlier attempts included; of a step taken together, the run's share.
+    """
+
+    learnables: dict[str, nn.Parameter]
+    rows: FewShotRows
+    seed: int
+    folder: Path | None = None
+    on_epoch: Callable[[int, float], None] | None = None
     seconds: float = 0.0
-    generator: torch.Generator = field(default_factory=torch.Generator)
 
 
 def train_prompts(
@@ -67,149 +92,178 @@ def train_prompts(
     folder: Path | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> float:
-    """Train the learnables of a method in place.
-
-    Parameters
-    ----------
-    method : PromptMethod
-    rows : FewShotRows
-        On the device of the method. With more than one view, each image is seen in a random one of views 1 and up.
-    recipe : Recipe
-    seed : int
-        Draws the batches and the views.
-    folder : Path, optional
-        Keeps ``log.jsonl`` and a checkpoint there; a checkpoint found there is gone on from.
-    on_epoch : callable, optional
-        Told the number of epochs done and the epoch's mean loss.
+    """Train the learnables of a method in place: one run of `train_together`, which see.
 
     Returns
     -------
     float
         Seconds of training, those before an interruption included.
+    """
+    learnables = dict(method.named_parameters())
+    run = TrainingRun(learnables=learnables, rows=rows, seed=seed, folder=folder, on_epoch=on_epoch)
+    train_together(method, [run], recipe)
+    return run.seconds
+
+
+def train_together(method: PromptMethod, runs: Sequence[TrainingRun], recipe: Recipe) -> None:
+    """Train the learnables of several runs in place, as an axis of one forward.
+
+    Parameters
+    ----------
+    method : PromptMethod
+        Whose learnables have the shapes of the runs'; its own are lent to the runs and end as those of the last.
+    runs : sequence of TrainingRun
+        R runs; more than one needs a method with ``uniform_steps``.
+    recipe : Recipe
 
     Raises
     ------
     CptliteError
         The loss or what was learned is not a number any more.
     DataError
-        The checkpoint cannot be gone on from.
+        A checkpoint cannot be gone on from.
     """
-    optimizer = torch.optim.SGD(
-        method.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-    )
-    progress = _Progress()
-    progress.generator.manual_seed(seed)
-    _resume(method, optimizer, progress, folder)
-    saved = time.monotonic()
-    while progress.epoch < recipe.epochs:
-        started = time.monotonic()
-        rate = _set_rate(optimizer, recipe, progress.epoch)
-        losses = torch.stack([_step(method, optimizer, *batch) for batch in _batches(rows, recipe, progress)])
-        values = losses.tolist()  # the one host synchronisation of an epoch
+    started = [_Trainee(run, recipe) for run in runs]
+    while busy := [trainee for trainee in started if not trainee.finished]:
+        group = _Group(method, busy)
+        while not any(trainee.finished for trainee in busy):
+            group.step()
+    for run in runs:
+        put_learnables(method, run.learnables)
+        with torch.no_grad():  # the loss of a step is known before the step: what the last one did shows here alone
+            _check_finite([float(method.class_weights().sum())], recipe.epochs - 1)
+
+
+def put_learnables(method: PromptMethod, learnables: dict[str, nn.Parameter]) -> None:
+    """Make a method's learnables those of one run."""
+    for name, parameter in method.named_parameters():
+        parameter.data = learnables[name].data
+
+
+class _Trainee:
+    """A run in training: its optimiser, and where it stands in its own epochs."""
+
+    def __init__(self, run: TrainingRun, recipe: Recipe) -> None:
+        self.run, self.recipe = run, recipe
+        self.optimizer = torch.optim.SGD(
+            run.learnables.values(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
+        self.progress = Progress()
+        self.progress.generator.manual_seed(run.seed)
+        resume(run.learnables, self.optimizer, self.progress, run.folder)
+        run.seconds = self.progress.seconds
+        count = len(run.rows.features)
+        self.batch_size = min(recipe.batch_size, count)
+        self.steps_per_epoch = count // self.batch_size  # the last partial batch is dropped when there is a full one
+        self._losses: list[Tensor] = []
+        self._started = self._saved = time.monotonic()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.progress.epoch >= self.recipe.epochs
+
+    @property
+    def steps_left(self) -> int:
+        """Steps until `finished`."""
+        return (self.recipe.epochs - self.progress.epoch) * self.steps_per_epoch - len(self._losses)
+
+    def next_batch(self) -> tuple[Tensor, Tensor]:
+        """Features (B, D) and classes (B,) of the next step."""
+        if not self._losses:
+            self._begin_epoch()
+        start = len(self._losses) * self.batch_size
+        picked = self._order[start : start + self.batch_size]  # (B,)
+        return self.run.rows.features[picked, self._view[picked]], self.run.rows.labels[picked]
+
+    def step(self, gradients: dict[str, Tensor], loss: Tensor, sharers: int) -> None:
+        """Step along gradients; ``sharers`` runs took the time since the last step."""
+        for name, gradient in gradients.items():
+            self.run.learnables[name].grad = gradient
+        self.optimizer.step()
+        self._losses.append(loss)
+        if len(self._losses) == self.steps_per_epoch:
+            self._end_epoch(sharers)
+
+    def _begin_epoch(self) -> None:
+        count, views = self.run.rows.features.shape[:2]
+        device, generator = self.run.rows.features.device, self.progress.generator
+        self._order = torch.randperm(count, generator=generator).to(device)
+        view = torch.randint(1, views, (count,), generator=generator) if views > 1 else torch.zeros(count).long()
+        self._view = view.to(device)
+        recipe = self.recipe
+        self._rate = learning_rate(
+            self.progress.epoch,
+            epochs=recipe.epochs,
+            base=recipe.lr,
+            warmup_epochs=recipe.warmup_epochs,
+            warmup_rate=recipe.warmup_lr,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate
+        self._started = time.monotonic()
+
+    def _end_epoch(self, sharers: int) -> None:
+        run, progress = self.run, self.progress
+        values = torch.stack(self._losses).tolist()  # the one host synchronisation of an epoch
+        self._losses = []
         _check_finite(values, progress.epoch)
-        progress.seconds += time.monotonic() - started
-        _write_log(folder, progress, values, rate)
+        progress.seconds += (time.monotonic() - self._started) / sharers
+        run.seconds = progress.seconds
+        write_log(run.folder, progress, values, self._rate)
         progress.epoch += 1
         progress.step += len(values)
-        if folder and time.monotonic() - saved > CHECKPOINT_SECONDS:
-            _save(method, optimizer, progress, folder)
-            saved = time.monotonic()
-        if on_epoch:
-            on_epoch(progress.epoch, sum(values) / len(values))
-    with torch.no_grad():  # the loss of a step is known before the step: what the last one did shows here alone
-        _check_finite([float(method.class_weights().sum())], progress.epoch - 1)
-    return progress.seconds
+        if run.folder and time.monotonic() - self._saved > CHECKPOINT_SECONDS:
+            save_checkpoint(run.learnables, self.optimizer, progress, run.folder)
+            self._saved = time.monotonic()
+        if run.on_epoch:
+            run.on_epoch(progress.epoch, sum(values) / len(values))
 
 
-def _step(method: PromptMethod, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> Tensor:
-    """One gradient step; the loss before it, still on the device."""
-    optimizer.zero_grad(set_to_none=True)
-    loss = method.backward(images, labels)
-    optimizer.step()
-    return loss
+class _Group:
+    """Runs that step together until the first of them is done.
 
+    The method's learnables are theirs, stacked along a leading axis where there is more than one run; the runs' own are
+    views into that memory, so that each optimiser steps its part in place.
+    """
 
-def _batches(rows: FewShotRows, recipe: Recipe, progress: _Progress) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled batches of one epoch; the last partial one is dropped when there is a full one."""
-    count, views = rows.features.shape[:2]
-    device = rows.features.device
-    order = torch.randperm(count, generator=progress.generator).to(device)
-    view = torch.zeros(count, dtype=torch.long)
-    if views > 1:
-        view = torch.randint(1, views, (count,), generator=progress.generator)
-    view = view.to(device)
-    size = min(recipe.batch_size, count)
-    for start in range(0, count - size + 1, size):
-        picked = order[start : start + size]  # (B,)
-        yield rows.features[picked, view[picked]], rows.labels[picked]
+    def __init__(self, method: PromptMethod, trainees: Sequence[_Trainee]) -> None:
+        self.method, self.trainees = method, trainees
+        self.alone = len(trainees) == 1
+        for name, parameter in method.named_parameters():
+            own = [trainee.run.learnables[name] for trainee in trainees]
+            parameter.data = own[0].data if self.alone else torch.stack([value.data for value in own])
+            for value, part in zip(own, [parameter.data] if self.alone else parameter.data, strict=True):
+                value.data = part
+        self._recorded = self._tried = False
+        self._backward: Backward = method.backward
 
+    def step(self) -> None:
+        """Take one step of every run."""
+        batches = [trainee.next_batch() for trainee in self.trainees]
+        images, labels = batches[0] if self.alone else map(torch.stack, zip(*batches, strict=True))
+        if not self._tried:
+            self._tried = True
+            self._record(images, labels)
+        if not self._recorded:
+            self.method.zero_grad(set_to_none=True)
+        losses = self._backward(images, labels)  # (R,), or () alone
+        gradients = {name: value.grad for name, value in self.method.named_parameters() if value.grad is not None}
+        for index, trainee in enumerate(self.trainees):
+            part = ... if self.alone else index
+            own = {name: gradient[part] for name, gradient in gradients.items()}
+            trainee.step(own, losses[part], len(self.trainees))
 
-def _set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) -> float:
-    rate = learning_rate(
-        epoch,
-        epochs=recipe.epochs,
-        base=recipe.lr,
-        warmup_epochs=recipe.warmup_epochs,
-        warmup_rate=recipe.warmup_lr,
-    )
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    return rate
+    def _record(self, images: Tensor, labels: Tensor) -> None:
+        """Replay steps from now on, where that pays."""
+        recipe = self.trainees[0].recipe
+        steps = min(trainee.steps_left for trainee in self.trainees)
+        if images.is_cuda and recipe.cuda_graphs and self.method.uniform_steps and steps >= LEAST_REPLAYS:
+            recording = record_backward(self.method, images, labels)
+            if recording is not None:
+                self._backward, self._recorded = recording, True
 
 
 def _check_finite(values: list[float], epoch: int) -> None:
     if not all(map(math.isfinite, values)):
         raise CptliteError(f"the loss stopped being a number in epoch {epoch + 1}: give a smaller --lr")
-
-
-def _write_log(folder: Path | None, progress: _Progress, losses: list[float], rate: float) -> None:
-    if folder is None:
-        return
-    with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
-        for index, loss in enumerate(losses):
-            line: dict[str, Any] = {
-                "step": progress.step + index,
-                "epoch": progress.epoch,
-                "loss": loss,
-                "lr": rate,
-            }
-            log.write(json.dumps({**line, "seconds": round(progress.seconds, 3)}) + "\n")
-
-
-def _save(method: PromptMethod, optimizer: torch.optim.Optimizer, progress: _Progress, folder: Path) -> None:
-    state = {
-        "learnables": method.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "generator": progress.generator.get_state(),
-        "progress": {"epoch": progress.epoch, "step": progress.step, "seconds": progress.seconds},
-    }
-    with replacing(folder / "checkpoint.pt") as path:
-        torch.save(state, path)
-
-
-def _resume(method: PromptMethod, optimizer: torch.optim.Optimizer, progress: _Progress, folder: Path | None) -> None:
-    """Go on from the folder's checkpoint, where there is one; drop log lines of steps after it."""
-    if folder is None:
-        return
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
-        try:
-            state = torch.load(checkpoint, weights_only=True)
-            method.load_state_dict(state["learnables"])
-            optimizer.load_state_dict(state["optimizer"])
-            progress.generator.set_state(state["generator"])
-            progress.epoch, progress.step, progress.seconds = (
-                state["progress"][name] for name in ("epoch", "step", "seconds")
-            )
-        except Exception as error:  # the unpickler raises anything at all on a damaged file
-            raise DataError(
-                f"wanted the checkpoint of this run at {checkpoint}, got a file that cannot be gone on from "
-                f"({type(error).__name__}): give --force to train from the start"
-            ) from None
-    log = folder / "log.jsonl"
-    if log.exists():
-        kept = log.read_bytes().splitlines(keepends=True)[: progress.step]
-        log.write_bytes(b"".join(kept))

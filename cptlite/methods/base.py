@@ -197,7 +197,14 @@ class PromptMethod(nn.Module, ABC):
     Parameters
     ----------
     problem : Problem
+
+    Attributes
+    ----------
+    uniform_steps : bool
+        Whether a step does the same work whatever is in the batch: then runs can be stacked and steps recorded.
     """
+
+    uniform_steps = True
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
