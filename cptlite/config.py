@@ -81,6 +81,10 @@ class TrainConfig:
         Input of SoftCPT's sub-network: ``lin``, ``linmean`` or ``lincls``.
     text_path : str
         ``fused`` or ``plain``.
+    text_memory : float
+        GiB that one text forward may keep for its backward, about; more is done in chunks.
+    cuda_graphs : bool
+        Whether a GPU replays recorded steps.
     device, precision : str
     """
 
@@ -107,6 +111,8 @@ class TrainConfig:
     class_context_init: str = ""
     sub_network: str = "lin"
     text_path: str = "fused"
+    text_memory: float = 8.0
+    cuda_graphs: bool = True
     device: str = "auto"
     precision: str = "auto"
 
@@ -119,6 +125,8 @@ class TrainConfig:
         _check_range("seed", self.seed, 0, MOST_SEED)
         for name, least in (("context_length", 1), ("task_context_length", 0), ("class_context_length", 0)):
             _check_range(name, getattr(self, name), least, MOST_CONTEXT, "; the text encoder reads 77 tokens")
+        if not 0 < self.text_memory <= MOST_RATE:
+            raise UsageError(f"text-memory must be above 0 (GiB), got {self.text_memory}")
         if not 0 < self.lr <= MOST_RATE:
             raise UsageError(f"lr must be above 0 and at most {MOST_RATE}, got {self.lr}")
         if self.suite in ("", ".", "..") or "/" in self.suite or "\\" in self.suite:

@@ -38,6 +38,8 @@ class DemoPlan:
         Fields of `cptlite.config.TrainConfig` that differ from each method's defaults.
     jobs : int
         Training processes at a time.
+    together : bool
+        Whether runs of a method train as an axis of one forward.
     """
 
     methods: tuple[str, ...] = ("linear-probe", "coop-ca", "coop-mt", "softcpt")
@@ -45,6 +47,7 @@ class DemoPlan:
     seeds: tuple[int, ...] = (1, 2, 3)
     recipe: dict[str, Any] = field(default_factory=dict)
     jobs: int = 2
+    together: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,4 +130,4 @@ def _train_all(
         done += 1
         tell("train", done, len(configs))
 
-    return run_all(configs, cache_dir=caches, out=runs, jobs=plan.jobs, on_run=count)
+    return run_all(configs, cache_dir=caches, out=runs, jobs=plan.jobs, together=plan.together, on_run=count)

@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from cptlite.backbone import ResidualAttentionBlock, TextTower
-from cptlite.prompts import PromptLayout, TextPlan, plan_rows
+from cptlite.prompts import PromptLayout
+from cptlite.prompts_plan import TextPlan, plan_rows
 
 __all__ = ["prepare_fused"]
 

@@ -1,7 +1,7 @@
 """Many runs: a grid of configurations carried out by joblib's workers.
 
 Runs are independent and end in files of their own, so workers share nothing but the folders; a finished run is not
-done again, which makes a sweep resumable.
+done again, which makes a sweep resumable. Runs that differ in shots and seed alone can be one job, trained together.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from joblib import Parallel, delayed
 from cptlite.backbone import Backbone, load_backbone
 from cptlite.config import TrainConfig
 from cptlite.methods.table import resolve_config
-from cptlite.run import execute_run
+from cptlite.run import differ_in_rows_alone, execute_together
 
 __all__ = ["grid", "run_all"]
 
@@ -43,6 +43,8 @@ def run_all(
     cache_dir: Path,
     out: Path,
     jobs: int = 1,
+    together: bool = False,
+    force: bool = False,
     on_run: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Carry out runs, several at a time.
@@ -53,28 +55,49 @@ def run_all(
     cache_dir, out : Path
     jobs : int
         Worker processes; each gets an equal share of the cores. 1 runs here.
+    together : bool
+        Train runs that differ in shots and seed alone as an axis of one forward.
+    force : bool
+        Replace runs that are there.
     on_run : callable, optional
-        Told the results of each run as it ends, in the order of ``configs``.
+        Told the results of each run as its job ends.
 
     Returns
     -------
     list of dict
         Results in the order of ``configs``.
     """
+    configs = list(configs)
+    groups = _group(configs) if together else [[config] for config in configs]
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    tasks = (delayed(_run_one)(config, cache_dir, out, threads) for config in configs)
-    results = []
-    for result in Parallel(n_jobs=jobs, return_as="generator")(tasks):
-        results.append(result)
-        if on_run:
-            on_run(result)
-    return results
+    tasks = (delayed(_run_group)(group, cache_dir, out, threads, force) for group in groups)
+    results = {}
+    for group, done in zip(groups, Parallel(n_jobs=jobs, return_as="generator")(tasks), strict=True):
+        for config, result in zip(group, done, strict=True):
+            results[config] = result
+            if on_run:
+                on_run(result)
+    return [results[config] for config in configs]
 
 
-def _run_one(config: TrainConfig, cache_dir: Path, out: Path, threads: int) -> dict[str, Any]:
+def _group(configs: Sequence[TrainConfig]) -> list[list[TrainConfig]]:
+    """Put runs that can train together side by side, in the order of each group's first."""
+    groups: list[list[TrainConfig]] = []
+    for config in configs:
+        home = next((group for group in groups if differ_in_rows_alone([group[0], config])), None)
+        if home is None:
+            groups.append([config])
+        else:
+            home.append(config)
+    return groups
+
+
+def _run_group(
+    configs: Sequence[TrainConfig], cache_dir: Path, out: Path, threads: int, force: bool
+) -> list[dict[str, Any]]:
     torch.set_num_threads(threads)
-    backbone = _shared_backbone(config.backbone, config.device, config.precision)
-    return execute_run(config, backbone, cache_dir=cache_dir, out=out)
+    backbone = _shared_backbone(configs[0].backbone, configs[0].device, configs[0].precision)
+    return execute_together(configs, backbone, cache_dir=cache_dir, out=out, force=force)
 
 
 @cache

@@ -20,7 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from cptlite.backbone import TextTower, Tokenizer
 from cptlite.errors import UsageError
 from cptlite.fused import prepare_fused
-from cptlite.prompts import PromptLayout, count_rows, layout_prompts, layout_texts, repeat_layout, split_layout
+from cptlite.prompts import PromptLayout, layout_prompts, layout_texts, repeat_layout, split_layout
+from cptlite.prompts_plan import count_rows
 
 __all__ = ["TEXT_PATHS", "TextEncoder", "prepare_plain"]
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from trees import VARIANTS, draw_classes, draw_fgvc, draw_images
 
 from cptlite.cache import FeatureCache
 from cptlite.cli import main
+from cptlite.methods.base import PromptMethod
+from cptlite.training import Recipe, TrainingRun
 
 BACKBONE = "random:demo"
 SPLIT_READERS = ("features", "labels", "row_tasks", "paths")
@@ -214,12 +216,14 @@ from cptlite.cli import main
 
 torch.set_num_threads(int(sys.argv.pop(1)))
 training.CHECKPOINT_SECONDS = 0.0
-train = run.train_prompts
+train = run.train_together
 
-def slowly(*arguments, on_epoch, **options):
-    return train(*arguments, on_epoch=lambda *_: time.sleep(0.3), **options)
+def slowly(method, runs, recipe):
+    for one in runs:
+        one.on_epoch = lambda *_: time.sleep(0.3)
+    train(method, runs, recipe)
 
-run.train_prompts = slowly
+run.train_together = slowly
 sys.exit(main())
 """
 
@@ -253,14 +257,16 @@ def test_a_killed_train_goes_on_and_ends_with_the_same_bytes(
 
 def watch_epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Note the epochs that are trained from now on."""
-    from cptlite.run import train_prompts
+    from cptlite.run import train_together
 
     epochs: list[int] = []
 
-    def watched(*arguments: Any, on_epoch: Any, **options: Any) -> float:
-        return train_prompts(*arguments, on_epoch=lambda done, _: epochs.append(done), **options)
+    def watched(method: PromptMethod, runs: Sequence[TrainingRun], recipe: Recipe) -> None:
+        for run in runs:
+            run.on_epoch = lambda done, _: epochs.append(done)
+        train_together(method, runs, recipe)
 
-    monkeypatch.setattr("cptlite.run.train_prompts", watched)
+    monkeypatch.setattr("cptlite.run.train_together", watched)
     return epochs
 
 
@@ -275,7 +281,7 @@ def scores_and_losses(folder: Path) -> tuple[Any, list[tuple[int, int, float]]]:
 
 @pytest.mark.parametrize(
     ("method", "learning"),
-    [("softcpt", "cptlite.run.train_prompts"), ("linear-probe", "cptlite.methods.linear_probe.LinearProbe.fit")],
+    [("softcpt", "cptlite.run.train_together"), ("linear-probe", "cptlite.methods.linear_probe.LinearProbe.fit")],
 )
 def test_only_evaluation_reads_test_rows_and_only_after_training(
     shelf: Path,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cptlite.errors import UsageError
-from cptlite.prompts import layout_prompts, layout_texts, plan_rows
+from cptlite.prompts import layout_prompts, layout_texts
+from cptlite.prompts_plan import plan_rows
 
 # Stanford Cars: the row counts that the derivation of the packed path gives, one shared prefix of 17 left out.
 TRIE_ROWS = {"caltech101": 344, "dtd": 186, "fgvc_aircraft": 555, "stanford_cars": 1130, "ucf101": 398}

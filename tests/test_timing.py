@@ -13,7 +13,8 @@ import torch
 
 from cptlite.backbone import Backbone, load_backbone
 from cptlite.errors import DataError, UsageError
-from cptlite.prompts import layout_prompts, plan_rows
+from cptlite.prompts import layout_prompts
+from cptlite.prompts_plan import plan_rows
 from cptlite.timing import STAGES, BenchPlan, bench_tables, draw_bench_plot, run_bench
 from cptlite.timing.cache import bench_cache
 from cptlite.timing.clock import MatmulClock, Patience, Samples, median_seconds, peak_mib

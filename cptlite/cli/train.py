@@ -54,7 +54,8 @@ def train(
     On everything cached, unless --dataset narrows it. A run that was stopped goes on with the same command.
     """
     config = _configure(dataset or [], backbone, cache_dir, suite, settings)
-    from cptlite.run import execute_run, run_folder
+    from cptlite.run import execute_run
+    from cptlite.run_files import run_folder
 
     folder = run_folder(out, config)
     finished = not force and (folder / "results.json").exists()

@@ -42,6 +42,8 @@ HELP: dict[str, tuple[str, str]] = {
     "class_context_init": (PROMPTS, "Words to start the class-feature context from."),
     "sub_network": (PROMPTS, "SoftCPT's input with class features: lin, linmean or lincls."),
     "text_path": (HOW, "fused (packed) or plain."),
+    "text_memory": (HOW, "GiB a text forward may keep; more classes are done in chunks."),
+    "cuda_graphs": (HOW, "Record a step on the GPU and replay it."),
     "device": (HOW, "auto, cpu, cuda or cuda:N."),
     "precision": (HOW, "Of the frozen towers: auto, float32, fp16 or bf16."),
 }
@@ -87,6 +89,9 @@ def _is_given(context: typer.Context, name: str) -> bool:
 def _flag(name: str, kind: type) -> inspect.Parameter:
     """Make the parameter that becomes ``--batch-size`` of ``batch_size``."""
     panel, words = HELP.get(name, (HOW, ""))
-    option = typer.Option(f"--{name.replace('_', '-')}", help=words, rich_help_panel=panel)
+    flag = f"--{name.replace('_', '-')}"
+    if kind is bool:
+        flag = f"{flag}/--no-{flag[2:]}"
+    option = typer.Option(flag, help=words, rich_help_panel=panel)
     default = getattr(TrainConfig, name, "softcpt")
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from cptlite.backbone import Backbone, TextTower
 from cptlite.fused import prepare_fused
-from cptlite.prompts import PromptLayout, layout_prompts, plan_rows
+from cptlite.prompts import PromptLayout, layout_prompts
+from cptlite.prompts_plan import plan_rows
 from cptlite.text import prepare_plain
 from cptlite.timing.clock import MatmulClock, Patience, Samples, peak_mib, seconds_of
 

@@ -1,0 +1,112 @@
+"""A run's folder: what is in it, whether it is done, and how its files are written.
+
+``config.json`` is written first and ``results.json`` last, so a directory without results is unfinished and gone on
+with; one with results is returned as it is when it was made by the same configuration and refused when not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from cptlite.backbone import backbone_slug
+from cptlite.config import TrainConfig
+from cptlite.errors import DataError, UsageError
+from cptlite.files import replacing
+from cptlite.methods.base import Classifier, Problem
+from cptlite.methods.table import find_method
+
+__all__ = ["finished_results", "run_folder", "write_classifier", "write_json", "write_prompts"]
+
+
+def run_folder(out: Path, config: TrainConfig) -> Path:
+    """Folder of a run: ``OUT/<suite>/<method>/<backbone>/shots16-seed1``."""
+    entry, variant = find_method(config.method, config.variant)
+    method = config.method if not variant or variant == entry.variants[0] else f"{config.method}-{variant}"
+    slug = backbone_slug(config.backbone)
+    return out / config.suite / method / slug / f"shots{config.shots}-seed{config.seed}"
+
+
+def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """Results in a run's folder, if it is done; None where it is not.
+
+    Parameters
+    ----------
+    folder : Path
+    identity : dict
+        ``config`` and ``caches`` as the run would write them.
+
+    Raises
+    ------
+    UsageError
+        The folder holds a run, finished or to be gone on with, of another configuration or other cached features.
+    DataError
+        A file of that run is damaged.
+    """
+    stored, results = folder / "config.json", folder / "results.json"
+    begun = results.exists() or (folder / "checkpoint.pt").exists()
+    if not (begun and stored.exists()):
+        return None
+    old = _read_json(stored, "config")
+    changed = [f"{key} {there!r} there, {asked!r} asked" for key, there, asked in _differences(old, identity)]
+    if changed:
+        raise UsageError(
+            f"{folder} holds a run of another configuration ({'; '.join(changed)}): "
+            f"give --force to replace it, or another --out"
+        )
+    return _read_json(results, "tasks") if results.exists() else None
+
+
+def _read_json(path: Path, key: str) -> dict[str, Any]:
+    """Read a table with some key."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or key not in content:
+        raise DataError(
+            f"wanted what an earlier run wrote at {path}, got a damaged file: "
+            f"give --force to train anew, or another --out"
+        )
+    return content
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(name, old value, new value) of what differs, looking into nested tables."""
+    for key, value in new.items():
+        there = old.get(key)
+        if isinstance(value, dict) and isinstance(there, dict):
+            yield from ((f"{key}.{name}", was, now) for name, was, now in _differences(there, value))
+        elif there != value:
+            yield key, there, value
+
+
+def write_prompts(folder: Path, learnables: Mapping[str, nn.Parameter]) -> None:
+    """Write ``prompts.safetensors``: what was learned, by name."""
+    from safetensors.torch import save_file
+
+    values = {name: value.detach().cpu().contiguous().clone() for name, value in learnables.items()}
+    with replacing(folder / "prompts.safetensors") as path:
+        save_file(values, path)
+
+
+def write_classifier(folder: Path, problem: Problem, classifier: Classifier) -> None:
+    """Write ``classifier.npz``: all that scores again, with the names of classes and tasks."""
+    arrays: dict[str, Any] = {
+        **classifier.arrays(),
+        "names": np.array(problem.class_names),
+        "tasks": np.array([task.id for task in problem.tasks for _ in task.class_names]),
+    }
+    with replacing(folder / "classifier.npz") as path, path.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, all of it or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
