@@ -43,7 +43,7 @@ def test_together_equals_alone(backbone: Backbone, name: str) -> None:
         start = {key: value.detach().clone() for key, value in alone.learnables.items()}
         train_together(make_method(backbone, name), [alone], RECIPE)
         for key, value in alone.learnables.items():
-            moved = (value - start[key]).abs().max()
+            moved = (value.detach() - start[key]).abs().max()
             assert moved > 0
             torch.testing.assert_close(run.learnables[key], value, rtol=1e-4, atol=1e-4 * float(moved))
 

@@ -1,9 +1,11 @@
-"""``cptlite train``: one run from cached features to a table of results."""
+"""``cptlite train``: runs from cached features to a table of results."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,8 +20,11 @@ from cptlite.cli.options import (
     DatasetOption,
     JsonOption,
 )
-from cptlite.cli.train_options import with_training_options
+from cptlite.cli.train_options import REPEATED, with_training_options
 from cptlite.config import TrainConfig
+
+if TYPE_CHECKING:
+    from cptlite.backbone import Backbone
 
 __all__ = ["train"]
 
@@ -46,40 +51,69 @@ def train(
         ),
     ] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.", rich_help_panel=HOW)] = False,
+    together: Annotated[
+        bool,
+        typer.Option("--together", help="Train several runs as an axis of one forward.", rich_help_panel=HOW),
+    ] = False,
     json: JsonOption = False,
     **settings: Any,
 ) -> None:
     """Train on cached features and evaluate.
 
-    On everything cached, unless --dataset narrows it. A run that was stopped goes on with the same command.
+    On everything cached, unless --dataset narrows it. Several --shots and --seed make a run of each pair. A run that
+    was stopped goes on with the same command.
     """
-    config = _configure(dataset or [], backbone, cache_dir, suite, settings)
-    from cptlite.run import execute_run
+    grid = {name: settings.pop(name, None) or [getattr(TrainConfig, name)] for name in REPEATED}
+    base = _configure(dataset or [], backbone, cache_dir, suite, settings)
+    configs = [replace(base, shots=shots, seed=seed) for shots, seed in product(grid["shots"], grid["seed"])]
+    configs = list(dict.fromkeys(configs))
     from cptlite.run_files import run_folder
 
-    folder = run_folder(out, config)
-    finished = not force and (folder / "results.json").exists()
+    folders = [run_folder(out, config) for config in configs]
+    finished = not force and all((folder / "results.json").exists() for folder in folders)
+    loaded = _load(base)
+    resolved = {"device": loaded.device, "precision": loaded.precision, "cache_dir": cache_dir, **grid}
+    show_configuration("train", base.to_json() | resolved | {"run": folders})
+    results = _execute(configs, loaded, together, {"cache_dir": cache_dir, "out": out, "force": force})
+    _show(results, json)
+    for folder in folders:
+        note(f"{'already done' if finished else 'written'}: {folder}{' (--force trains again)' if finished else ''}")
+
+
+def _load(config: TrainConfig) -> Backbone:
     from cptlite.backbone import load_backbone
 
-    loaded = load_backbone(config.backbone, device=config.device, precision=config.precision)
-    resolved = {"device": loaded.device, "precision": loaded.precision, "cache_dir": cache_dir, "run": folder}
-    show_configuration("train", config.to_json() | resolved)
-    with progress(config.method, "epochs") as tick:
-        results = execute_run(
-            config,
-            loaded,
-            cache_dir=cache_dir,
-            out=out,
-            force=force,
-            on_epoch=lambda done, loss: tick(done, config.epochs),
-        )
-    if json:
-        print_json(results)
-    else:
-        from cptlite.reporting import run_table
+    return load_backbone(config.backbone, device=config.device, precision=config.precision)
 
-        print_table(run_table(results))
-    note(f"{'already done' if finished else 'written'}: {folder}{' (--force trains again)' if finished else ''}")
+
+def _execute(
+    configs: list[TrainConfig], backbone: Backbone, together: bool, places: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Carry the runs out, in one forward or one after the other."""
+    from cptlite.run import execute_together
+
+    results: list[dict[str, Any]] = []
+    total = sum(config.epochs for config in configs)
+    with progress(configs[0].method, "epochs") as tick:
+        for group in [configs] if together else [[config] for config in configs]:
+            before = sum(config.epochs for config in configs[: len(results)])
+
+            def count(done: int, loss: float, before: int = before) -> None:
+                tick(before + done, total)
+
+            results += execute_together(group, backbone, on_epoch=count, **places)
+    return results
+
+
+def _show(results: list[dict[str, Any]], json: bool) -> None:
+    from cptlite.reporting import run_table, summary_table
+
+    if json:
+        print_json(results[0] if len(results) == 1 else results)
+    elif len(results) == 1:
+        print_table(run_table(results[0]))
+    else:
+        print_table(summary_table(results))
 
 
 def _configure(

@@ -13,7 +13,7 @@ import typer
 from cptlite.cli.options import HOW, WHAT
 from cptlite.config import TrainConfig
 
-__all__ = ["HELP", "RESOLVED", "with_training_options"]
+__all__ = ["HELP", "REPEATED", "RESOLVED", "with_training_options"]
 
 RECIPE = "Recipe"
 PROMPTS = "Prompts"
@@ -21,11 +21,14 @@ PROMPTS = "Prompts"
 RESOLVED = ("suite", "datasets", "backbone")
 """Fields that come from what is cached, not from a flag of their own."""
 
+REPEATED = ("shots", "seed")
+"""Fields whose flag can be given more than once."""
+
 HELP: dict[str, tuple[str, str]] = {
     "method": (WHAT, "What to train; `cptlite methods` lists them."),
     "variant": (WHAT, "Variant of the method; by default its first."),
-    "shots": (WHAT, "Training images per class."),
-    "seed": (WHAT, "Draws the images and everything else."),
+    "shots": (WHAT, "Training images per class; repeatable."),
+    "seed": (WHAT, "Draws the images and everything else; repeatable."),
     "epochs": (RECIPE, "Passes over the joint training set."),
     "batch_size": (RECIPE, "Images per step."),
     "lr": (RECIPE, "Learning rate of SGD, at its height."),
@@ -86,7 +89,7 @@ def _is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
-def _flag(name: str, kind: type) -> inspect.Parameter:
+def _flag(name: str, kind: Any) -> inspect.Parameter:
     """Make the parameter that becomes ``--batch-size`` of ``batch_size``."""
     panel, words = HELP.get(name, (HOW, ""))
     flag = f"--{name.replace('_', '-')}"
@@ -94,4 +97,6 @@ def _flag(name: str, kind: type) -> inspect.Parameter:
         flag = f"{flag}/--no-{flag[2:]}"
     option = typer.Option(flag, help=words, rich_help_panel=panel)
     default = getattr(TrainConfig, name, "softcpt")
+    if name in REPEATED:
+        kind, default = list[kind], [default]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
