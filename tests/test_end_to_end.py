@@ -206,6 +206,24 @@ def test_another_seed_is_another_run(shelf: Path, tmp_path: Path, typed: Callabl
     assert one != two
 
 
+@pytest.mark.parametrize("method", ["softcpt", "coop-ca"])
+def test_runs_together_are_the_runs_alone(shelf: Path, tmp_path: Path, typed: Callable[..., str], method: str) -> None:
+    words = (f"cptlite train --method {method} --shots 1 --shots 2 --seed 1 --seed 2 --epochs 3 --batch-size 2",)
+    typed(*words, "--cache-dir", shelf / "cache", "--out", tmp_path / "together", "--together")
+    typed(*words, "--cache-dir", shelf / "cache", "--out", tmp_path / "alone")
+    runs = sorted(path.relative_to(tmp_path / "alone") for path in (tmp_path / "alone").rglob("prompts.safetensors"))
+    assert len(runs) == 4
+    for run in runs:
+        ours, theirs = (load_file(tmp_path / place / run) for place in ("together", "alone"))
+        for name, value in theirs.items():
+            np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=1e-6)
+        scores = [
+            json.loads((tmp_path / place / run.parent / "results.json").read_text())["tasks"]
+            for place in ("together", "alone")
+        ]
+        assert scores[0] == scores[1]
+
+
 # Killed
 
 
@@ -281,7 +299,7 @@ def scores_and_losses(folder: Path) -> tuple[Any, list[tuple[int, int, float]]]:
 
 @pytest.mark.parametrize(
     ("method", "learning"),
-    [("softcpt", "cptlite.run.train_together"), ("linear-probe", "cptlite.methods.linear_probe.LinearProbe.fit")],
+    [("softcpt", "cptlite.run.train_together"), ("linear-probe", "cptlite.methods.linear_probe.LinearProbe.learn")],
 )
 def test_only_evaluation_reads_test_rows_and_only_after_training(
     shelf: Path,

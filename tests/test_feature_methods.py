@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,12 +18,10 @@ from cptlite.errors import DataError
 from cptlite.methods.base import FewShotRows, Problem
 from cptlite.methods.cross_modal import AdamW, CrossModal, cross_modal_loss
 from cptlite.methods.lp_plus_plus import LPPlusPlus, blend_step, first_blend
-from cptlite.methods.per_task import split_tasks
-from cptlite.methods.table import METHODS
+from cptlite.methods.per_task import PerTask, split_tasks
 from cptlite.methods.tip_adapter import ALPHAS, BETAS, TipAdapter, TipAdapterF, TipClassifier, search_blend, train_keys
 
 DIM = 32  # of the recordings' CLIP
-CHOOSERS = ("tip-adapter", "tip-adapter-f", "cross-modal", "lp++")
 
 
 @pytest.fixture
@@ -31,11 +30,12 @@ def problem() -> Problem:
     return Problem(tasks=tasks, text=text_encoder("fused"))
 
 
-@pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer of the cheap steps, so that the tests stay quick on a busy machine."""
-    monkeypatch.setattr("cptlite.methods.cross_modal.STEPS", 120)
-    monkeypatch.setattr("cptlite.methods.lp_plus_plus.EPOCHS", 60)
+MAKERS = {
+    "tip-adapter": TipAdapter,
+    "tip-adapter-f": TipAdapterF,
+    "cross-modal": partial(CrossModal, steps=120),  # fewer of the cheap steps: quick on a busy machine
+    "lp++": partial(LPPlusPlus, epochs=60),
+}
 
 
 def draw(rows_a_class: int, views: int = 1) -> FewShotRows:
@@ -49,12 +49,10 @@ def units(count: int, dim: int = DIM, dtype: torch.dtype = torch.float64) -> tor
     return F.normalize(torch.randn(count, dim, dtype=dtype), dim=-1)
 
 
-@pytest.mark.parametrize("name", CHOOSERS)
+@pytest.mark.parametrize("name", MAKERS)
 def test_each_task_is_fitted_and_chosen_on_its_own(name: str, problem: Problem) -> None:
     train, val, test = draw(8, views=3), draw(4), draw(20)
-    build = METHODS[name].probe
-    assert build is not None
-    method = build()
+    method = PerTask(name, MAKERS[name])
     classifier = method.fit(problem, train, val)
     assert method.choices_.keys() == {"animal", "fruit"}
     for classes in (slice(0, 2), slice(2, 5)):
@@ -66,43 +64,43 @@ def test_each_task_is_fitted_and_chosen_on_its_own(name: str, problem: Problem) 
         torch.testing.assert_close(scores, whole)
 
 
-@pytest.mark.parametrize("name", CHOOSERS)
+@pytest.mark.parametrize("name", MAKERS)
 def test_same_seed_same_bytes_and_rows_left_as_they_were(name: str, problem: Problem) -> None:
     train, val = draw(4, views=3), draw(2)
     before = train.features.clone()
     stored = []
     for seed in (1, 1):
         torch.manual_seed(seed)
-        build = METHODS[name].probe
-        assert build is not None
-        stored.append(build().fit(problem, train, val).arrays())
+        stored.append(PerTask(name, MAKERS[name]).fit(problem, train, val).arrays())
     assert all(np.array_equal(value, stored[1][key]) for key, value in stored[0].items())
     assert torch.equal(train.features, before)
 
 
-@pytest.mark.parametrize("name", CHOOSERS)
+@pytest.mark.parametrize("name", MAKERS)
 def test_validation_rows_are_wanted(name: str, problem: Problem) -> None:
     train = draw(2)
-    build = METHODS[name].probe
-    assert build is not None
     with pytest.raises(DataError, match=r"chooses on validation rows, and task 'fruit'"):
-        build().fit(problem, train, FewShotRows(features=train.features[:2], labels=train.labels[:2]))
+        PerTask(name, MAKERS[name]).fit(
+            problem, train, FewShotRows(features=train.features[:2], labels=train.labels[:2])
+        )
 
 
 def test_parameter_counts(problem: Problem) -> None:
-    for method, count in ((TipAdapter(), 0), (TipAdapterF(), 10 * DIM), (CrossModal(), 5 * DIM), (LPPlusPlus(), 170)):
+    counts = {"tip-adapter": 0, "tip-adapter-f": 10 * DIM, "cross-modal": 5 * DIM, "lp++": 170}
+    for name, count in counts.items():
+        method = PerTask(name, MAKERS[name])
         method.fit(problem, draw(2), draw(1))
         assert method.num_parameters() == count
 
 
 def test_task_rows(problem: Problem) -> None:
-    first, second = split_tasks(problem, draw(3, views=2), draw(1), "x")
+    first, second = split_tasks(problem, draw(3, views=2), draw(1))
     assert (first.x.shape, second.x.shape, second.x_val.shape) == ((6, 2, DIM), (9, 2, DIM), (3, DIM))
     assert second.y.tolist() == [0, 1, 2] * 3
     assert second.num_classes == 3
-    torch.testing.assert_close(second.x.norm(dim=-1), torch.ones(9, 2))
+    torch.testing.assert_close(second.units.norm(dim=-1), torch.ones(9, 2))
     x, y = second.all_views()
-    assert torch.equal(x[1], second.x[0, 1])
+    assert torch.equal(x[1], second.units[0, 1])
     assert y.tolist() == [0, 0, 1, 1, 2, 2] * 3
 
 
@@ -124,10 +122,11 @@ def test_tip_adapter_scores_by_hand() -> None:
 
 def test_tip_adapter_key_is_the_mean_of_the_views(problem: Problem) -> None:
     train = draw(2, views=3)
-    keys = TipAdapter().fit(problem, train, draw(1)).keys
+    classifier = PerTask("tip-adapter", TipAdapter).fit(problem, train, draw(1))
+    assert isinstance(classifier, TipClassifier)
     mean = F.normalize(train.features, dim=-1).mean(dim=1)
     order = torch.argsort((train.labels >= 2).long(), stable=True)  # tasks one after the other
-    torch.testing.assert_close(keys, F.normalize(mean, dim=-1)[order])
+    torch.testing.assert_close(classifier.keys, F.normalize(mean, dim=-1)[order])
 
 
 def test_tip_adapter_search_is_the_first_best_of_the_grid() -> None:

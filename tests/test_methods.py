@@ -15,8 +15,9 @@ from cptlite.errors import DataError, UsageError
 from cptlite.methods.base import FewShotRows, LinearClassifier, Problem, PromptOptions, mask_other_tasks
 from cptlite.methods.coop import CoOp
 from cptlite.methods.linear_probe import LinearProbe, search_c
+from cptlite.methods.per_task import PerTask
 from cptlite.methods.prograd import project
-from cptlite.methods.prototype import Prototype
+from cptlite.methods.prototype import PrototypeClassifier
 from cptlite.methods.softcpt import SoftCPT
 from cptlite.methods.table import METHODS, find_method, resolve_config
 from cptlite.methods.zero_shot import ZeroShot
@@ -46,7 +47,7 @@ def test_zero_shot_uses_each_tasks_template(problem: Problem, rows: FewShotRows)
 
 
 def test_prototype_is_the_nearest_mean(problem: Problem, rows: FewShotRows) -> None:
-    method = Prototype()
+    method = PerTask("prototype", PrototypeClassifier)
     classifier = method.fit(problem, rows, rows)
     units = F.normalize(rows.features[:, 0], dim=-1)
     means = torch.stack([units[rows.labels == label].mean(0) for label in range(5)])
@@ -57,7 +58,7 @@ def test_prototype_is_the_nearest_mean(problem: Problem, rows: FewShotRows) -> N
 
 
 def test_linear_probe_fits_each_task_on_its_own(problem: Problem, rows: FewShotRows) -> None:
-    probe = LinearProbe()
+    probe = PerTask("linear-probe", LinearProbe)
     classifier = probe.fit(problem, rows, rows)
     scores = classifier.scores(rows.features[:, 0])
     masked = mask_other_tasks(scores, problem.class_tasks, rows.labels)
@@ -69,7 +70,7 @@ def test_linear_probe_fits_each_task_on_its_own(problem: Problem, rows: FewShotR
 def test_linear_probe_wants_validation_rows(problem: Problem, rows: FewShotRows) -> None:
     empty = FewShotRows(features=rows.features[:0], labels=rows.labels[:0])
     with pytest.raises(DataError, match="has none cached"):
-        LinearProbe().fit(problem, rows, empty)
+        PerTask("linear-probe", LinearProbe).fit(problem, rows, empty)
 
 
 @pytest.mark.parametrize("peak", [-5.3, -2.0, 0.0, 0.4, 3.1])

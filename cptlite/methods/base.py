@@ -127,7 +127,9 @@ class LinearClassifier:
 
     def scores(self, features: Tensor, classes: slice = ALL) -> Tensor:
         """From raw features (B, D) to scores (B, C)."""
-        images = F.normalize(features.float(), dim=-1) if self.unit_length else features.float()
+        images = features.to(self.weights.dtype)
+        if self.unit_length:
+            images = F.normalize(images, dim=-1)
         return exp32(self.logit_scale) * images @ self.weights[classes].T + self.bias[classes]
 
     def arrays(self) -> dict[str, np.ndarray]:

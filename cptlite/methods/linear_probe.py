@@ -2,7 +2,7 @@
 
 Radford et al. (ICML 2021), appendix A.3, in the few-shot form of CoOp and SoftCPT.
 
-Axes: N rows, V views, K classes of all tasks, D joint dimension.
+Axes: C classes, N rows, D joint dimension.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from cptlite.errors import DataError
-from cptlite.methods.base import FewShotRows, LinearClassifier, Method, Problem
+from cptlite.methods.base import LinearClassifier
+from cptlite.methods.estimator import FeatureClassifier, Learned, TaskRows
 
 __all__ = ["LinearProbe", "search_c"]
 
@@ -53,62 +53,64 @@ def search_c(score: Callable[[float], float]) -> float:
     return 10**chosen
 
 
-class LinearProbe(Method):
-    """One logistic regression a task, on view 0 of the raw cached features; its choice is ``C``."""
+class LinearProbe(FeatureClassifier):
+    """Logistic regression on view 0 of raw features; a class without rows is never predicted.
 
-    def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows) -> LinearClassifier:
-        """Fit every task's probe, its C chosen on validation rows.
+    Parameters
+    ----------
+    C : float
+        Inverse regularisation, where `fit` gets no validation rows; with them it is chosen (`search_c`), and is the
+        one choice in ``choices_``.
+    """
 
-        Raises
-        ------
-        DataError
-            A task has no validation rows, or training rows of fewer than two classes.
-        """
-        num_classes, dim = len(problem.class_names), train.features.shape[-1]
-        weights, bias = np.zeros((num_classes, dim)), np.full(num_classes, -np.inf)
-        of_class = problem.class_tasks.cpu().numpy()
-        x, y = _plain_rows(train)
-        x_val, y_val = _plain_rows(val)
-        for index, task in enumerate(problem.tasks):
-            here, here_val = of_class[y] == index, of_class[y_val] == index
-            if not here_val.any():
-                raise DataError(
-                    f"linear-probe chooses its C on validation rows, and task {task.id!r} has none cached: "
-                    f"give the dataset a val split, or use --method prototype"
-                )
-            if len(np.unique(y[here])) < 2:
-                raise DataError(
-                    f"linear-probe wants training rows of at least two classes of task {task.id!r}, found those of "
-                    f"{len(np.unique(y[here]))}: cache more, or use --method prototype"
-                )
-            probe, c = _best_probe(x[here], y[here], x_val[here_val], y_val[here_val])
-            self.choices_[task.id] = {"C": c}
-            coefficients, intercepts = _per_class(probe)
-            weights[probe.classes_], bias[probe.classes_] = coefficients, intercepts
-        self._size = weights.size + bias.size
-        device = train.features.device
-        return LinearClassifier(
-            weights=torch.from_numpy(weights).float().to(device),
-            bias=torch.from_numpy(bias).float().to(device),
+    least_classes = 2
+
+    def __init__(self, C: float = 1.0) -> None:
+        self.C = C
+
+    @property
+    def coef_(self) -> np.ndarray:
+        """Weights of the fitted probe: ndarray of shape (C, D), two rows for two classes."""
+        return self.classifier_.weights.numpy()
+
+    @property
+    def intercept_(self) -> np.ndarray:
+        """Biases of the fitted probe: ndarray of shape (C,)."""
+        return self.classifier_.bias.numpy()
+
+    def learn(self, rows: TaskRows) -> Learned:
+        """Fit, after choosing C where there are validation rows."""
+        x, y = rows.x[:, 0].cpu().numpy(), rows.y.cpu().numpy()
+        if len(rows.y_val):
+            probe, c = _best_probe(x, y, rows.x_val.cpu().numpy(), rows.y_val.cpu().numpy())
+            choices = {"C": c}
+        else:
+            probe, choices = _fit(x, y, self.C), {}
+        weights, bias = np.zeros((rows.num_classes, x.shape[1])), np.full(rows.num_classes, -np.inf)
+        weights[probe.classes_], bias[probe.classes_] = _per_class(probe)
+        classifier = LinearClassifier(
+            weights=torch.from_numpy(weights).to(rows.x),
+            bias=torch.from_numpy(bias).to(rows.x),
             logit_scale=0.0,
             unit_length=False,
         )
-
-
-def _plain_rows(rows: FewShotRows) -> tuple[np.ndarray, np.ndarray]:
-    return rows.features[:, 0].float().cpu().numpy(), rows.labels.cpu().numpy()
+        return Learned(classifier=classifier, num_parameters=weights.size + bias.size, choices=choices)
 
 
 def _best_probe(x: np.ndarray, y: np.ndarray, x_val: np.ndarray, y_val: np.ndarray) -> tuple[LogisticRegression, float]:
     @cache
     def fitted(c: float) -> LogisticRegression:
-        with warnings.catch_warnings():
-            # The protocol stops at 1000 iterations; with the largest C it does not converge by then.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            return LogisticRegression(C=c, max_iter=1000).fit(x, y)
+        return _fit(x, y, c)
 
     c = search_c(lambda c: float(fitted(c).score(x_val, y_val)))
     return fitted(c), c
+
+
+def _fit(x: np.ndarray, y: np.ndarray, c: float) -> LogisticRegression:
+    with warnings.catch_warnings():
+        # The protocol stops at 1000 iterations; with the largest C it does not converge by then.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return LogisticRegression(C=c, max_iter=1000).fit(x, y)
 
 
 def _per_class(probe: LogisticRegression) -> tuple[np.ndarray, np.ndarray]:

@@ -2,20 +2,20 @@
 
 Huang et al., "LP++: A Surprisingly Strong Linear Probe for Few-Shot CLIP" (CVPR 2024).
 
-Axes: K classes of all tasks, C of one task, N training rows, M validation rows, D joint dimension.
+Axes: C classes, N training rows, M validation rows, D joint dimension.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.methods.base import FewShotRows, LinearClassifier, Method, Problem
-from cptlite.methods.per_task import TaskRows, accuracy_of, split_tasks
-from cptlite.methods.zero_shot import zero_shot_weights
+from cptlite.methods.base import LinearClassifier
+from cptlite.methods.estimator import LOGIT_SCALE, Learned, TaskRows, TextClassifier
 
 __all__ = ["Blend", "LPPlusPlus", "blend_step", "first_blend"]
 
@@ -46,8 +46,15 @@ class Blend:
         return self.head + self.alpha[:, None] * text
 
 
-class LPPlusPlus(Method):
+class LPPlusPlus(TextClassifier):
     """Linear head plus a learned share of the zero-shot weights.
+
+    Parameters
+    ----------
+    text_weights, classes, logit_scale
+        As in `TextClassifier`; the factor is not used.
+    epochs : int
+        Steps on all training rows.
 
     Notes
     -----
@@ -55,7 +62,8 @@ class LPPlusPlus(Method):
     cross-entropy over all training rows, by full-batch gradient descent in two blocks: w and b every epoch (momentum
     0.9, rate 4 N / the largest eigenvalue of X^T X), alpha every tenth epoch (rate N / (4 max_k sum_n (x_n . t_k)^2)).
     w starts at the sum of its class's rows, alpha at 250 times the mean over classes of the mean cosine with their own
-    text. Of 300 epochs the one best on validation rows is kept, the last of equals. K (D + 2) numbers are learned.
+    text. Of 300 epochs the one best on validation rows is kept, the last of equals; without validation rows the last
+    one. C (D + 2) numbers are learned.
 
     The rate of w is the edge of what is stable: with momentum and bias the loss swings on rows that no line separates,
     and the kept epoch is what validation rows make of it.
@@ -65,22 +73,24 @@ class LPPlusPlus(Method):
     class, from the dataset's template.
     """
 
-    def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows) -> LinearClassifier:
-        """Train every task's blend and keep its best epoch.
+    def __init__(
+        self,
+        text_weights: Any = None,
+        classes: Any = None,
+        logit_scale: float = LOGIT_SCALE,
+        epochs: int = EPOCHS,
+    ) -> None:
+        super().__init__(text_weights, classes, logit_scale)
+        self.epochs = epochs
 
-        Raises
-        ------
-        DataError
-            A task has no validation rows.
-        """
-        text = zero_shot_weights(problem)  # (K, D)
-        weights, bias = text.clone(), text.new_zeros(len(text))
-        for rows in split_tasks(problem, train, val, "lp++"):
-            own = rows.classes
-            weights[own], bias[own], epoch = _best_epoch(rows, text[own])
-            self.choices_[rows.id] = {"epoch": epoch}
-        self._size = weights.numel() + 2 * len(weights)
-        return LinearClassifier(weights=weights, bias=bias, logit_scale=0.0, unit_length=True)
+    def learn(self, rows: TaskRows) -> Learned:
+        """Train the blend and keep its best epoch."""
+        weights, bias, epoch = _best_epoch(rows, self.epochs)
+        return Learned(
+            classifier=LinearClassifier(weights=weights, bias=bias, logit_scale=0.0, unit_length=True),
+            num_parameters=weights.numel() + 2 * len(weights),
+            choices={"epoch": epoch} if len(rows.y_val) else {},
+        )
 
 
 def first_blend(x: Tensor, y: Tensor, text: Tensor) -> Blend:
@@ -124,16 +134,18 @@ def blend_step(blend: Blend, x: Tensor, y: Tensor, text: Tensor, momentum: tuple
     return F.cross_entropy(logits, y).item()
 
 
-def _best_epoch(rows: TaskRows, text: Tensor) -> tuple[Tensor, Tensor, int]:
+def _best_epoch(rows: TaskRows, epochs: int) -> tuple[Tensor, Tensor, int]:
     """Weights (C, D) and bias (C,) of the epoch best on validation rows, and its number."""
+    text = rows.text
+    assert text is not None
     x, y = rows.all_views()
     blend = first_blend(x, y, text)
     momentum = (torch.zeros_like(blend.head), torch.zeros_like(blend.bias))
-    best, kept = -1.0, (text, blend.bias, 0)
-    for epoch in range(1, EPOCHS + 1):
+    best, kept = -1, (text, blend.bias, 0)
+    for epoch in range(1, epochs + 1):
         blend_step(blend, x, y, text, momentum, epoch % ALPHA_EVERY == 0)
         weights = blend.weights(text)
-        accuracy = accuracy_of(rows.x_val @ weights.T + blend.bias, rows.y_val)
-        if accuracy >= best:
-            best, kept = accuracy, (weights, blend.bias.clone(), epoch)
+        hits = int(((rows.units_val @ weights.T + blend.bias).argmax(dim=-1) == rows.y_val).sum())
+        if hits >= best:
+            best, kept = hits, (weights, blend.bias.clone(), epoch)
     return kept

@@ -1,83 +1,95 @@
-"""The rows of one task at a time, for methods that fit every task on its own.
+"""An estimator of one task as a method of many: fitted on each task's rows on its own, and joined.
 
 Axes: T tasks, K classes of all tasks, C classes of one task, N rows, V views, D joint dimension.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cptlite.errors import DataError
-from cptlite.methods.base import FewShotRows, Problem
+from cptlite.methods.base import Classifier, FewShotRows, Method, Problem
+from cptlite.methods.estimator import FeatureClassifier, TaskRows
+from cptlite.methods.zero_shot import zero_shot_weights
 
-__all__ = ["TaskRows", "accuracy_of", "split_tasks"]
+__all__ = ["PerTask", "split_tasks"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskRows:
-    """One task's training and validation rows.
+class PerTask(Method):
+    """One estimator a task.
 
-    Attributes
+    Parameters
     ----------
-    id : str
-    classes : slice
-        Of the task among all K.
-    x : Tensor of shape (N, V, D)
-        Unit-length training features, float32.
-    y : Tensor of shape (N,), int64
-        Class within the task.
-    x_val, y_val : Tensor of shape (M, D) and (M,)
-        View 0 of the validation rows.
+    name : str
+        Of the method, for messages.
+    make : callable
+        Makes an estimator that is not fitted.
     """
 
-    id: str
-    classes: slice
-    x: Tensor
-    y: Tensor
-    x_val: Tensor
-    y_val: Tensor
+    def __init__(self, name: str, make: Callable[[], FeatureClassifier]) -> None:
+        super().__init__()
+        self.name = name
+        self.make = make
 
-    @property
-    def num_classes(self) -> int:
-        """Classes of the task, C."""
-        return int(self.classes.stop - self.classes.start)
+    def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows) -> Classifier:
+        """Fit every task's estimator on its rows.
 
-    def all_views(self) -> tuple[Tensor, Tensor]:
-        """Every view as a row of its own: features (N * V, D), unit length, and classes (N * V,)."""
-        return self.x.flatten(0, 1), self.y.repeat_interleave(self.x.shape[1])
+        Raises
+        ------
+        DataError
+            A task lacks validation rows to choose on, or training rows of enough classes.
+        """
+        estimator = self.make()
+        text = zero_shot_weights(problem) if estimator.needs_text else None  # (K, D)
+        parts = []
+        for rows in split_tasks(problem, train, val, text):
+            self._check(rows, estimator)
+            learned = estimator.learn(rows)
+            parts.append(learned.classifier)
+            self._size += learned.num_parameters
+            if learned.choices:
+                self.choices_[rows.id] = learned.choices
+        return estimator.join(parts)
+
+    def _check(self, rows: TaskRows, estimator: FeatureClassifier) -> None:
+        if estimator.chooses and not len(rows.y_val):
+            raise DataError(
+                f"{self.name} chooses on validation rows, and task {rows.id!r} has none cached: "
+                f"give the dataset a val split, or use --method prototype"
+            )
+        present = len(rows.y.unique())
+        if present < estimator.least_classes:
+            raise DataError(
+                f"{self.name} wants training rows of at least two classes of task {rows.id!r}, found those of "
+                f"{present}: cache more, or use --method prototype"
+            )
 
 
-def split_tasks(problem: Problem, train: FewShotRows, val: FewShotRows, method: str) -> Iterator[TaskRows]:
+def split_tasks(
+    problem: Problem, train: FewShotRows, val: FewShotRows, text: Tensor | None = None
+) -> Iterator[TaskRows]:
     """Rows of each task, in order.
 
-    Raises
-    ------
-    DataError
-        A task has no validation rows, on which ``method`` chooses.
+    Parameters
+    ----------
+    problem : Problem
+    train, val : FewShotRows
+    text : Tensor of shape (K, D), optional
+        Unit-length zero-shot weights of all classes.
     """
     stops = [*problem.offsets[1:], len(problem.class_names)]
     for task, start, stop in zip(problem.tasks, problem.offsets, stops, strict=True):
         here, here_val = (torch.nonzero((start <= rows.labels) & (rows.labels < stop))[:, 0] for rows in (train, val))
-        if not len(here_val):
-            raise DataError(
-                f"{method} chooses on validation rows, and task {task.id!r} has none cached: "
-                f"give the dataset a val split, or use --method prototype"
-            )
         yield TaskRows(
             id=task.id,
-            classes=slice(start, stop),
-            x=F.normalize(train.features[here].float(), dim=-1),
+            num_classes=stop - start,
+            x=train.features[here].float(),
             y=train.labels[here] - start,
-            x_val=F.normalize(val.features[here_val, 0].float(), dim=-1),
+            x_val=val.features[here_val, 0].float(),
             y_val=val.labels[here_val] - start,
+            text=None if text is None else text[start:stop],
+            logit_scale=problem.text.tower.logit_scale,
         )
-
-
-def accuracy_of(scores: Tensor, labels: Tensor) -> float:
-    """Share of rows whose own class scores highest, from (N, C) and (N,), in [0, 1]."""
-    return (scores.argmax(dim=-1) == labels).float().mean().item()

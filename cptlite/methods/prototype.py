@@ -3,34 +3,38 @@
 The idea of Snell et al., "Prototypical Networks for Few-shot Learning" (NeurIPS 2017), on frozen features. The SoftCPT
 paper's ProtoNet is trained from scratch on the images, which is not the same and much weaker.
 
-Axes: N rows, V views, K classes, D joint dimension.
+Axes: C classes, N rows, V views, D joint dimension.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
-from cptlite.methods.base import FewShotRows, LinearClassifier, Method, Problem
+from cptlite.methods.base import LinearClassifier
+from cptlite.methods.estimator import FeatureClassifier, Learned, TaskRows
 
-__all__ = ["Prototype"]
+__all__ = ["PrototypeClassifier"]
 
 
-class Prototype(Method):
-    """One mean a class over all cached views of its training rows.
+class PrototypeClassifier(FeatureClassifier):
+    """One mean a class over all views of its training rows.
 
     Notes
     -----
-    The score is -||x - m_k||^2 / 2 less what all classes share: x . m_k - ||m_k||^2 / 2, with x of unit length.
+    The score is -||x - m_k||^2 / 2 less what all classes share: x . m_k - ||m_k||^2 / 2, with x of unit length. A class
+    without rows is never predicted. Validation rows are not looked at.
     """
 
-    def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows) -> LinearClassifier:
-        """Average the training rows of each class; validation rows are not looked at."""
-        rows, views, dim = train.features.shape
-        units = F.normalize(train.features.float(), dim=-1).mean(dim=1)  # (N, D)
-        sums = units.new_zeros(len(problem.class_names), dim).index_add(0, train.labels, units)
-        counts = torch.bincount(train.labels, minlength=len(sums)).clamp(min=1)
-        means = sums / counts[:, None]  # (K, D)
-        self._size = means.numel()
-        bias = -means.square().sum(dim=-1) / 2
-        return LinearClassifier(weights=means, bias=bias, logit_scale=0.0, unit_length=True)
+    chooses = False
+
+    def learn(self, rows: TaskRows) -> Learned:
+        """Average the training rows of each class."""
+        units = rows.units.mean(dim=1)  # (N, D)
+        sums = units.new_zeros(rows.num_classes, units.shape[1]).index_add(0, rows.y, units)
+        counts = torch.bincount(rows.y, minlength=len(sums))
+        means = sums / counts.clamp(min=1)[:, None]  # (C, D)
+        bias = (-means.square().sum(dim=-1) / 2).masked_fill(counts == 0, float("-inf"))
+        return Learned(
+            classifier=LinearClassifier(weights=means, bias=bias, logit_scale=0.0, unit_length=True),
+            num_parameters=means.numel(),
+        )

@@ -12,11 +12,13 @@ from cptlite.errors import UsageError
 from cptlite.methods.base import Method, Problem, PromptMethod, PromptOptions
 from cptlite.methods.coop import CoOp
 from cptlite.methods.cross_modal import CrossModal
+from cptlite.methods.estimator import FeatureClassifier
 from cptlite.methods.kgcoop import KgCoOp
 from cptlite.methods.linear_probe import LinearProbe
 from cptlite.methods.lp_plus_plus import LPPlusPlus
+from cptlite.methods.per_task import PerTask
 from cptlite.methods.prograd import ProGrad
-from cptlite.methods.prototype import Prototype
+from cptlite.methods.prototype import PrototypeClassifier
 from cptlite.methods.softcpt import VARIANTS, SoftCPT
 from cptlite.methods.tip_adapter import TipAdapter, TipAdapterF
 from cptlite.methods.zero_shot import ZeroShot
@@ -59,16 +61,30 @@ def _coop(problem: Problem, options: PromptOptions, variant: str, *, sharing: st
     return CoOp(problem, options, sharing)
 
 
+def _per_task(name: str, estimator: Callable[[], FeatureClassifier]) -> Callable[[], Method]:
+    return partial(PerTask, name, estimator)
+
+
 A_PHOTO_OF_A = {"context_length": 4, "context_init": "a photo of a"}
 
 METHODS: dict[str, MethodEntry] = {
     "zeroshot": MethodEntry(learns="nothing: the dataset's template", probe=ZeroShot, needs_rows=False),
-    "prototype": MethodEntry(learns="the mean feature of each class", probe=Prototype),
-    "linear-probe": MethodEntry(learns="logistic regression on raw features", probe=LinearProbe),
-    "tip-adapter": MethodEntry(learns="nothing: training rows vote beside the template", probe=TipAdapter),
-    "tip-adapter-f": MethodEntry(learns="the voting rows' features", probe=TipAdapterF),
-    "cross-modal": MethodEntry(learns="a linear head on images and class texts", probe=CrossModal),
-    "lp++": MethodEntry(learns="a linear head blended with the template class by class", probe=LPPlusPlus),
+    "prototype": MethodEntry(
+        learns="the mean feature of each class", probe=_per_task("prototype", PrototypeClassifier)
+    ),
+    "linear-probe": MethodEntry(
+        learns="logistic regression on raw features", probe=_per_task("linear-probe", LinearProbe)
+    ),
+    "tip-adapter": MethodEntry(
+        learns="nothing: training rows vote beside the template", probe=_per_task("tip-adapter", TipAdapter)
+    ),
+    "tip-adapter-f": MethodEntry(learns="the voting rows' features", probe=_per_task("tip-adapter-f", TipAdapterF)),
+    "cross-modal": MethodEntry(
+        learns="a linear head on images and class texts", probe=_per_task("cross-modal", CrossModal)
+    ),
+    "lp++": MethodEntry(
+        learns="a linear head blended with the template class by class", probe=_per_task("lp++", LPPlusPlus)
+    ),
     "coop-mt": MethodEntry(learns="one context for all tasks", prompts=partial(_coop, sharing="all"), multi_task=True),
     "coop-ca": MethodEntry(learns="one context per task", prompts=partial(_coop, sharing="task")),
     "coop-cs": MethodEntry(learns="one context per class", prompts=partial(_coop, sharing="class")),

@@ -8,16 +8,17 @@ D joint dimension.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.methods.base import ALL, FewShotRows, Method, Problem
-from cptlite.methods.per_task import TaskRows, split_tasks
-from cptlite.methods.zero_shot import zero_shot_weights
+from cptlite.methods.base import ALL
+from cptlite.methods.estimator import LOGIT_SCALE, Learned, TaskRows, TextClassifier, new_generator
 
 __all__ = ["TipAdapter", "TipAdapterF", "TipClassifier", "search_blend", "train_keys"]
 
@@ -25,6 +26,7 @@ BETAS = [0.1 + step * (7 - 0.1) / 200 for step in range(200)]
 ALPHAS = [0.1 + step * (3 - 0.1) / 20 for step in range(20)]
 START_ALPHA, START_BETA = 1.17, 1.0
 EPOCHS, BATCH, RATE, EPSILON = 20, 256, 1e-3, 1e-4
+TENSORS = ("weights", "keys", "alpha", "beta")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,66 +59,95 @@ class TipClassifier:
         start, stop, _ = classes.indices(len(self.weights))
         own = torch.nonzero((start <= self.key_labels) & (self.key_labels < stop))[:, 0]
         labels = self.key_labels[own]
-        images = F.normalize(features.float(), dim=-1)
+        images = F.normalize(features.to(self.weights.dtype), dim=-1)
         text = torch.tensor(self.logit_scale).exp().to(images) * images @ self.weights[classes].T  # (B, C)
         votes = _votes(images @ self.keys[own].T, labels - start, self.beta[labels], stop - start)
         return text + self.alpha[classes] * votes
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the attributes under their names."""
-        tensors = {name: getattr(self, name) for name in ("weights", "keys", "key_labels", "alpha", "beta")}
+        tensors = {name: getattr(self, name) for name in (*TENSORS, "key_labels")}
         arrays = {name: value.cpu().numpy() for name, value in tensors.items()}
         return {**arrays, "logit_scale": np.array(self.logit_scale, np.float32)}
 
 
-class TipAdapter(Method):
+class TipAdapter(TextClassifier):
     """Training rows vote for their class, the nearer the more; learns nothing.
+
+    Parameters
+    ----------
+    text_weights, classes, logit_scale
+        As in `TextClassifier`.
+    alpha, beta : float
+        Weight and sharpness of the votes where `fit` gets no validation rows; with them both are chosen, and are in
+        ``choices_``.
 
     Notes
     -----
     score = exp(logit_scale) x . w_k + alpha * sum over the keys F_n of class k of exp(-beta (1 - x . F_n)). A key is a
-    training image's normalised mean over its cached views. alpha and beta are each task's best on validation rows, the
+    training image's normalised mean over its views. alpha and beta are each task's best on validation rows, the
     first of equals, over the original's grid of 200 x 20 (0.1 to 7, 0.1 to 3; ImageNet's, for every dataset). The
     template is the dataset's one, where the original averages several on some datasets. No numbers are learned; N D
     are kept.
     """
 
-    name = "tip-adapter"
+    def __init__(
+        self,
+        text_weights: Any = None,
+        classes: Any = None,
+        logit_scale: float = LOGIT_SCALE,
+        alpha: float = START_ALPHA,
+        beta: float = START_BETA,
+    ) -> None:
+        super().__init__(text_weights, classes, logit_scale)
+        self.alpha = alpha
+        self.beta = beta
 
-    def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows) -> TipClassifier:
-        """Gather the keys and choose alpha and beta.
-
-        Raises
-        ------
-        DataError
-            A task has no validation rows.
-        """
-        weights = zero_shot_weights(problem)  # (K, D)
-        scale = torch.tensor(problem.text.tower.logit_scale).exp().to(weights)
-        alpha, beta = weights.new_zeros(len(weights)), weights.new_zeros(len(weights))
-        keys, labels = [], []
-        for rows in split_tasks(problem, train, val, self.name):
-            text_weights = scale * weights[rows.classes]  # (C, D)
-            keys.append(self._keys(rows, text_weights))
-            labels.append(rows.y + rows.classes.start)
-            chosen = search_blend(rows.x_val @ text_weights.T, rows.x_val @ keys[-1].T, rows.y, rows.y_val)
-            alpha[rows.classes], beta[rows.classes] = chosen
-            self.choices_[rows.id] = {"alpha": chosen[0], "beta": chosen[1]}
-        return TipClassifier(
-            weights=weights,
-            logit_scale=problem.text.tower.logit_scale,
-            keys=torch.cat(keys),
-            key_labels=torch.cat(labels),
-            alpha=alpha,
-            beta=beta,
+    def learn(self, rows: TaskRows) -> Learned:
+        """Gather the keys and choose alpha and beta."""
+        assert rows.text is not None
+        text_weights = torch.tensor(rows.logit_scale).exp().to(rows.text) * rows.text  # (C, D)
+        keys = F.normalize(rows.units.mean(dim=1), dim=-1)  # (N, D)
+        keys, size = self._train(keys, rows, text_weights)
+        alpha, beta, choices = self.alpha, self.beta, {}
+        if len(rows.y_val):
+            x_val = rows.units_val
+            alpha, beta = search_blend(x_val @ text_weights.T, x_val @ keys.T, rows.y, rows.y_val)
+            choices = {"alpha": alpha, "beta": beta}
+        classifier = TipClassifier(
+            weights=rows.text,
+            logit_scale=rows.logit_scale,
+            keys=keys,
+            key_labels=rows.y,
+            alpha=rows.text.new_full((rows.num_classes,), alpha),
+            beta=rows.text.new_full((rows.num_classes,), beta),
         )
+        return Learned(classifier=classifier, num_parameters=size, choices=choices)
 
-    def _keys(self, rows: TaskRows, text_weights: Tensor) -> Tensor:
-        return F.normalize(rows.x.mean(dim=1), dim=-1)  # (N, D)
+    @staticmethod
+    def join(parts: Sequence[TipClassifier]) -> TipClassifier:
+        """One classifier of all tasks, from those of each in order."""
+        first = np.cumsum([0, *(len(part.weights) for part in parts)])
+        joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
+        labels = torch.cat([part.key_labels + int(start) for part, start in zip(parts, first, strict=False)])
+        return replace(parts[0], **joined, key_labels=labels)
+
+    def _train(self, keys: Tensor, rows: TaskRows, text_weights: Tensor) -> tuple[Tensor, int]:
+        """Return the keys to use, and how many numbers in them are learned."""
+        return keys, 0
 
 
 class TipAdapterF(TipAdapter):
     """Tip-Adapter whose keys are trained, started from the training rows.
+
+    Parameters
+    ----------
+    text_weights, classes, logit_scale, alpha, beta
+        As in `TipAdapter`.
+    epochs : int
+        Passes over the training rows.
+    random_state : int, RandomState or None
+        Draws batches and views; None takes PyTorch's global generator.
 
     Notes
     -----
@@ -126,12 +157,24 @@ class TipAdapterF(TipAdapter):
     one is kept. N D numbers are learned.
     """
 
-    name = "tip-adapter-f"
+    def __init__(
+        self,
+        text_weights: Any = None,
+        classes: Any = None,
+        logit_scale: float = LOGIT_SCALE,
+        alpha: float = START_ALPHA,
+        beta: float = START_BETA,
+        epochs: int = EPOCHS,
+        random_state: Any = None,
+    ) -> None:
+        super().__init__(text_weights, classes, logit_scale, alpha, beta)
+        self.epochs = epochs
+        self.random_state = random_state
 
-    def _keys(self, rows: TaskRows, text_weights: Tensor) -> Tensor:
-        keys = train_keys(super()._keys(rows, text_weights), rows.x, rows.y, text_weights)
-        self._size += keys.numel()
-        return keys
+    def _train(self, keys: Tensor, rows: TaskRows, text_weights: Tensor) -> tuple[Tensor, int]:
+        generator = new_generator(self.random_state)
+        keys = train_keys(keys, rows.units, rows.y, text_weights, self.epochs, generator)
+        return keys, keys.numel()
 
 
 def search_blend(text: Tensor, affinity: Tensor, key_labels: Tensor, labels: Tensor) -> tuple[float, float]:
@@ -160,7 +203,14 @@ def search_blend(text: Tensor, affinity: Tensor, key_labels: Tensor, labels: Ten
     return chosen
 
 
-def train_keys(keys: Tensor, x: Tensor, y: Tensor, text_weights: Tensor, epochs: int = EPOCHS) -> Tensor:
+def train_keys(
+    keys: Tensor,
+    x: Tensor,
+    y: Tensor,
+    text_weights: Tensor,
+    epochs: int = EPOCHS,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Train one task's keys (N, D) on its rows.
 
     Parameters
@@ -171,6 +221,8 @@ def train_keys(keys: Tensor, x: Tensor, y: Tensor, text_weights: Tensor, epochs:
     text_weights : Tensor of shape (C, D)
         Zero-shot weights times the factor on the cosines.
     epochs : int
+    generator : torch.Generator, optional
+        Of the CPU; draws batches and views.
 
     Returns
     -------
@@ -181,9 +233,13 @@ def train_keys(keys: Tensor, x: Tensor, y: Tensor, text_weights: Tensor, epochs:
     count, views = x.shape[:2]
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-count // BATCH))
     for _ in range(epochs):
-        view = torch.randint(1, views, (count,)) if views > 1 else torch.zeros(count, dtype=torch.long)
+        view = (
+            torch.randint(1, views, (count,), generator=generator)
+            if views > 1
+            else torch.zeros(count, dtype=torch.long)
+        )
         images = x[torch.arange(count), view]  # (N, D)
-        for picked in torch.randperm(count).to(x.device).split(BATCH):
+        for picked in torch.randperm(count, generator=generator).to(x.device).split(BATCH):
             batch = images[picked]  # (B, D)
             votes = _votes(batch @ keys.T, y, START_BETA, len(text_weights))
             loss = F.cross_entropy(batch @ text_weights.T + START_ALPHA * votes, y[picked])

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from cptlite.backbone import Backbone
 from cptlite.encode_pass import usable_cores
 from cptlite.methods.linear_probe import LinearProbe
+from cptlite.methods.per_task import PerTask
 from cptlite.timing.clock import Patience, median_seconds
 from cptlite.timing.tasks import make_problem, make_rows
 
@@ -55,7 +56,9 @@ def bench_probe(
             with threadpool_limits(threads):
                 # No warm-up: each of the hundred fits is one for the next.
                 seconds = median_seconds(
-                    lambda problem=problem, train=train, val=val: LinearProbe().fit(problem, train, val),  # type: ignore[misc]
+                    lambda problem=problem, train=train, val=val: PerTask("linear-probe", LinearProbe).fit(
+                        problem, train, val
+                    ),  # type: ignore[misc]
                     torch.device("cpu"),
                     patience,
                     warm_up=False,
