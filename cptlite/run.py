@@ -28,7 +28,7 @@ from cptlite.metrics import suite_score
 from cptlite.rows import draw_few_shots, no_rows
 from cptlite.run_files import finished_results, run_folder, write_classifier, write_json, write_prompts
 from cptlite.text import TextEncoder
-from cptlite.training import Recipe, TrainingRun, put_learnables, train_together
+from cptlite.training import Recipe, TrainingRun, put_learnables, take_learnables, train_together
 
 __all__ = ["differ_in_rows_alone", "execute_run", "execute_together"]
 
@@ -258,7 +258,7 @@ def _learn_prompts(runs: Sequence[_Run], problem: Problem, on_epoch: OnEpoch | N
         torch.manual_seed(run.config.seed)
         method = entry.prompts(problem, _choices(PromptOptions, run.config), variant)
         setup.append(time.monotonic() - started)
-        learnables = dict(method.named_parameters())
+        learnables = take_learnables(method)
         told = partial(count, index)
         trainings.append(
             TrainingRun(learnables=learnables, rows=train, seed=run.config.seed, folder=run.folder, on_epoch=told)

@@ -25,7 +25,15 @@ from cptlite.methods.base import FewShotRows, PromptMethod
 from cptlite.training_files import Progress, resume, save_checkpoint, write_log
 from cptlite.training_graph import Backward, record_backward
 
-__all__ = ["Recipe", "TrainingRun", "learning_rate", "put_learnables", "train_prompts", "train_together"]
+__all__ = [
+    "Recipe",
+    "TrainingRun",
+    "learning_rate",
+    "put_learnables",
+    "take_learnables",
+    "train_prompts",
+    "train_together",
+]
 
 CHECKPOINT_SECONDS = 10.0
 LEAST_REPLAYS = 50  # a recording costs a handful of steps
@@ -62,7 +70,7 @@ class TrainingRun:
     Attributes
     ----------
     learnables : dict of str to nn.Parameter
-        By name as in the method; trained in place.
+        By name as in the method, but not the method's own; trained in place.
     rows : FewShotRows
         On the device of the method. With more than one view, each image is seen in a random one of views 1 and up.
     seed : int
@@ -99,7 +107,7 @@ def train_prompts(
     float
         Seconds of training, those before an interruption included.
     """
-    learnables = dict(method.named_parameters())
+    learnables = take_learnables(method)
     run = TrainingRun(learnables=learnables, rows=rows, seed=seed, folder=folder, on_epoch=on_epoch)
     train_together(method, [run], recipe)
     return run.seconds
@@ -132,6 +140,14 @@ def train_together(method: PromptMethod, runs: Sequence[TrainingRun], recipe: Re
         put_learnables(method, run.learnables)
         with torch.no_grad():  # the loss of a step is known before the step: what the last one did shows here alone
             _check_finite([float(method.class_weights().sum())], recipe.epochs - 1)
+
+
+def take_learnables(method: PromptMethod) -> dict[str, nn.Parameter]:
+    """Learnables of a run that starts where the method stands, apart from the method's own."""
+    return {
+        name: nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
+        for name, value in method.named_parameters()
+    }
 
 
 def put_learnables(method: PromptMethod, learnables: dict[str, nn.Parameter]) -> None:

@@ -10,7 +10,7 @@ from test_training import make_method
 
 from cptlite.backbone import Backbone, load_backbone
 from cptlite.methods.base import FewShotRows
-from cptlite.training import Recipe, TrainingRun, train_prompts, train_together
+from cptlite.training import Recipe, TrainingRun, take_learnables, train_prompts, train_together
 
 RECIPE = Recipe(epochs=4, batch_size=4, lr=0.05)
 
@@ -26,7 +26,7 @@ def rows_of(count: int) -> FewShotRows:
 
 
 def new_run(backbone: Backbone, name: str, count: int, seed: int, folder: Path | None = None) -> TrainingRun:
-    learnables = dict(make_method(backbone, name).named_parameters())
+    learnables = take_learnables(make_method(backbone, name))
     for index, value in enumerate(learnables.values()):
         noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(10 * seed + index))
         value.data += 0.02 * noise
