@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -79,6 +80,8 @@ class TrainConfig:
         Words to start a context from; empty draws from N(0, 0.02^2).
     sub_network : str
         Input of SoftCPT's sub-network: ``lin``, ``linmean`` or ``lincls``.
+    templates : tuple of str
+        Zero-shot prompts with ``{}`` for the class name, instead of the dataset's; several make an ensemble.
     text_path : str
         ``fused`` or ``plain``.
     text_memory : float
@@ -110,6 +113,7 @@ class TrainConfig:
     task_context_init: str = ""
     class_context_init: str = ""
     sub_network: str = "lin"
+    templates: tuple[str, ...] = ()
     text_path: str = "fused"
     text_memory: float = 8.0
     cuda_graphs: bool = True
@@ -132,9 +136,13 @@ class TrainConfig:
         if self.suite in ("", ".", "..") or "/" in self.suite or "\\" in self.suite:
             raise UsageError(f"suite must be a plain folder name below --out, got {self.suite!r}")
 
+        for template in self.templates:
+            if re.findall(r"\{[^}]*\}?|\}", template) != ["{}"]:
+                raise UsageError(f"a template must have one {{}} for the class name, got {template!r}")
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, to be read back by `from_json`."""
-        return {**asdict(self), "datasets": list(self.datasets)}
+        return {**asdict(self), "datasets": list(self.datasets), "templates": list(self.templates)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
@@ -143,7 +151,8 @@ class TrainConfig:
         unknown = sorted(values.keys() - known)
         if unknown:
             raise UsageError(f"unknown configuration key {unknown[0]!r}: the known ones are {', '.join(sorted(known))}")
-        return cls(**{**values, "datasets": tuple(values["datasets"])})
+        texts = {name: tuple(values[name]) for name in ("datasets", "templates") if name in values}
+        return cls(**{**values, **texts})
 
 
 def _check_range(name: str, value: float, least: float, most: float = math.inf, why: str = "") -> None:

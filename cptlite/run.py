@@ -155,7 +155,8 @@ class _Run:
         """All tasks of the caches, with the text encoder as configured."""
         config, backbone = self.config, self.backbone
         text = TextEncoder(backbone.text_tower, backbone.tokenizer, config.text_path, memory=config.text_memory)
-        return Problem(tasks=tuple(task for cache in self.caches for task in cache.tasks), text=text)
+        tasks = tuple(task for cache in self.caches for task in cache.tasks)
+        return Problem(tasks=tasks, text=text, templates=config.templates)
 
     def begin(self) -> tuple[FewShotRows, FewShotRows]:
         """Draw training and validation rows and write ``config.json``; what is refused leaves no folder behind."""

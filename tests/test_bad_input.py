@@ -276,6 +276,7 @@ KINDS = [
     Bad("unknown flag", ("train", "--shot", "1"), 2, ("No such option", "--shots")),
     Bad("no number", ("train", "--shots", "many"), 2, ("'--shots'", "valid integer")),
     Bad("no dataset given", ("cache", "--backbone", BACKBONE), 2, ("--dataset", "cptlite datasets")),
+    Bad("template without a place", (*TRAIN, "--template", "a photo"), 2, ("one {} for the class name", "'a photo'")),
     # names
     Bad("unknown dataset", (*CACHE, "fgcv"), 2, ("'fgcv'", "did you mean 'fgvc'")),
     Bad("empty dataset", (*CACHE, ""), 2, ("dataset ''", "a folder, a CSV or a manifest")),

@@ -249,6 +249,9 @@ def test_training_flags_carry_types_and_defaults() -> None:
     assert (seen["lr"], seen["batch_size"], seen["out"]) == (0.5, 8, "x")
     assert seen["method"] == "softcpt"
     assert "epochs" not in seen  # its default is the method's
+    assert "templates" not in seen
+    assert CliRunner().invoke(small, ["--template", "a {}.", "--template", "{}!"]).exit_code == 0
+    assert seen["templates"] == ["a {}.", "{}!"]
     assert CliRunner().invoke(small, ["--batch-size", "many"]).exit_code == 2
 
 

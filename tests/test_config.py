@@ -39,6 +39,18 @@ def test_wrong_values(field: str, value: float) -> None:
         TrainConfig(**GIVEN, **{field: value})
 
 
+def test_templates_survive_json_as_a_tuple() -> None:
+    config = TrainConfig(**GIVEN, templates=("a {}.", "{}, sketched"))
+    assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert TrainConfig.from_json(GIVEN).templates == ()
+
+
+@pytest.mark.parametrize("template", ["a photo", "", "{} and {}", "a {0}", "a {name}", "a {} in {", "}{}"])
+def test_a_template_has_one_place_for_the_name(template: str) -> None:
+    with pytest.raises(UsageError, match="one {} for the class name"):
+        TrainConfig(**GIVEN, templates=("a {}.", template))
+
+
 @pytest.mark.parametrize("suite", ["", "..", "/tmp/elsewhere", "a/b", "a\\b"])
 def test_a_suite_stays_below_the_runs(suite: str) -> None:
     with pytest.raises(UsageError, match="plain folder name"):

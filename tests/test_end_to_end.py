@@ -166,6 +166,22 @@ def test_a_second_cache_is_complete_and_encodes_nothing(
     assert snapshot(shelf / "cache") == before
 
 
+def test_templates_of_ones_own_are_recorded_and_make_other_weights(
+    shelf: Path, tmp_path: Path, typed: Callable[..., str]
+) -> None:
+    weights = []
+    for number, templates in enumerate(([], ["a drawing of a {}."], ["a drawing of a {}.", "{}, close up"])):
+        words = [word for template in templates for word in ("--template", template)]
+        out = tmp_path / str(number)
+        typed("cptlite train --method zeroshot --cache-dir", shelf / "cache", "--out", out, *words)
+        (folder,) = [path.parent for path in out.rglob("results.json")]
+        assert json.loads((folder / "config.json").read_text())["config"]["templates"] == templates
+        with np.load(folder / "classifier.npz") as classifier:
+            weights.append(classifier["weights"])
+            np.testing.assert_allclose(np.linalg.norm(weights[-1], axis=1), 1, rtol=1e-5)
+    assert not np.allclose(weights[0], weights[1]) and not np.allclose(weights[1], weights[2])
+
+
 @pytest.mark.parametrize("method", ["zeroshot", "prototype", "linear-probe", "coop-ca"])
 def test_train_skips_what_is_done_and_repeats_it_to_the_byte(
     shelf: Path, tmp_path: Path, typed: Callable[..., str], method: str

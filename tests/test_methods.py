@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,6 +45,16 @@ def test_zero_shot_uses_each_tasks_template(problem: Problem, rows: FewShotRows)
     text = problem.text.encode_texts(["a photo of a dog.", "kiwi fruit."])
     torch.testing.assert_close(classifier.weights[[1, 3]], F.normalize(text, dim=-1), rtol=1e-4, atol=1e-6)
     assert classifier.unit_length
+
+
+def test_zero_shot_ensemble_is_the_normalised_mean(problem: Problem, rows: FewShotRows) -> None:
+    mine = replace(problem, templates=("a {} outdoors.", "one {}."))
+    weights = ZeroShot().fit(mine, rows, rows).weights
+    texts = problem.text.encode_texts(["a kiwi outdoors.", "one kiwi."])
+    mean = F.normalize(texts, dim=-1).mean(dim=0)
+    torch.testing.assert_close(weights[3], mean / mean.norm(), rtol=1e-4, atol=1e-6)
+    single = ZeroShot().fit(replace(problem, templates=("{} fruit.",)), rows, rows).weights
+    torch.testing.assert_close(single[2:], ZeroShot().fit(problem, rows, rows).weights[2:], rtol=1e-4, atol=1e-6)
 
 
 def test_prototype_is_the_nearest_mean(problem: Problem, rows: FewShotRows) -> None:

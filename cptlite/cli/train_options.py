@@ -44,6 +44,7 @@ HELP: dict[str, tuple[str, str]] = {
     "task_context_init": (PROMPTS, "Words to start the task context from."),
     "class_context_init": (PROMPTS, "Words to start the class-feature context from."),
     "sub_network": (PROMPTS, "SoftCPT's input with class features: lin, linmean or lincls."),
+    "templates": (PROMPTS, "Zero-shot prompt with {} for the class name; several make an ensemble."),
     "text_path": (HOW, "fused (packed) or plain."),
     "text_memory": (HOW, "GiB a text forward may keep; more classes are done in chunks."),
     "cuda_graphs": (HOW, "Record a step on the GPU and replay it."),
@@ -95,8 +96,12 @@ def _flag(name: str, kind: Any) -> inspect.Parameter:
     flag = f"--{name.replace('_', '-')}"
     if kind is bool:
         flag = f"{flag}/--no-{flag[2:]}"
+    if kind == tuple[str, ...]:  # one word a flag, which is repeated
+        flag = flag.removesuffix("s")
     option = typer.Option(flag, help=words, rich_help_panel=panel)
     default = getattr(TrainConfig, name, "softcpt")
+    if kind == tuple[str, ...]:
+        kind, default = list[str], []
     if name in REPEATED:
         kind, default = list[kind], [default]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])

@@ -42,10 +42,13 @@ class Problem:
     tasks : tuple of Task
         T tasks; classes of all tasks are numbered in this order.
     text : TextEncoder
+    templates : tuple of str
+        Zero-shot prompts with ``{}`` for the class name, for all tasks; empty takes each task's own.
     """
 
     tasks: tuple[Task, ...]
     text: TextEncoder
+    templates: tuple[str, ...] = ()
 
     @cached_property
     def class_names(self) -> list[str]:

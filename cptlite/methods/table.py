@@ -68,7 +68,9 @@ def _per_task(name: str, estimator: Callable[[], FeatureClassifier]) -> Callable
 A_PHOTO_OF_A = {"context_length": 4, "context_init": "a photo of a"}
 
 METHODS: dict[str, MethodEntry] = {
-    "zeroshot": MethodEntry(learns="nothing: the dataset's template", probe=ZeroShot, needs_rows=False),
+    "zeroshot": MethodEntry(
+        learns="nothing: the dataset's template or your own (--template)", probe=ZeroShot, needs_rows=False
+    ),
     "prototype": MethodEntry(
         learns="the mean feature of each class", probe=_per_task("prototype", PrototypeClassifier)
     ),
