@@ -133,8 +133,9 @@ def train_together(method: PromptMethod, runs: Sequence[TrainingRun], recipe: Re
     """
     started = [_Trainee(run, recipe) for run in runs]
     while busy := [trainee for trainee in started if not trainee.finished]:
-        group = _Group(method, busy)
-        while not any(trainee.finished for trainee in busy):
+        # A run with fewer rows than a batch takes them all, and goes with those of as many rows.
+        group = _Group(method, [trainee for trainee in busy if trainee.batch_size == busy[0].batch_size])
+        while not any(trainee.finished for trainee in group.trainees):
             group.step()
     for run in runs:
         put_learnables(method, run.learnables)

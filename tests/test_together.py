@@ -35,7 +35,8 @@ def new_run(backbone: Backbone, name: str, count: int, seed: int, folder: Path |
 
 @pytest.mark.parametrize("name", ["coop-mt", "coop-ca", "coop-cs", "kgcoop", "prograd", "softcpt"])
 def test_together_equals_alone(backbone: Backbone, name: str) -> None:
-    sizes = {1: 5, 2: 11, 3: 11}  # another number of steps each epoch: the first run leaves the others early
+    # One with another number of steps each epoch, which leaves the others early, and two with less than a batch.
+    sizes = {1: 3, 2: 5, 3: 11, 4: 11, 5: 3}
     together = [new_run(backbone, name, count, seed) for seed, count in sizes.items()]
     train_together(make_method(backbone, name), together, RECIPE)
     for run, (seed, count) in zip(together, sizes.items(), strict=True):
