@@ -80,6 +80,8 @@ class TrainConfig:
         Words to start a context from; empty draws from N(0, 0.02^2).
     sub_network : str
         Input of SoftCPT's sub-network: ``lin``, ``linmean`` or ``lincls``.
+    freeze_class_context : bool
+        Whether SoftCPT's class-feature context stays as it starts.
     templates : tuple of str
         Zero-shot prompts with ``{}`` for the class name, instead of the dataset's; several make an ensemble.
     text_path : str
@@ -113,6 +115,7 @@ class TrainConfig:
     task_context_init: str = ""
     class_context_init: str = ""
     sub_network: str = "lin"
+    freeze_class_context: bool = False
     templates: tuple[str, ...] = ()
     text_path: str = "fused"
     text_memory: float = 8.0

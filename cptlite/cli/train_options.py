@@ -44,6 +44,7 @@ HELP: dict[str, tuple[str, str]] = {
     "task_context_init": (PROMPTS, "Words to start the task context from."),
     "class_context_init": (PROMPTS, "Words to start the class-feature context from."),
     "sub_network": (PROMPTS, "SoftCPT's input with class features: lin, linmean or lincls."),
+    "freeze_class_context": (PROMPTS, "Leave SoftCPT's class-feature context as it starts."),
     "templates": (PROMPTS, "Zero-shot prompt with {} for the class name; several make an ensemble."),
     "text_path": (HOW, "fused (packed) or plain."),
     "text_memory": (HOW, "GiB a text forward may keep; more classes are done in chunks."),

@@ -181,6 +181,8 @@ class PromptOptions:
         Words to start a context from; empty draws from N(0, 0.02^2).
     sub_network : str
         What enters SoftCPT's sub-network when it has class features: ``lin``, ``linmean`` or ``lincls``.
+    freeze_class_context : bool
+        Whether the class-feature context stays as it starts.
     """
 
     context_length: int = 16
@@ -191,6 +193,7 @@ class PromptOptions:
     task_context_init: str = ""
     class_context_init: str = ""
     sub_network: str = "lin"
+    freeze_class_context: bool = False
 
 
 class PromptMethod(nn.Module, ABC):
@@ -257,7 +260,7 @@ class PromptMethod(nn.Module, ABC):
 
     def num_parameters(self) -> int:
         """Numbers learned."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
 
 def exp32(log: float) -> float:

@@ -56,6 +56,12 @@ class SoftCPT(PromptMethod):
             raise UsageError(f"unknown sub-network {options.sub_network!r}: give one of {', '.join(SUB_NETWORKS)}")
         if options.context_init:
             raise UsageError("softcpt generates its class-prompt context: --context-init is for coop; drop it")
+        if options.freeze_class_context and not VARIANTS[variant][0]:
+            having = ", ".join(name for name, (has_class_features, *_) in VARIANTS.items() if has_class_features)
+            raise UsageError(
+                f"softcpt-{variant} has no class-feature context to freeze: drop --freeze-class-context, "
+                f"or give --variant one of {having}"
+            )
         self.sub_network = options.sub_network
         self.context_length = options.context_length
         self.has_class_features, class_specific, task_specific = VARIANTS[variant]
@@ -89,6 +95,8 @@ class SoftCPT(PromptMethod):
         count = len(names) if class_specific else 1
         shape = (count, options.class_context_length, text.tower.width)
         self.class_context = new_context(shape, options.class_context_init, text)
+        # Without a gradient the class features cost a forward a step, and nothing is kept for a backward.
+        self.class_context.requires_grad_(not options.freeze_class_context)
         self._encode_classes = text.prompts(
             names,
             context_length=self.class_context.shape[1],
