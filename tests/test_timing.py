@@ -21,14 +21,14 @@ from cptlite.timing.clock import MatmulClock, Patience, Samples, median_seconds,
 from cptlite.timing.pictures import draw_photos
 from cptlite.timing.sizes import GENERAL10, SUITES, suite_names
 from cptlite.timing.text import WAYS, bench_text, linear_weights
-from cptlite.timing.train import bench_train
+from cptlite.timing.train import TrainSizes, bench_train
 
 CPU = torch.device("cpu")
 ONCE = Patience(repeats=1, seconds=1.0)
 FEW = {"small": {"one": ["dog", "red panda", "dog house"], "two": ["dog", "A340-200"]}}
 KEYS = {
     "text": "suite way rows forward_s step_s peak_mib speedup rate_vs_matmul max_rel_diff repeats",
-    "train": "suite way step_s steps_per_epoch epoch_s speedup",
+    "train": "suite way runs step_s steps_timed steps_per_epoch epoch_s speedup",
     "cache": "way workers images images_per_s of_bound repeats",
     "probe": "suite threads rows dim seconds speedup",
 }
@@ -120,9 +120,17 @@ def test_a_slow_first_run_is_timed_and_not_repeated(backbone: Backbone, clock: M
 
 
 def test_training_ways(backbone: Backbone) -> None:
-    rows = list(bench_train(backbone, FEW, 16, ONCE, ignore))
-    assert [row["way"] for row in rows] == ["cache", "images", "original"]
-    assert all(row["steps_per_epoch"] == 2 and row["epoch_s"] == 2 * row["step_s"] for row in rows)
+    rows = list(bench_train(backbone, FEW, TrainSizes(runs=2), ONCE, ignore))
+    assert [row["way"] for row in rows] == ["cache", "together", "images", "original"]
+    assert [row["runs"] for row in rows] == [1, 2, 1, 1]
+    assert all(row["steps_per_epoch"] == 2 and row["epoch_s"] == 2 * row["step_s"] / row["runs"] for row in rows)
+    assert all(row["speedup"] == rows[-1]["epoch_s"] / row["epoch_s"] for row in rows)
+
+
+def test_whole_trainings(backbone: Backbone) -> None:
+    rows = list(bench_train(backbone, FEW, TrainSizes(runs=2, epochs=3), ONCE, ignore))
+    assert [row["way"] for row in rows] == ["cache", "together"]
+    assert all(row["steps_timed"] == 6 and row["speedup"] is None for row in rows)
 
 
 def test_caching_pass_and_its_bound(backbone: Backbone) -> None:
@@ -165,6 +173,10 @@ def test_plan_says_what_is_wrong() -> None:
         BenchPlan(stages=("texts",))
     with pytest.raises(UsageError, match="repeats must be positive, got 0"):
         BenchPlan(repeats=0)
+    with pytest.raises(UsageError, match="runs must be positive, got 0"):
+        BenchPlan(runs=0)
+    with pytest.raises(UsageError, match="epochs must be 0 .* got -1"):
+        BenchPlan(epochs=-1)
     with pytest.raises(UsageError, match="nothing|none"):
         draw_bench_plot({stage: [] for stage in STAGES}, Path("never.png"))
 

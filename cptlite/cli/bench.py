@@ -51,6 +51,14 @@ def bench(
         float,
         typer.Option("--seconds", help="Begin no further repeat of a figure after these.", rich_help_panel=HOW),
     ] = 15.0,
+    shots: Annotated[
+        int, typer.Option("--shots", help="Training images per class, of train and probe.", rich_help_panel=HOW)
+    ] = 16,
+    runs: Annotated[int, typer.Option("--runs", help="Runs that train together.", rich_help_panel=HOW)] = 3,
+    epochs: Annotated[
+        int,
+        typer.Option("--epochs", help="Time whole trainings of so many epochs, not steps.", rich_help_panel=HOW),
+    ] = 0,
     images: Annotated[int, typer.Option("--images", help="JPEG files of the caching pass.", rich_help_panel=HOW)] = 128,
     json: Annotated[
         Path | None, typer.Option("--json", help="File for every figure, machine-readable.", rich_help_panel=RESULTS)
@@ -76,6 +84,9 @@ def bench(
         precision=precision,
         repeats=repeats,
         seconds=seconds,
+        shots=shots,
+        runs=runs,
+        epochs=epochs,
         images=images,
     )
     shown = {"stages": plan.stages or "all", "suites": plan.suites, "class names": classes or "made up"}

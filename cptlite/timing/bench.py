@@ -15,7 +15,7 @@ from cptlite.timing.clock import MatmulClock, Patience
 from cptlite.timing.probe import bench_probe
 from cptlite.timing.sizes import suite_names
 from cptlite.timing.text import bench_text
-from cptlite.timing.train import bench_train
+from cptlite.timing.train import TrainSizes, bench_train
 
 __all__ = ["STAGES", "BenchPlan", "run_bench"]
 
@@ -43,6 +43,10 @@ class BenchPlan:
         No further repeat of a figure is begun after so many seconds.
     shots : int
         Training rows per class.
+    runs : int
+        How many runs train together.
+    epochs : int
+        Time whole trainings of so many epochs; 0 times steps.
     images : int
         JPEG files of the caching pass.
     """
@@ -56,15 +60,19 @@ class BenchPlan:
     repeats: int = 5
     seconds: float = 15.0
     shots: int = 16
+    runs: int = 3
+    epochs: int = 0
     images: int = 128
 
     def __post_init__(self) -> None:
         unknown = [stage for stage in self.stages if stage not in STAGES]
         if unknown:
             raise UsageError(f"cannot time {', '.join(unknown)}: give {', '.join(STAGES)}, or nothing for all")
-        for name, value in (("repeats", self.repeats), ("seconds", self.seconds), ("images", self.images)):
-            if value <= 0:
-                raise UsageError(f"{name} must be positive, got {value}")
+        for name in ("repeats", "seconds", "shots", "runs", "images"):
+            if getattr(self, name) <= 0:
+                raise UsageError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.epochs < 0:
+            raise UsageError(f"epochs must be 0 (time steps) or more (time whole trainings), got {self.epochs}")
 
 
 def run_bench(plan: BenchPlan, tell: Callable[[str], None] | None = None) -> dict[str, Any]:
@@ -87,10 +95,11 @@ def run_bench(plan: BenchPlan, tell: Callable[[str], None] | None = None) -> dic
     backbone = load_backbone(plan.backbone, device=plan.device, precision=plan.precision)
     suites = {suite: suite_names(suite, backbone.tokenizer, plan.classes) for suite in plan.suites}
     patience = Patience(repeats=plan.repeats, seconds=plan.seconds)
+    sizes = TrainSizes(shots=plan.shots, runs=plan.runs, epochs=plan.epochs)
     clock = _matmul_clock(backbone)
     stages: dict[str, Callable[[Callable[[str], None]], Any]] = {
         "text": lambda tell: bench_text(backbone, suites, clock, patience, tell),
-        "train": lambda tell: bench_train(backbone, suites, plan.shots, patience, tell),
+        "train": lambda tell: bench_train(backbone, suites, sizes, patience, tell),
         "cache": lambda tell: bench_cache(backbone, plan.images, patience, tell),
         "probe": lambda tell: bench_probe(backbone, suites, plan.shots, patience, tell),
     }

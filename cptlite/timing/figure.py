@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_bench_plot"]
 
-COLOURS = {"original": "#999999", "trimmed": "#56B4E9", "images": "#56B4E9", "fused": "#0072B2", "cache": "#0072B2"}
+COLOURS = {
+    "original": "#999999",
+    "trimmed": "#56B4E9",
+    "images": "#56B4E9",
+    "fused": "#0072B2",
+    "cache": "#0072B2",
+    "together": "#0072B2",
+}
 PLAIN = "#0072B2"
 BAR_INCHES = 0.27
 PANEL_INCHES = 0.95
@@ -71,56 +78,40 @@ def _heading(result: Mapping[str, Any]) -> str:
 
 
 def _panels(result: Mapping[str, Any]) -> list[tuple[str, list[Bar]]]:
-    return [
-        (
-            "Text step, forward and backward: times faster than the original's way",
-            [
-                (
-                    f"{row['suite']}  {row['way']}",
-                    row["speedup"],
-                    f"{row['speedup']:.1f}x   {row['step_s']:.3g} s, {row['rows']:,} rows",
-                    COLOURS[row["way"]],
-                )
-                for row in result["text"]
-            ],
-        ),
-        (
-            "Training step: times faster than encoding images and padding prompts",
-            [
-                (
-                    f"{row['suite']}  {row['way']}",
-                    row["speedup"],
-                    f"{row['speedup']:.1f}x   {row['step_s']:.3g} s",
-                    COLOURS[row["way"]],
-                )
-                for row in result["train"]
-            ],
-        ),
-        (
-            "Caching pass: share of what the encoder does when fed from memory",
-            [
-                (
-                    row["way"] if row["workers"] is None else f"{row['workers']} workers",
-                    row["of_bound"],
-                    f"{row['of_bound']:.2f}   {row['images_per_s']:.1f} images/s",
-                    COLOURS["original"] if row["workers"] is None else PLAIN,
-                )
-                for row in result["cache"]
-            ],
-        ),
-        (
-            "Linear probe's search: times faster than one thread",
-            [
-                (
-                    f"{row['suite']}  {row['threads']} thread{'s' if row['threads'] > 1 else ''}",
-                    row["speedup"],
-                    f"{row['speedup']:.1f}x   {row['seconds']:.3g} s",
-                    COLOURS["original"] if row["threads"] == 1 else PLAIN,
-                )
-                for row in result["probe"]
-            ],
-        ),
-    ]
+    """Title and bars of each stage."""
+    titles = {
+        "text": ("Text step, forward and backward: times faster than the original's way", _text_bar),
+        "train": ("Training step of a run: times faster than encoding images and padding prompts", _train_bar),
+        "cache": ("Caching pass: share of what the encoder does when fed from memory", _cache_bar),
+        "probe": ("Linear probe's search: times faster than one thread", _probe_bar),
+    }
+    return [(title, [bar(row) for row in result[stage] if _has_ratio(row)]) for stage, (title, bar) in titles.items()]
+
+
+def _has_ratio(row: Mapping[str, Any]) -> bool:
+    return row.get("speedup", row.get("of_bound")) is not None
+
+
+def _text_bar(row: Mapping[str, Any]) -> Bar:
+    words = f"{row['speedup']:.1f}x   {row['step_s']:.3g} s, {row['rows']:,} rows"
+    return f"{row['suite']}  {row['way']}", row["speedup"], words, COLOURS[row["way"]]
+
+
+def _train_bar(row: Mapping[str, Any]) -> Bar:
+    words = f"{row['speedup']:.1f}x   {row['step_s'] / row['runs']:.3g} s"
+    return f"{row['suite']}  {row['way']}", row["speedup"], words, COLOURS[row["way"]]
+
+
+def _cache_bar(row: Mapping[str, Any]) -> Bar:
+    name = row["way"] if row["workers"] is None else f"{row['workers']} workers"
+    words = f"{row['of_bound']:.2f}   {row['images_per_s']:.1f} images/s"
+    return name, row["of_bound"], words, COLOURS["original"] if row["workers"] is None else PLAIN
+
+
+def _probe_bar(row: Mapping[str, Any]) -> Bar:
+    name = f"{row['suite']}  {row['threads']} thread{'s' if row['threads'] > 1 else ''}"
+    words = f"{row['speedup']:.1f}x   {row['seconds']:.3g} s"
+    return name, row["speedup"], words, COLOURS["original"] if row["threads"] == 1 else PLAIN
 
 
 def _draw_bars(axes: Axes, title: str, bars: Sequence[Bar]) -> None:

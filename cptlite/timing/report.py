@@ -18,7 +18,7 @@ def _seconds(name: str) -> Callable[[Figures], str]:
 
 
 def _times(name: str) -> Callable[[Figures], str]:
-    return lambda row: f"{row[name]:.1f}x"
+    return lambda row: "" if row[name] is None else f"{row[name]:.1f}x"
 
 
 def _word(name: str) -> Callable[[Figures], str]:
@@ -33,7 +33,7 @@ TITLES = {
 }
 CAPTIONS = {
     "text": "step: forward and backward; rate: of the matrix products'; difference: from the original, relative",
-    "train": "an epoch is the step times the steps of an epoch",
+    "train": "step: of all runs at a time; an epoch: of one run, its share of the step times the steps of an epoch",
     "cache": "bound: the encoder fed from memory",
     "probe": "",
 }
@@ -53,6 +53,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "train": (
         ("suite", _word("suite")),
         ("way", _word("way")),
+        ("runs", _word("runs")),
         ("step (s)", _seconds("step_s")),
         ("steps", _word("steps_per_epoch")),
         ("epoch (s)", _seconds("epoch_s")),

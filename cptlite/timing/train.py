@@ -1,9 +1,10 @@
 """A training epoch from cached features against one that encodes its images in every step.
 
-Ways: ``cache`` is this package's; ``images`` reads and encodes a random view of every image in every step, with the
-same packed text path; ``original`` also pads every prompt to 77 tokens, as SoftCPT's own code does.
+Ways: ``cache`` is this package's; ``together`` is the same for several runs at a time, as an axis of one forward;
+``images`` reads and encodes a random view of every image in every step, with the same packed text path; ``original``
+also pads every prompt to 77 tokens, as SoftCPT's own code does.
 
-Axes: B images, R pixels a side, D joint dimension.
+Axes: R runs trained together, B images, P pixels a side, D joint dimension.
 """
 
 from __future__ import annotations
@@ -28,30 +29,48 @@ from cptlite.methods.softcpt import SoftCPT
 from cptlite.timing.clock import Patience, median_seconds
 from cptlite.timing.pictures import draw_photos
 from cptlite.timing.tasks import make_problem, make_rows
-from cptlite.training import Recipe, train_prompts
+from cptlite.training import Recipe, TrainingRun, take_learnables, train_together
 
-__all__ = ["bench_train"]
+__all__ = ["TrainSizes", "bench_train"]
 
-WAYS = {"cache": "fused", "images": "fused", "original": "plain"}
+STEPS_ON_GPU = 200  # to time at least: enough for recording a step to show at its true share
 Names = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSizes:
+    """How much is trained.
+
+    Attributes
+    ----------
+    shots : int
+        Training images per class: with the batch size, the number of steps in an epoch.
+    runs : int
+        R of ``together``; 1 leaves that way out.
+    epochs : int
+        Time whole trainings of so many epochs from the cache, and nothing else; 0 times steps of every way.
+    """
+
+    shots: int = 16
+    runs: int = 3
+    epochs: int = 0
 
 
 def bench_train(
     backbone: Backbone,
     suites: Mapping[str, Names],
-    shots: int,
+    sizes: TrainSizes,
     patience: Patience,
     tell: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
-    """Time steps of SoftCPT.
+    """Time steps of SoftCPT, or whole trainings.
 
     Parameters
     ----------
     backbone : Backbone
     suites : mapping of str to mapping of str to sequence of str
         Class names by task, by suite.
-    shots : int
-        Training images per class: with the batch size, the number of steps in an epoch.
+    sizes : TrainSizes
     patience : Patience
         For each way.
     tell : callable
@@ -60,25 +79,33 @@ def bench_train(
     Yields
     ------
     dict
-        ``suite``, ``way``, ``step_s``, ``steps_per_epoch``, ``epoch_s`` (the product of the two: whole epochs are not
-        run), and ``speedup`` over the original.
+        ``suite``; ``way``; ``runs``; ``step_s``, of a step of all these runs; ``steps_timed``; ``steps_per_epoch``;
+        ``epoch_s``, an epoch's share of one run; and ``speedup`` of that over the original, None where that is not
+        timed.
     """
     for suite, names in suites.items():
-        num_classes = sum(map(len, names.values()))
-        steps = max(1, num_classes * shots // Recipe.batch_size)
-        seconds = {}
-        for way, path in WAYS.items():
+        seconds: dict[str, tuple[int, float, int]] = {}  # runs, of a step, steps timed
+        for way, runs in {"cache": 1, "together": sizes.runs}.items():
+            if way == "cache" or runs > 1:
+                tell(f"{suite}, {way}")
+                seconds[way] = (
+                    runs,
+                    *_time_cached(backbone, _new_method(backbone, names, "fused"), runs, sizes, patience),
+                )
+        for way, path in {"images": "fused", "original": "plain"}.items() if not sizes.epochs else ():
             tell(f"{suite}, {way}")
-            time_step = _time_cached if way == "cache" else _time_images
-            seconds[way] = time_step(backbone, _new_method(backbone, names, path), patience)
-        for way, step_s in seconds.items():
+            seconds[way] = (1, _time_images(backbone, _new_method(backbone, names, path), patience), 1)
+        steps = max(1, sum(map(len, names.values())) * sizes.shots // Recipe.batch_size)
+        for way, (runs, step_s, timed) in seconds.items():
             yield {
                 "suite": suite,
                 "way": way,
+                "runs": runs,
                 "step_s": step_s,
+                "steps_timed": timed,
                 "steps_per_epoch": steps,
-                "epoch_s": step_s * steps,
-                "speedup": seconds["original"] / step_s,
+                "epoch_s": step_s * steps / runs,
+                "speedup": seconds["original"][1] / (step_s / runs) if "original" in seconds else None,
             }
 
 
@@ -88,12 +115,25 @@ def _new_method(backbone: Backbone, names: Names, text_path: str) -> PromptMetho
         return SoftCPT(make_problem(backbone, names, text_path), PromptOptions())
 
 
-def _time_cached(backbone: Backbone, method: PromptMethod, patience: Patience) -> float:
-    """Median seconds of the real loop's step: an epoch over as many rows as a batch has."""
-    num_classes = len(method.problem.class_names)
-    rows = make_rows(backbone, num_classes, -(-Recipe.batch_size // num_classes), seed=1)
-    batch = FewShotRows(features=rows.features[: Recipe.batch_size], labels=rows.labels[: Recipe.batch_size])
-    return median_seconds(lambda: train_prompts(method, batch, Recipe(epochs=1), seed=0), backbone.device, patience)
+def _time_cached(
+    backbone: Backbone, method: PromptMethod, runs: int, sizes: TrainSizes, patience: Patience
+) -> tuple[float, int]:
+    """Median seconds of a step of the real loop, and over how many steps at a time they were taken."""
+    on_gpu = backbone.device.type == "cuda"
+    rows = make_rows(backbone, len(method.problem.class_names), sizes.shots, seed=1)
+    if not sizes.epochs and not on_gpu:  # one step an epoch
+        rows = FewShotRows(features=rows.features[: Recipe.batch_size], labels=rows.labels[: Recipe.batch_size])
+    count = len(rows.labels)
+    steps = count // min(Recipe.batch_size, count)
+    epochs = sizes.epochs or (-(-STEPS_ON_GPU // steps) if on_gpu else 1)
+
+    def train(epochs: int) -> None:
+        started = [TrainingRun(learnables=take_learnables(method), rows=rows, seed=seed) for seed in range(runs)]
+        train_together(method, started, Recipe(epochs=epochs))
+
+    train(1)  # warm-up
+    seconds = median_seconds(lambda: train(epochs), backbone.device, patience, warm_up=False)
+    return seconds / (epochs * steps), epochs * steps
 
 
 def _time_images(backbone: Backbone, method: PromptMethod, patience: Patience) -> float:
@@ -123,7 +163,7 @@ class _Images:
 
     def features(self) -> Tensor:
         """Raw features of random views: Tensor of shape (B, D)."""
-        pixels = torch.from_numpy(np.stack(list(self.pool.map(self._read, self.paths))))  # (B, R, R, 3)
+        pixels = torch.from_numpy(np.stack(list(self.pool.map(self._read, self.paths))))  # (B, P, P, 3)
         ready = normalise(pixels.to(self.backbone.device), self.backbone.preprocess_spec)
         return self.backbone.encode_images(ready).clone()  # out of inference mode
 
