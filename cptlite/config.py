@@ -10,11 +10,18 @@ from typing import Any
 
 from cptlite.errors import UsageError
 
-__all__ = ["TrainConfig", "ViewConfig"]
+__all__ = ["PAPER", "RECIPES", "TrainConfig", "ViewConfig"]
 
 MOST_CONTEXT = 75  # of CLIP's 77 positions; one starts a prompt, one ends it
 MOST_RATE = 1e38  # of float32's 3.4e38
 MOST_SEED = 2**63 - 1  # the largest that torch takes
+
+PAPER = "paper"
+RECIPES: dict[str, dict[str, float]] = {
+    PAPER: {},
+    "fast": {"batch_size": 256, "lr": 0.016, "proportional_lr": True},  # chosen by scripts/choose_recipe.py
+}
+"""Fields of `TrainConfig` that a recipe sets where the user does not; the paper's are the defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +73,18 @@ class TrainConfig:
     backbone : str
     shots, seed : int
         Labelled training images per class, and the seed that draws them and everything else.
+    recipe : str
+        Name in `RECIPES`; the fields below say what came of it.
     epochs, batch_size : int
     lr, momentum, weight_decay : float
         Of stochastic gradient descent.
     warmup_epochs : int
         Epochs at ``warmup_lr`` before the cosine begins.
     warmup_lr : float
+    proportional_lr : bool
+        Whether a run with fewer rows than a batch steps with a rate that is lower in proportion.
+    class_fraction : float
+        Probability with which a class that is not in a step's batch counts in its loss.
     context_length, task_context_length, class_context_length : int
         Context tokens L, M and Mc.
     position : str
@@ -100,6 +113,7 @@ class TrainConfig:
     backbone: str
     shots: int = 16
     seed: int = 1
+    recipe: str = PAPER
     epochs: int = 50
     batch_size: int = 32
     lr: float = 0.002
@@ -107,6 +121,8 @@ class TrainConfig:
     weight_decay: float = 5e-4
     warmup_epochs: int = 1
     warmup_lr: float = 1e-5
+    proportional_lr: bool = False
+    class_fraction: float = 1.0
     context_length: int = 16
     task_context_length: int = 4
     class_context_length: int = 4
@@ -124,11 +140,14 @@ class TrainConfig:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise UsageError(f"unknown recipe {self.recipe!r}: give one of {', '.join(RECIPES)}")
         for name in ("shots", "epochs", "batch_size"):
             _check_range(name, getattr(self, name), 1)
         _check_range("warmup_epochs", self.warmup_epochs, 0)
         for name in ("momentum", "weight_decay", "warmup_lr"):
             _check_range(name, getattr(self, name), 0, MOST_RATE)
+        _check_range("class_fraction", self.class_fraction, 0, 1)
         _check_range("seed", self.seed, 0, MOST_SEED)
         for name, least in (("context_length", 1), ("task_context_length", 0), ("class_context_length", 0)):
             _check_range(name, getattr(self, name), least, MOST_CONTEXT, "; the text encoder reads 77 tokens")

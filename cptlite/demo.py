@@ -34,7 +34,7 @@ class DemoPlan:
     ----------
     methods : tuple of str
     shots, seeds : tuple of int
-    recipe : dict
+    settings : dict
         Fields of `cptlite.config.TrainConfig` that differ from each method's defaults.
     jobs : int
         Training processes at a time.
@@ -45,7 +45,7 @@ class DemoPlan:
     methods: tuple[str, ...] = ("linear-probe", "coop-ca", "coop-mt", "softcpt")
     shots: tuple[int, ...] = (1, 4, 16)
     seeds: tuple[int, ...] = (1, 2, 3)
-    recipe: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     jobs: int = 2
     together: bool = True
 
@@ -120,7 +120,7 @@ def _train_all(
     plan: DemoPlan, names: Sequence[str], caches: Path, runs: Path, tell: OnProgress
 ) -> list[dict[str, Any]]:
     """Every run of the plan; zero-shot once, since neither shots nor seed reach it."""
-    given = {"suite": SUITE, "datasets": tuple(names), "backbone": "demo", "device": "cpu", **plan.recipe}
+    given = {"suite": SUITE, "datasets": tuple(names), "backbone": "demo", "device": "cpu", **plan.settings}
     configs = grid(given, methods=plan.methods, shots=plan.shots, seeds=plan.seeds)
     configs += grid(given, methods=["zeroshot"], shots=plan.shots[:1], seeds=plan.seeds[:1])
     done = 0

@@ -14,11 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from cptlite.backbone import Backbone
 from cptlite.cache import FeatureCache, cache_path, open_cache
-from cptlite.config import TrainConfig
+from cptlite.config import PAPER, TrainConfig
 from cptlite.environment import describe_environment, peak_memory_mib
 from cptlite.errors import CptliteError, DataError, UsageError
 from cptlite.evaluation import evaluate
@@ -183,6 +184,7 @@ class _Run:
         results = {
             **{key: getattr(config, key) for key in ("method", "suite", "backbone", "shots", "seed")},
             "variant": self.entry[1],
+            "recipe": config.recipe if self.entry[0].prompts else PAPER,
             "tasks": tasks,
             "suite_score": suite_score([scores[scores["metric"]] for scores in tasks.values()]),
             "parameters": learned.parameters,
@@ -268,13 +270,22 @@ def _learn_prompts(runs: Sequence[_Run], problem: Problem, on_epoch: OnEpoch | N
         train_together(method, group, _choices(Recipe, runs[0].config))
     for run, training, seconds in zip(runs, trainings, setup, strict=True):
         put_learnables(method, training.learnables)
+        classifier = method.classifier()
+        _check_numbers(classifier, run.config)
         write_prompts(run.folder, training.learnables)
         learned = _Learned(
-            classifier=method.classifier(),
+            classifier=classifier,
             parameters=method.num_parameters(),
             seconds=seconds + training.seconds,
         )
         run.end(learned)
+
+
+def _check_numbers(classifier: Classifier, config: TrainConfig) -> None:
+    """Refuse what a last step too large has learned: the loss of a step is known before it is taken."""
+    numbers = (array for array in classifier.arrays().values() if array.dtype.kind == "f")
+    if not all(np.isfinite(array).all() for array in numbers):
+        raise CptliteError(f"what was learned stopped being a number in epoch {config.epochs}: give a smaller --lr")
 
 
 def _choices(kind: type[Choices], config: TrainConfig) -> Choices:

@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from cptlite.backbone import backbone_slug
-from cptlite.config import TrainConfig
+from cptlite.config import PAPER, TrainConfig
 from cptlite.errors import DataError, UsageError
 from cptlite.files import replacing
 from cptlite.methods.base import Classifier, Problem
@@ -25,11 +25,19 @@ __all__ = ["finished_results", "run_folder", "write_classifier", "write_json", "
 
 
 def run_folder(out: Path, config: TrainConfig) -> Path:
-    """Folder of a run: ``OUT/<suite>/<method>/<backbone>/shots16-seed1``."""
+    """Folder of a run: ``OUT/<suite>/<method>/<backbone>/shots16-seed1``.
+
+    A variant that is not the method's first, and a recipe that is not the paper's, stand behind the method's name.
+    """
     entry, variant = find_method(config.method, config.variant)
-    method = config.method if not variant or variant == entry.variants[0] else f"{config.method}-{variant}"
-    slug = backbone_slug(config.backbone)
-    return out / config.suite / method / slug / f"shots{config.shots}-seed{config.seed}"
+    words = [config.method]
+    if variant and variant != entry.variants[0]:
+        words.append(variant)
+    if entry.prompts and config.recipe != PAPER:
+        words.append(config.recipe)
+    return (
+        out / config.suite / "-".join(words) / backbone_slug(config.backbone) / f"shots{config.shots}-seed{config.seed}"
+    )
 
 
 def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:

@@ -205,13 +205,16 @@ def test_report_prints_tables_and_draws(tmp_path: Path) -> None:
 
 
 def test_demo_says_what_came_out_where_it_lies_and_what_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cptlite.demo import DemoReport
+    from cptlite.demo import DemoPlan, DemoReport
 
     write_results(tmp_path / "runs/one")
     results = [json.loads((tmp_path / "runs/one/results.json").read_text())]
     places = {name: tmp_path / name for name in ("data", "caches", "runs", "plot")}
 
-    def run_demo(out: Path, *, on_progress: Any) -> DemoReport:
+    plans = []
+
+    def run_demo(out: Path, plan: DemoPlan, *, on_progress: Any) -> DemoReport:
+        plans.append(plan)
         for stage in ("draw", "cache", "train"):
             on_progress(stage, 1, 2)
         return DemoReport(results=results, **places, seconds={"train": 1.0})
@@ -222,7 +225,10 @@ def test_demo_says_what_came_out_where_it_lies_and_what_next(tmp_path: Path, mon
     assert "coop-mt" in done.stdout
     for words in (*map(str, places.values()), "train 1 s", f"cptlite report {places['runs']}", "cptlite cache"):
         assert words in done.stderr
-    assert json.loads(call("demo", "--json").stdout) == results
+    assert json.loads(call("demo", "--json", "--all", "--recipe", "fast").stdout) == results
+    assert plans[0] == DemoPlan(settings={"recipe": "paper"})
+    assert set(plans[0].methods) < set(plans[1].methods)
+    assert plans[1].settings == {"recipe": "fast"}
 
 
 def test_report_of_nothing(tmp_path: Path) -> None:

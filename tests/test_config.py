@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from cptlite.config import TrainConfig, ViewConfig
+from cptlite.config import RECIPES, TrainConfig, ViewConfig
 from cptlite.errors import UsageError
+from cptlite.methods.table import resolve_config
 
 GIVEN = {"method": "softcpt", "suite": "s", "datasets": ("a", "b"), "backbone": "demo"}
 
@@ -61,3 +62,13 @@ def test_a_suite_stays_below_the_runs(suite: str) -> None:
 def test_wrong_views(field: str, value: float) -> None:
     with pytest.raises(UsageError):
         ViewConfig(**{field: value})
+
+
+def test_a_recipe_completes_what_is_not_given() -> None:
+    paper, fast = (resolve_config({**GIVEN, "recipe": name}) for name in ("paper", "fast"))
+    assert (paper.batch_size, paper.lr) == (32, 0.002)
+    assert {name: getattr(fast, name) for name in RECIPES["fast"]} == RECIPES["fast"]
+    assert resolve_config({**GIVEN, "recipe": "fast", "batch_size": 7}).batch_size == 7
+    assert resolve_config({**GIVEN, "method": "kgcoop", "recipe": "fast"}).context_init == "a photo of a"
+    with pytest.raises(UsageError, match="unknown recipe 'slow': give one of paper, fast"):
+        resolve_config({**GIVEN, "recipe": "slow"})

@@ -245,11 +245,11 @@ def test_runs_together_are_the_runs_alone(shelf: Path, tmp_path: Path, typed: Ca
 
 SLOW_CHILD = """
 import sys, time, torch
-from cptlite import run, training
+from cptlite import run, training_run
 from cptlite.cli import main
 
 torch.set_num_threads(int(sys.argv.pop(1)))
-training.CHECKPOINT_SECONDS = 0.0
+training_run.CHECKPOINT_SECONDS = 0.0
 train = run.train_together
 
 def slowly(method, runs, recipe):

@@ -83,6 +83,8 @@ def drawn(table: Table, width: int = 100) -> str:
 def test_method_label() -> None:
     assert method_label(made_up(0.5)) == "coop-mt"
     assert method_label(softcpt(0.5)) == "softcpt-nata"
+    assert method_label(softcpt(0.5, recipe="paper")) == "softcpt-nata"
+    assert method_label(softcpt(0.5, recipe="fast")) == "softcpt-nata-fast"
 
 
 def test_summarize_takes_mean_and_sample_std_over_seeds() -> None:

@@ -52,7 +52,7 @@ def test_together_equals_alone(backbone: Backbone, name: str) -> None:
 def test_a_run_stopped_among_others_goes_on_alone(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cptlite.training.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("cptlite.training_run.CHECKPOINT_SECONDS", 0.0)
 
     class Killed(BaseException):
         pass

@@ -83,7 +83,7 @@ def test_partial_batch_is_dropped_unless_it_is_the_only_one(
 def test_interrupted_training_ends_with_the_same_bytes(
     backbone: Backbone, rows: FewShotRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cptlite.training.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("cptlite.training_run.CHECKPOINT_SECONDS", 0.0)
     whole = make_method(backbone)
     train_prompts(whole, rows, RECIPE, seed=1)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cptlite.cli.console import note, print_json, print_table, progress
-from cptlite.cli.options import JsonOption
+from cptlite.cli.options import HOW, WHAT, WHERE, JsonOption
+from cptlite.config import PAPER
 
 __all__ = ["demo"]
 
@@ -16,7 +18,15 @@ STAGES = {"draw": ("drawing", "images"), "cache": ("encoding", "images"), "train
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for all that the demo makes.")] = Path("demo"),
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for all that the demo makes.", rich_help_panel=WHERE)
+    ] = Path("demo"),
+    every_method: Annotated[
+        bool, typer.Option("--all", help="Train every method there is, not only four.", rich_help_panel=WHAT)
+    ] = False,
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="paper, or fast: fewer and larger steps.", rich_help_panel=HOW)
+    ] = PAPER,
     json: JsonOption = False,
 ) -> None:
     """Run the whole on six small tasks, offline.
@@ -24,11 +34,15 @@ def demo(
     Draws the tasks, caches them, trains SoftCPT and its baselines, and compares them. What is done is not done again.
     """
     note("cptlite demo: six small tasks, 1, 4 and 16 shots, 3 seeds; minutes on two cores, less the second time")
-    from cptlite.demo import run_demo
+    from cptlite.demo import DemoPlan, run_demo
+    from cptlite.methods.table import METHODS
     from cptlite.reporting import summary_table
 
+    plan = DemoPlan(settings={"recipe": recipe})
+    if every_method:  # zero-shot looks at no rows; the demo evaluates it once in any case
+        plan = replace(plan, methods=tuple(name for name, entry in METHODS.items() if entry.needs_rows))
     with progress("loading", "steps") as bar:
-        report = run_demo(out, on_progress=lambda stage, done, total: bar(done, total, *STAGES[stage]))
+        report = run_demo(out, plan, on_progress=lambda stage, done, total: bar(done, total, *STAGES[stage]))
     if json:
         print_json(report.results)
     else:

@@ -210,6 +210,9 @@ class PromptMethod(nn.Module, ABC):
     ----------
     uniform_steps : bool
         Whether a step does the same work whatever is in the batch: then runs can be stacked and steps recorded.
+    kept_classes : Tensor of shape (..., K), bool, optional
+        Classes that the loss is over besides those in the batch; None for all. Set before each step by the training
+        loop where it subsamples classes.
     """
 
     uniform_steps = True
@@ -218,6 +221,7 @@ class PromptMethod(nn.Module, ABC):
         super().__init__()
         self.problem = problem
         self.logit_scale = problem.text.tower.logit_scale
+        self.kept_classes: Tensor | None = None
 
     @abstractmethod
     def class_weights(self) -> Tensor:
@@ -237,7 +241,7 @@ class PromptMethod(nn.Module, ABC):
         -------
         Tensor of shape (...)
         """
-        return cross_entropy(mask_other_tasks(self.classifier_logits(images), self.problem.class_tasks, labels), labels)
+        return cross_entropy(self.mask_classes(self.classifier_logits(images), labels), labels)
 
     def backward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Leave gradients on the learnables, which have none; return the loss, detached. Shapes as in `loss`."""
@@ -252,6 +256,14 @@ class PromptMethod(nn.Module, ABC):
     def cosine_logits(self, images: Tensor, weights: Tensor) -> Tensor:
         """Scaled cosines of raw images (..., B, D) with unit-length weights (..., K, D): Tensor (..., B, K)."""
         return exp32(self.logit_scale) * F.normalize(images.float(), dim=-1) @ weights.mT
+
+    def mask_classes(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Put -inf at classes that a loss is not over: of other tasks, or not kept; (..., B, K) to (..., B, K)."""
+        scores = mask_other_tasks(scores, self.problem.class_tasks, labels)
+        if self.kept_classes is None:
+            return scores
+        present = torch.zeros_like(self.kept_classes).scatter(-1, labels, True)  # (..., K)
+        return scores.masked_fill(~(self.kept_classes | present)[..., None, :], float("-inf"))
 
     @torch.no_grad()
     def classifier(self) -> Classifier:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.methods.base import Problem, PromptOptions, cross_entropy, mask_other_tasks
+from cptlite.methods.base import Problem, PromptOptions, cross_entropy
 from cptlite.methods.coop import CoOp
 from cptlite.methods.zero_shot import zero_shot_weights
 
@@ -54,4 +54,4 @@ class KgCoOp(CoOp):
         cosines = (weights * self._anchors).sum(dim=-1)  # (..., K)
         pulls = 1 - cosines @ self._shares  # (..., T)
         pull = pulls.gather(-1, classes[labels]).mean(dim=-1)
-        return cross_entropy(mask_other_tasks(scores, classes, labels), labels) + self.strength * pull
+        return cross_entropy(self.mask_classes(scores, labels), labels) + self.strength * pull

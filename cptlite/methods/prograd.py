@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.methods.base import Problem, PromptOptions, cross_entropy, mask_other_tasks
+from cptlite.methods.base import Problem, PromptOptions, cross_entropy
 from cptlite.methods.coop import CoOp
 from cptlite.methods.zero_shot import zero_shot_weights
 
@@ -58,9 +58,8 @@ class ProGrad(CoOp):
 
     def backward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Leave the projected gradient on the context; return the cross-entropy with the labels."""
-        classes = self.problem.class_tasks
-        scores = mask_other_tasks(self.classifier_logits(images), classes, labels)  # (..., B, K)
-        teacher = mask_other_tasks(self.cosine_logits(images, self._anchors), classes, labels)
+        scores = self.mask_classes(self.classifier_logits(images), labels)  # (..., B, K)
+        teacher = self.mask_classes(self.cosine_logits(images, self._anchors), labels)
         own = cross_entropy(scores, labels)  # (...)
         (gradient,) = torch.autograd.grad(own.sum(), self.context, retain_graph=True)
         (general,) = torch.autograd.grad(self._distance(scores, teacher).sum(), self.context)

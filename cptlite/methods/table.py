@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from cptlite.config import TrainConfig
+from cptlite.config import PAPER, RECIPES, TrainConfig
 from cptlite.errors import UsageError
 from cptlite.methods.base import Method, Problem, PromptMethod, PromptOptions
 from cptlite.methods.coop import CoOp
@@ -137,7 +137,7 @@ def find_method(name: str, variant: str = "") -> tuple[MethodEntry, str]:
 
 
 def resolve_config(given: Mapping[str, Any]) -> TrainConfig:
-    """Complete what the user gave: first by the method's own defaults, then by those of `TrainConfig`.
+    """Complete what the user gave: by the recipe, then the method's own defaults, then those of `TrainConfig`.
 
     Parameters
     ----------
@@ -150,4 +150,5 @@ def resolve_config(given: Mapping[str, Any]) -> TrainConfig:
         Unknown method, variant or field, or a value out of range.
     """
     entry, variant = find_method(given["method"], given.get("variant", ""))
-    return TrainConfig.from_json({**entry.defaults, **given, "variant": variant})
+    recipe = RECIPES.get(given.get("recipe", PAPER), {})  # one that is unknown is refused with the other values
+    return TrainConfig.from_json({**entry.defaults, **recipe, **given, "variant": variant})

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cptlite.config import PAPER
 from cptlite.errors import DataError
 from cptlite.metrics import mean_and_std
 
@@ -61,9 +62,10 @@ class Summary:
 
 
 def method_label(result: Result) -> str:
-    """Name of the method, with its variant where it has one: ``softcpt-nata``."""
-    variant = result.get("variant")
-    return f"{result['method']}-{variant}" if variant else str(result["method"])
+    """Name of the method, with its variant where it has one and a recipe that is not the paper's: ``softcpt-nata``."""
+    recipe = result.get("recipe", PAPER)
+    words = (result["method"], result.get("variant"), None if recipe == PAPER else recipe)
+    return "-".join(word for word in words if word)
 
 
 def run_shots(result: Result) -> int:
