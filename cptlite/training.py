@@ -140,7 +140,8 @@ def train_together(method: PromptMethod, runs: Sequence[TrainingRun], recipe: Re
     for run in runs:
         put_learnables(method, run.learnables)
         with torch.no_grad():  # the loss of a step is known before the step: what the last one did shows here alone
-            _check_finite([float(method.class_weights().sum())], recipe.epochs - 1)
+            image = torch.ones_like(run.rows.features[:1, 0])
+            _check_finite([float(method.classifier_logits(image).sum())], recipe.epochs - 1)
 
 
 def take_learnables(method: PromptMethod) -> dict[str, nn.Parameter]:

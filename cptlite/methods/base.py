@@ -10,14 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cptlite.datasets.types import Task
+from cptlite.methods.classifiers import Classifier, LinearClassifier
 from cptlite.text import TextEncoder
 
 __all__ = [
@@ -29,8 +28,6 @@ __all__ = [
     "PromptMethod",
     "PromptOptions",
 ]
-
-ALL = slice(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +66,11 @@ class Problem:
             starts.append(starts[-1] + len(task.class_names))
         return starts[:-1]
 
+    @cached_property
+    def class_ranges(self) -> list[tuple[int, int]]:
+        """First class of each task among all K, and the one after its last."""
+        return list(zip(self.offsets, [*self.offsets[1:], len(self.class_names)], strict=True))
+
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotRows:
@@ -85,64 +87,10 @@ class FewShotRows:
     features: Tensor
     labels: Tensor
 
-
-class Classifier(Protocol):
-    """Scores for every class of every task."""
-
-    def scores(self, features: Tensor, classes: slice = ALL) -> Tensor:
-        """From raw features (B, D) to scores of a range of classes, (B, C); comparable within a task only."""
-        ...
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """All that ``classifier.npz`` needs to score again."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearClassifier:
-    """Class weights over image features.
-
-    Attributes
-    ----------
-    weights : Tensor of shape (K, D)
-    bias : Tensor of shape (K,)
-    logit_scale : float
-        The *log* of the factor on the products.
-    unit_length : bool
-        Whether image features are normalised first.
-    """
-
-    weights: Tensor
-    bias: Tensor
-    logit_scale: float
-    unit_length: bool
-
-    @classmethod
-    def from_prompts(cls, weights: Tensor, logit_scale: float) -> LinearClassifier:
-        """Cosine classifier with unit-length weights of shape (K, D)."""
-        weights = weights.detach().float()
-        return cls(
-            weights=weights,
-            bias=weights.new_zeros(len(weights)),
-            logit_scale=logit_scale,
-            unit_length=True,
-        )
-
-    def scores(self, features: Tensor, classes: slice = ALL) -> Tensor:
-        """From raw features (B, D) to scores (B, C)."""
-        images = features.to(self.weights.dtype)
-        if self.unit_length:
-            images = F.normalize(images, dim=-1)
-        return exp32(self.logit_scale) * images @ self.weights[classes].T + self.bias[classes]
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return the attributes under their names."""
-        return {
-            "weights": self.weights.cpu().numpy(),
-            "bias": self.bias.cpu().numpy(),
-            "logit_scale": np.array(self.logit_scale, np.float32),
-            "unit_length": np.array(self.unit_length),
-        }
+    def of_classes(self, start: int, stop: int) -> FewShotRows:
+        """Rows of the classes in a range, numbered from 0 on."""
+        here = torch.nonzero((start <= self.labels) & (self.labels < stop))[:, 0]
+        return FewShotRows(features=self.features[here], labels=self.labels[here] - start)
 
 
 class Method(ABC):
@@ -220,8 +168,22 @@ class PromptMethod(nn.Module, ABC):
         self.logit_scale = problem.text.tower.logit_scale
 
     @abstractmethod
-    def class_weights(self) -> Tensor:
-        """Unit-length class weights, differentiable in the learnables: Tensor of shape (..., K, D), float32."""
+    def classifier_logits(self, images: Tensor) -> Tensor:
+        """Scaled cosines with every class of every task, differentiable in the learnables.
+
+        Parameters
+        ----------
+        images : Tensor of shape (..., B, D)
+            Raw features.
+
+        Returns
+        -------
+        Tensor of shape (..., B, K), float32
+        """
+
+    @abstractmethod
+    def classifier(self) -> Classifier:
+        """Return the classifier as it stands; later steps leave it as it is."""
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of each image over its own task's classes, averaged over the batch.
@@ -245,27 +207,9 @@ class PromptMethod(nn.Module, ABC):
         loss.sum().backward()  # runs share no learnable, so each gets the gradient of its own loss
         return loss.detach()
 
-    def classifier_logits(self, images: Tensor) -> Tensor:
-        """Scaled cosines with every class of every task, (..., B, D) to (..., B, K)."""
-        return self.cosine_logits(images, self.class_weights())
-
-    def cosine_logits(self, images: Tensor, weights: Tensor) -> Tensor:
-        """Scaled cosines of raw images (..., B, D) with unit-length weights (..., K, D): Tensor (..., B, K)."""
-        return exp32(self.logit_scale) * F.normalize(images.float(), dim=-1) @ weights.mT
-
-    @torch.no_grad()
-    def classifier(self) -> Classifier:
-        """Return the classifier as it stands."""
-        return LinearClassifier.from_prompts(self.class_weights(), self.logit_scale)
-
     def num_parameters(self) -> int:
         """Numbers learned."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
-
-
-def exp32(log: float) -> float:
-    """Exponential as float32 has it, without a tensor that would have to travel to the device."""
-    return float(np.exp(np.float32(log)))
 
 
 def mask_other_tasks(scores: Tensor, class_tasks: Tensor, labels: Tensor) -> Tensor:

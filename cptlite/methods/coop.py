@@ -11,12 +11,13 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.methods.base import Problem, PromptMethod, PromptOptions, new_context
+from cptlite.methods.base import Problem, PromptOptions, new_context
+from cptlite.methods.class_weights import ClassWeightMethod
 
 __all__ = ["CoOp"]
 
 
-class CoOp(PromptMethod):
+class CoOp(ClassWeightMethod):
     """Contexts learned directly: one for everything, one per task, or one per class.
 
     Parameters
