@@ -27,7 +27,7 @@ from cptlite.prompts import POSITIONS
 from cptlite.text import TEXT_PATHS, TextEncoder
 
 TOLERANCE = 1e-5
-EMBED_DIM = 16
+EMBED_DIM = 64  # CoCoOp has a 16th of it for hidden units; the gradient of one alone cancels to noise
 ONE_CHUNK_A_PROMPT = 1e-9  # GiB
 
 KINDS = [("coop-mt", "", ""), ("coop-ca", "", ""), ("coop-cs", "", ""), ("kgcoop", "", ""), ("prograd", "", "")]

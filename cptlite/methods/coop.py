@@ -30,8 +30,8 @@ class CoOp(ClassWeightMethod):
 
     Notes
     -----
-    w_k = normalise(text([SOS] S_c(k) class_k . [EOS])), with c(k) the context of class k. All tasks train jointly; with
-    one context per task or class the tasks share nothing but the batches.
+    w_k = normalise(text([SOS] S_c(k) class_k . [EOS])), with c(k) the context of class k. With one context per task or
+    class, tasks that are learned jointly share nothing but the batches.
     """
 
     def __init__(self, problem: Problem, options: PromptOptions, sharing: str) -> None:
