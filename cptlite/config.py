@@ -70,6 +70,8 @@ class TrainConfig:
         Folder name the results are filed under.
     datasets : tuple of str
         Cached datasets trained on jointly, in task order.
+    separate : bool
+        Whether a prompt method learns each task on its own instead: own rows, batches and schedule.
     backbone : str
     shots, seed : int
         Labelled training images per class, and the seed that draws them and everything else.
@@ -111,6 +113,7 @@ class TrainConfig:
     suite: str
     datasets: tuple[str, ...]
     backbone: str
+    separate: bool = False
     shots: int = 16
     seed: int = 1
     recipe: str = PAPER

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, fields
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
 
 from cptlite.backbone import Backbone
@@ -23,18 +21,15 @@ from cptlite.config import PAPER, TrainConfig
 from cptlite.environment import describe_environment, peak_memory_mib
 from cptlite.errors import CptliteError, DataError, UsageError
 from cptlite.evaluation import evaluate
-from cptlite.methods.base import Classifier, FewShotRows, Problem, PromptOptions
+from cptlite.methods.base import FewShotRows, Problem
 from cptlite.methods.table import MethodEntry, find_method
 from cptlite.metrics import suite_score
 from cptlite.rows import draw_few_shots, no_rows
-from cptlite.run_files import finished_results, run_folder, write_classifier, write_json, write_prompts
+from cptlite.run_files import finished_results, remove_checkpoints, run_folder, write_classifier, write_json
+from cptlite.run_learn import Learned, OnEpoch, PromptRun, learn_prompts
 from cptlite.text import TextEncoder
-from cptlite.training import Recipe, TrainingRun, put_learnables, take_learnables, train_together
 
 __all__ = ["differ_in_rows_alone", "execute_run", "execute_together"]
-
-OnEpoch = Callable[[int, float], None]
-Choices = TypeVar("Choices", Recipe, PromptOptions)
 
 OWN_ROWS = ("shots", "seed")
 """Fields in which runs that train together may differ."""
@@ -82,7 +77,8 @@ def execute_together(
     force : bool
         Replace what is in the runs' folders.
     on_epoch : callable, optional
-        Told the number of epochs that all runs together have done and the last epoch's mean loss.
+        Told the number of epochs that all runs together have done (of tasks learned separately, their mean) and the
+        last epoch's mean loss.
 
     Returns
     -------
@@ -125,16 +121,6 @@ def _open(cache_dir: Path, dataset: str, backbone: Backbone) -> FeatureCache:
     return open_cache(cache_path(cache_dir, backbone.slug, dataset), expected)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Learned:
-    """What training left: the classifier, and facts for ``results.json``."""
-
-    classifier: Classifier
-    parameters: int
-    seconds: float = 0.0  # of training, earlier attempts included
-    choices: dict[str, dict[str, float]] = field(default_factory=dict)
-
-
 class _Run:
     """One run: its rows and its files."""
 
@@ -145,7 +131,7 @@ class _Run:
             "caches": {cache.path.stem: asdict(cache.fingerprint) for cache in caches},
         }
         self.seconds: dict[str, float] = {}
-        self.learned: _Learned | None = None
+        self.learned: Learned | None = None
 
     @property
     def entry(self) -> tuple[MethodEntry, str]:
@@ -168,7 +154,7 @@ class _Run:
         self.seconds["load"] = round(time.monotonic() - started, 3)
         return rows
 
-    def end(self, learned: _Learned) -> None:
+    def end(self, learned: Learned) -> None:
         """Keep what training left."""
         self.learned = learned
         self.seconds["train"] = round(learned.seconds, 3)
@@ -193,7 +179,7 @@ class _Run:
             "peak_mib": round(peak_memory_mib(self.device), 1),
         }
         write_json(self.folder / "results.json", results)
-        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        remove_checkpoints(self.folder)
         return results
 
     @property
@@ -221,7 +207,9 @@ def _learn(runs: Sequence[_Run], on_epoch: OnEpoch | None) -> None:
             _fit(run, problem)
         return
     try:
-        _learn_prompts(runs, problem, on_epoch)
+        started = [PromptRun(config=run.config, rows=run.begin()[0], folder=run.folder) for run in runs]
+        for run, learned in zip(runs, learn_prompts(problem, started, on_epoch), strict=True):
+            run.end(learned)
     except RuntimeError as error:  # PyTorch has a class of its own for the GPU's memory only
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
@@ -240,54 +228,4 @@ def _fit(run: _Run, problem: Problem) -> None:
     probe = probe_factory()
     classifier = probe.fit(problem, train, val)
     seconds = time.monotonic() - started
-    run.end(_Learned(classifier=classifier, parameters=probe.num_parameters(), seconds=seconds, choices=probe.choices_))
-
-
-def _learn_prompts(runs: Sequence[_Run], problem: Problem, on_epoch: OnEpoch | None) -> None:
-    entry, variant = runs[0].entry
-    assert entry.prompts is not None
-    epochs_done = [0] * len(runs)
-
-    def count(index: int, done: int, loss: float) -> None:
-        epochs_done[index] = done
-        if on_epoch:
-            on_epoch(sum(epochs_done), loss)
-
-    trainings: list[TrainingRun] = []
-    setup: list[float] = []
-    for index, run in enumerate(runs):
-        train, _ = run.begin()
-        started = time.monotonic()
-        torch.manual_seed(run.config.seed)
-        method = entry.prompts(problem, _choices(PromptOptions, run.config), variant)
-        setup.append(time.monotonic() - started)
-        learnables = take_learnables(method)
-        told = partial(count, index)
-        trainings.append(
-            TrainingRun(learnables=learnables, rows=train, seed=run.config.seed, folder=run.folder, on_epoch=told)
-        )
-    for group in [trainings] if method.uniform_steps else [[training] for training in trainings]:
-        train_together(method, group, _choices(Recipe, runs[0].config))
-    for run, training, seconds in zip(runs, trainings, setup, strict=True):
-        put_learnables(method, training.learnables)
-        classifier = method.classifier()
-        _check_numbers(classifier, run.config)
-        write_prompts(run.folder, training.learnables)
-        learned = _Learned(
-            classifier=classifier,
-            parameters=method.num_parameters(),
-            seconds=seconds + training.seconds,
-        )
-        run.end(learned)
-
-
-def _check_numbers(classifier: Classifier, config: TrainConfig) -> None:
-    """Refuse what a last step too large has learned: the loss of a step is known before it is taken."""
-    numbers = (array for array in classifier.arrays().values() if array.dtype.kind == "f")
-    if not all(np.isfinite(array).all() for array in numbers):
-        raise CptliteError(f"what was learned stopped being a number in epoch {config.epochs}: give a smaller --lr")
-
-
-def _choices(kind: type[Choices], config: TrainConfig) -> Choices:
-    """Pick the part of a configuration that a room below methods takes."""
-    return kind(**{item.name: getattr(config, item.name) for item in fields(kind)})
+    run.end(Learned(classifier=classifier, parameters=probe.num_parameters(), seconds=seconds, choices=probe.choices_))

@@ -1,7 +1,9 @@
 """A run's folder: what is in it, whether it is done, and how its files are written.
 
 ``config.json`` is written first and ``results.json`` last, so a directory without results is unfinished and gone on
-with; one with results is returned as it is when it was made by the same configuration and refused when not.
+with; one with results is returned as it is when it was made by the same configuration and refused when not. Between
+them comes ``prompts.safetensors``, where a training is done. Tasks that are learned separately have folders of their
+own in ``tasks``, with log, checkpoint and prompts.
 """
 
 from __future__ import annotations
@@ -12,16 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from cptlite.backbone import backbone_slug
+from cptlite.cache_format import task_key
 from cptlite.config import PAPER, TrainConfig
 from cptlite.errors import DataError, UsageError
 from cptlite.files import replacing
 from cptlite.methods.base import Classifier, Problem
 from cptlite.methods.table import find_method
 
-__all__ = ["finished_results", "run_folder", "write_classifier", "write_json", "write_prompts"]
+__all__ = [
+    "finished_results",
+    "read_prompts",
+    "remove_checkpoints",
+    "run_folder",
+    "task_folder",
+    "write_classifier",
+    "write_json",
+    "write_prompts",
+]
 
 
 def run_folder(out: Path, config: TrainConfig) -> Path:
@@ -38,6 +51,11 @@ def run_folder(out: Path, config: TrainConfig) -> Path:
     return (
         out / config.suite / "-".join(words) / backbone_slug(config.backbone) / f"shots{config.shots}-seed{config.seed}"
     )
+
+
+def task_folder(folder: Path, task_id: str) -> Path:
+    """Folder of a task that is learned on its own, in its run's folder."""
+    return folder / "tasks" / task_key(task_id)
 
 
 def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -57,7 +75,7 @@ def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] |
         A file of that run is damaged.
     """
     stored, results = folder / "config.json", folder / "results.json"
-    begun = results.exists() or (folder / "checkpoint.pt").exists()
+    begun = any(_find(folder, "results.json", "checkpoint.pt", "prompts.safetensors"))
     if not (begun and stored.exists()):
         return None
     old = _read_json(stored, "config")
@@ -68,6 +86,18 @@ def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] |
             f"give --force to replace it, or another --out"
         )
     return _read_json(results, "tasks") if results.exists() else None
+
+
+def _find(folder: Path, *names: str) -> Iterator[Path]:
+    """Files of some names in a run's folder and in those of its tasks."""
+    for name in names:
+        yield from (path for path in (folder / name, *folder.glob(f"tasks/*/{name}")) if path.exists())
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove what a run that is done will not go on from."""
+    for path in _find(folder, "checkpoint.pt"):
+        path.unlink()
 
 
 def _read_json(path: Path, key: str) -> dict[str, Any]:
@@ -101,6 +131,37 @@ def write_prompts(folder: Path, learnables: Mapping[str, nn.Parameter]) -> None:
     values = {name: value.detach().cpu().contiguous().clone() for name, value in learnables.items()}
     with replacing(folder / "prompts.safetensors") as path:
         save_file(values, path)
+
+
+def read_prompts(folder: Path, learnables: Mapping[str, nn.Parameter]) -> float | None:
+    """Read what an earlier attempt learned into learnables, if its training is done.
+
+    Returns
+    -------
+    float or None
+        Seconds that the training took, as logged; None where there is no ``prompts.safetensors``.
+
+    Raises
+    ------
+    DataError
+        A file of that attempt is damaged, or not of these learnables.
+    """
+    from safetensors.torch import load_file
+
+    path = folder / "prompts.safetensors"
+    if not path.exists():
+        return None
+    try:
+        stored = load_file(path)
+        with torch.no_grad():
+            for name, value in learnables.items():
+                value.copy_(stored[name].view_as(value))
+        return float(json.loads((folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])["seconds"])
+    except Exception as error:  # the reader raises a class of its own on a damaged file
+        raise DataError(
+            f"wanted the prompts that an earlier attempt learned in {folder}, got files that cannot be read "
+            f"({type(error).__name__}): give --force to train anew, or another --out"
+        ) from None
 
 
 def write_classifier(folder: Path, problem: Problem, classifier: Classifier) -> None:

@@ -64,7 +64,7 @@ def train_together(method: PromptMethod, runs: Sequence[TrainingRun], recipe: Re
     method : PromptMethod
         Whose learnables have the shapes of the runs'; its own are lent to the runs and end as those of the last.
     runs : sequence of TrainingRun
-        R runs; more than one needs a method with ``uniform_steps``.
+        R runs.
     recipe : Recipe
 
     Raises
@@ -148,7 +148,7 @@ class _Group:
         """Replay steps from now on, where that pays."""
         recipe = self.trainees[0].recipe
         steps = min(trainee.steps_left for trainee in self.trainees)
-        if images.is_cuda and recipe.cuda_graphs and self.method.uniform_steps and steps >= LEAST_REPLAYS:
+        if images.is_cuda and recipe.cuda_graphs and steps >= LEAST_REPLAYS:
             recording = record_backward(self.method, images, labels)
             if recording is not None:
                 self._backward, self._recorded = recording, True

@@ -116,6 +116,10 @@ def by_our_names(recorded: dict[str, Tensor]) -> dict[str, Tensor]:
         "class_prompt_learner.ctx": "class_context",
         "prompt_gen.proj": "projection",
         "prompt_learner.ctx": "context",
+        "prompt_learner.meta_net.linear1.weight": "hidden.weight",
+        "prompt_learner.meta_net.linear1.bias": "hidden.bias",
+        "prompt_learner.meta_net.linear2.weight": "shift.weight",
+        "prompt_learner.meta_net.linear2.bias": "shift.bias",
     }
     named = {ours[name]: value for name, value in recorded.items() if name in ours}
     learners = [value for name, value in sorted(recorded.items(), key=_learner_index) if ".learners." in name]

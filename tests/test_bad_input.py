@@ -240,15 +240,22 @@ def finished_run() -> None:
 
 
 def damaged_run(name: str, content: bytes) -> Callable[[], None]:
-    """Finish a run, then damage a file of it; a checkpoint marks a run as not finished."""
+    """Finish a run, then damage a file of it; one to go on from makes it a run that was stopped."""
 
     def spoil() -> None:
         must(*QUICK)
         (RUN / name).write_bytes(content)
-        if name == "checkpoint.pt":
+        if name in ("checkpoint.pt", "prompts.safetensors"):
             (RUN / "results.json").unlink()
+        if name == "checkpoint.pt":
+            (RUN / "prompts.safetensors").unlink()
 
     return spoil
+
+
+def another_dataset() -> None:
+    draw_classes(Path("needles"), ["fir", "yew"])
+    must(*CACHE, "needles")
 
 
 def results_cut_short() -> None:
@@ -317,6 +324,13 @@ KINDS = [
     Bad("context of no words", (*QUICK, "--context-init", " "), 2, ("at least one word",)),
     Bad("unknown position", (*TRAIN, "--position", "sideways"), 2, ("'sideways'", "end, middle, front")),
     Bad("unknown sub-network", (*TRAIN, "--sub-network", "square"), 2, ("'square'", "lin, linmean, lincls")),
+    Bad(
+        "cocoop jointly",
+        (*TRAIN, "--method", "cocoop", "--no-separate"),
+        2,
+        ("cocoop learns one task at a time, got 2", "give --separate"),
+        another_dataset,
+    ),
     Bad("unknown text path", (*TRAIN, "--text-path", "slow"), 2, ("'slow'", "fused, plain")),
     # folders of images
     Bad(
@@ -454,6 +468,7 @@ KINDS = [
     Bad(
         "checkpoint of a run damaged", QUICK, 3, ("checkpoint.pt", "--force"), damaged_run("checkpoint.pt", b"garbage")
     ),
+    Bad("prompts of a run damaged", QUICK, 3, (str(RUN), "--force"), damaged_run("prompts.safetensors", b"garbage")),
     Bad("a file for a folder of runs", (*QUICK, "--out", "f"), 1, ("Not a directory: f/",), written("f", "")),
     Bad("nothing to report", ("report", "nowhere"), 3, ("nowhere", "cptlite train")),
     Bad("results cut short", ("report",), 3, ("results.json", "Train that run again"), results_cut_short),

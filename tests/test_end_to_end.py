@@ -245,19 +245,19 @@ def test_runs_together_are_the_runs_alone(shelf: Path, tmp_path: Path, typed: Ca
 
 SLOW_CHILD = """
 import sys, time, torch
-from cptlite import run, training_run
+from cptlite import run_learn, training_run
 from cptlite.cli import main
 
 torch.set_num_threads(int(sys.argv.pop(1)))
 training_run.CHECKPOINT_SECONDS = 0.0
-train = run.train_together
+train = run_learn.train_together
 
 def slowly(method, runs, recipe):
     for one in runs:
         one.on_epoch = lambda *_: time.sleep(0.3)
     train(method, runs, recipe)
 
-run.train_together = slowly
+run_learn.train_together = slowly
 sys.exit(main())
 """
 
@@ -291,7 +291,7 @@ def test_a_killed_train_goes_on_and_ends_with_the_same_bytes(
 
 def watch_epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Note the epochs that are trained from now on."""
-    from cptlite.run import train_together
+    from cptlite.run_learn import train_together
 
     epochs: list[int] = []
 
@@ -300,7 +300,7 @@ def watch_epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             run.on_epoch = lambda done, _: epochs.append(done)
         train_together(method, runs, recipe)
 
-    monkeypatch.setattr("cptlite.run.train_together", watched)
+    monkeypatch.setattr("cptlite.run_learn.train_together", watched)
     return epochs
 
 
@@ -315,7 +315,10 @@ def scores_and_losses(folder: Path) -> tuple[Any, list[tuple[int, int, float]]]:
 
 @pytest.mark.parametrize(
     ("method", "learning"),
-    [("softcpt", "cptlite.run.train_together"), ("linear-probe", "cptlite.methods.linear_probe.LinearProbe.learn")],
+    [
+        ("softcpt", "cptlite.run_learn.train_together"),
+        ("linear-probe", "cptlite.methods.linear_probe.LinearProbe.learn"),
+    ],
 )
 def test_only_evaluation_reads_test_rows_and_only_after_training(
     shelf: Path,

@@ -19,16 +19,19 @@ from torch import Tensor
 from cptlite.backbone import Backbone
 from cptlite.datasets.types import Task
 from cptlite.methods.base import Problem, PromptMethod, PromptOptions
+from cptlite.methods.class_weights import ClassWeightMethod
+from cptlite.methods.cocoop import CoCoOp
 from cptlite.methods.softcpt import SUB_NETWORKS, VARIANTS
 from cptlite.methods.table import METHODS
 from cptlite.prompts import POSITIONS
 from cptlite.text import TEXT_PATHS, TextEncoder
 
 TOLERANCE = 1e-5
-EMBED_DIM = 16
+EMBED_DIM = 64  # CoCoOp has a 16th of it for hidden units; the gradient of one alone cancels to noise
 ONE_CHUNK_A_PROMPT = 1e-9  # GiB
 
 KINDS = [("coop-mt", "", ""), ("coop-ca", "", ""), ("coop-cs", "", ""), ("kgcoop", "", ""), ("prograd", "", "")]
+KINDS += [("cocoop", "", "")]
 KINDS += [
     ("softcpt", variant, sub_network)
     for variant, (class_features, *_) in VARIANTS.items()
@@ -92,7 +95,7 @@ def make_method(
     name, variant, sub_network = kind
     tasks = tuple(
         Task(id=str(index), name=task, class_names=classes, template="a photo of a {}.", metric="acc1")
-        for index, (task, classes) in enumerate(case.tasks)
+        for index, (task, classes) in enumerate(case.tasks[:1] if name == "cocoop" else case.tasks)
     )
     text = TextEncoder(tiny_backbone().text_tower, tiny_backbone().tokenizer, path, memory=memory)
     length, task_length, class_length = case.lengths
@@ -108,9 +111,19 @@ def make_method(
     return method
 
 
+def class_weights(method: PromptMethod) -> Tensor:
+    """Class weights of a method; of one whose weights depend on the image, those of three images."""
+    if isinstance(method, ClassWeightMethod):
+        return method.class_weights()
+    assert isinstance(method, CoCoOp)
+    runs = method.context.shape[:-3]
+    images = torch.randn((*runs, 3, EMBED_DIM), generator=torch.Generator().manual_seed(3))
+    return method.image_weights(images)
+
+
 def weights_and_gradients(method: PromptMethod) -> dict[str, Tensor]:
     """Class weights, and each learnable's gradient of a random mix of them."""
-    weights = method.class_weights()
+    weights = class_weights(method)
     (weights * torch.randn(weights.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
     return {"class weights": weights.detach(), **gradients(method)}
 
@@ -183,7 +196,7 @@ def test_a_run_among_others_steps_as_alone(kind: tuple[str, str, str]) -> None:
     together = make_method(kind, Case(PETS), "fused", runs=3)
     generator = torch.Generator().manual_seed(2)
     images = torch.randn(3, 6, EMBED_DIM, generator=generator)
-    labels = torch.randint(5, (3, 6), generator=generator)
+    labels = torch.randint(len(together.problem.class_names), (3, 6), generator=generator)
     losses = together.backward(images, labels)
     for run in range(3):
         alone = make_method(kind, Case(PETS), "plain")
@@ -207,7 +220,9 @@ def test_chunks_change_nothing(kind: tuple[str, str, str], path: str) -> None:
 
 
 @pytest.mark.parametrize("path", TEXT_PATHS)
-@pytest.mark.parametrize("kind", [("coop-ca", "", ""), ("prograd", "", ""), ("softcpt", "csts", "lin")], ids=str)
+@pytest.mark.parametrize(
+    "kind", [("coop-ca", "", ""), ("cocoop", "", ""), ("prograd", "", ""), ("softcpt", "csts", "lin")], ids=str
+)
 def test_chunks_change_nothing_of_several_runs(kind: tuple[str, str, str], path: str) -> None:
     for memory in (2e-4, ONE_CHUNK_A_PROMPT):
         whole, chunked = (
@@ -226,5 +241,5 @@ def test_a_small_memory_does_make_chunks(path: str, monkeypatch: pytest.MonkeyPa
         return prepare(tower, layout)  # type: ignore[arg-type]
 
     monkeypatch.setitem(TEXT_PATHS, path, replace(TEXT_PATHS[path], prepare=watched))
-    make_method(("coop-mt", "", ""), Case(PETS), path, memory=ONE_CHUNK_A_PROMPT).class_weights()
+    make_method(("coop-mt", "", ""), Case(PETS), path, memory=ONE_CHUNK_A_PROMPT).classifier()
     assert sizes == [1] * 5

@@ -124,6 +124,7 @@ def test_table_resolves_variants() -> None:
         ("coop-mt", 16 * 128),
         ("coop-ca", 2 * 16 * 128),
         ("coop-cs", 5 * 16 * 128),
+        ("cocoop", 16 * 128 + 2 * (32 + 1) + 128 * (2 + 1)),
         ("kgcoop", 2 * 16 * 128),
         ("prograd", 2 * 16 * 128),
         ("softcpt", 4 * 128 + 32 * 16 * 128),
@@ -133,6 +134,8 @@ def test_parameter_counts(problem: Problem, name: str, count: int) -> None:
     entry, variant = METHODS[name], find_method(name)[1]
     assert entry.prompts is not None
     assert golden_backbone().embed_dim == 32
+    if name == "cocoop":
+        problem = replace(problem, tasks=problem.tasks[:1])
     assert entry.prompts(problem, PromptOptions(), variant).num_parameters() == count
 
 
@@ -173,6 +176,11 @@ def test_a_methods_own_defaults_give_way_to_what_is_given() -> None:
     own = resolve_config({**base, "method": "kgcoop"})
     assert (own.context_length, own.context_init, own.epochs) == (4, "a photo of a", 50)
     assert resolve_config({**base, "method": "kgcoop", "context_init": ""}).context_init == ""
+    per_task = {name: resolve_config({**base, "method": name}).separate for name in METHODS}
+    assert {name for name, separate in per_task.items() if separate} == {"cocoop", "kgcoop", "prograd"}
+    assert not resolve_config({**base, "method": "kgcoop", "separate": False}).separate
+    cocoop = resolve_config({**base, "method": "cocoop"})
+    assert (cocoop.context_length, cocoop.epochs, cocoop.batch_size) == (4, 10, 1)
     assert resolve_config({**base, "method": "softcpt"}).variant == "nata"
     with pytest.raises(UsageError, match="unknown configuration key 'shot'"):
         resolve_config({**base, "method": "softcpt", "shot": 4})

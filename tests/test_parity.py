@@ -23,6 +23,7 @@ from golden_cases import (
 )
 
 from cptlite.methods.base import Problem, PromptMethod, PromptOptions
+from cptlite.methods.cocoop import CoCoOp
 from cptlite.methods.coop import CoOp
 from cptlite.methods.kgcoop import KgCoOp
 from cptlite.methods.prograd import ProGrad, project
@@ -79,6 +80,7 @@ def test_multi_task_case(name: str, path: str) -> None:
 
 SINGLE: dict[str, Callable[[Problem, PromptOptions], PromptMethod]] = {
     "coop": partial(CoOp, sharing="all"),
+    "cocoop": CoCoOp,
     "kgcoop": KgCoOp,
     "prograd": ProGrad,
 }

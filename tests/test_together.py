@@ -33,7 +33,7 @@ def new_run(backbone: Backbone, name: str, count: int, seed: int, folder: Path |
     return TrainingRun(learnables=learnables, rows=rows_of(count), seed=seed, folder=folder)
 
 
-@pytest.mark.parametrize("name", ["coop-mt", "coop-ca", "coop-cs", "kgcoop", "prograd", "softcpt"])
+@pytest.mark.parametrize("name", ["coop-mt", "coop-ca", "coop-cs", "cocoop", "kgcoop", "prograd", "softcpt"])
 def test_together_equals_alone(backbone: Backbone, name: str) -> None:
     # One with another number of steps each epoch, which leaves the others early, and two with less than a batch.
     sizes = {1: 3, 2: 5, 3: 11, 4: 11, 5: 3}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,13 @@ def rows() -> FewShotRows:
 
 
 def make_method(backbone: Backbone, name: str = "coop-ca") -> PromptMethod:
-    tasks = (
+    tasks: tuple[Task, ...] = (
         Task(id="a", name="animal", class_names=("cat", "dog"), template="a {}.", metric="acc1"),
         Task(id="b", name="fruit", class_names=("fig", "kiwi", "plum"), template="a {}.", metric="acc1"),
     )
+    if name == "cocoop":  # one task at a time
+        names = tasks[0].class_names + tasks[1].class_names
+        tasks = (replace(tasks[0], class_names=names),)
     problem = Problem(tasks=tasks, text=TextEncoder(backbone.text_tower, backbone.tokenizer))
     torch.manual_seed(0)
     entry, variant = find_method(name)

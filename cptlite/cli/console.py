@@ -19,7 +19,7 @@ __all__ = ["Tick", "note", "print_json", "print_table", "progress", "show_config
 class Tick(Protocol):
     """Takes how much is done and how much there is in all, and perhaps a stage and what it counts."""
 
-    def __call__(self, done: int, total: int, stage: str = ..., counted: str = ...) -> None:
+    def __call__(self, done: float, total: int, stage: str = ..., counted: str = ...) -> None:
         """Show it."""
 
 
@@ -104,7 +104,7 @@ def progress(description: str, unit: str) -> Iterator[Tick]:
     with bars.Progress(*columns, console=_console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=None, counted=unit)
 
-        def tick(done: int, total: int, stage: str = description, counted: str = unit) -> None:
+        def tick(done: float, total: int, stage: str = description, counted: str = unit) -> None:
             if stage != bar.tasks[0].description:
                 bar.reset(task, description=stage, counted=counted)
             bar.update(task, completed=done, total=total)

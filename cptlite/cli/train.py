@@ -98,7 +98,7 @@ def _execute(
         for group in [configs] if together else [[config] for config in configs]:
             before = sum(config.epochs for config in configs[: len(results)])
 
-            def count(done: int, loss: float, before: int = before) -> None:
+            def count(done: float, loss: float, before: int = before) -> None:
                 tick(before + done, total)
 
             results += execute_together(group, backbone, on_epoch=count, **places)

@@ -27,6 +27,7 @@ REPEATED = ("shots", "seed")
 HELP: dict[str, tuple[str, str]] = {
     "method": (WHAT, "What to train; `cptlite methods` lists them."),
     "variant": (WHAT, "Variant of the method; by default its first."),
+    "separate": (WHAT, "Learn prompts one task at a time, not jointly."),
     "shots": (WHAT, "Training images per class; repeatable."),
     "seed": (WHAT, "Draws the images and everything else; repeatable."),
     "recipe": (RECIPE, "paper, or fast: fewer and larger steps."),

@@ -10,14 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cptlite.datasets.types import Task
+from cptlite.methods.classifiers import Classifier, LinearClassifier
 from cptlite.text import TextEncoder
 
 __all__ = [
@@ -29,8 +28,6 @@ __all__ = [
     "PromptMethod",
     "PromptOptions",
 ]
-
-ALL = slice(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +66,11 @@ class Problem:
             starts.append(starts[-1] + len(task.class_names))
         return starts[:-1]
 
+    @cached_property
+    def class_ranges(self) -> list[tuple[int, int]]:
+        """First class of each task among all K, and the one after its last."""
+        return list(zip(self.offsets, [*self.offsets[1:], len(self.class_names)], strict=True))
+
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotRows:
@@ -85,64 +87,10 @@ class FewShotRows:
     features: Tensor
     labels: Tensor
 
-
-class Classifier(Protocol):
-    """Scores for every class of every task."""
-
-    def scores(self, features: Tensor, classes: slice = ALL) -> Tensor:
-        """From raw features (B, D) to scores of a range of classes, (B, C); comparable within a task only."""
-        ...
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """All that ``classifier.npz`` needs to score again."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearClassifier:
-    """Class weights over image features.
-
-    Attributes
-    ----------
-    weights : Tensor of shape (K, D)
-    bias : Tensor of shape (K,)
-    logit_scale : float
-        The *log* of the factor on the products.
-    unit_length : bool
-        Whether image features are normalised first.
-    """
-
-    weights: Tensor
-    bias: Tensor
-    logit_scale: float
-    unit_length: bool
-
-    @classmethod
-    def from_prompts(cls, weights: Tensor, logit_scale: float) -> LinearClassifier:
-        """Cosine classifier with unit-length weights of shape (K, D)."""
-        weights = weights.detach().float()
-        return cls(
-            weights=weights,
-            bias=weights.new_zeros(len(weights)),
-            logit_scale=logit_scale,
-            unit_length=True,
-        )
-
-    def scores(self, features: Tensor, classes: slice = ALL) -> Tensor:
-        """From raw features (B, D) to scores (B, C)."""
-        images = features.to(self.weights.dtype)
-        if self.unit_length:
-            images = F.normalize(images, dim=-1)
-        return exp32(self.logit_scale) * images @ self.weights[classes].T + self.bias[classes]
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return the attributes under their names."""
-        return {
-            "weights": self.weights.cpu().numpy(),
-            "bias": self.bias.cpu().numpy(),
-            "logit_scale": np.array(self.logit_scale, np.float32),
-            "unit_length": np.array(self.unit_length),
-        }
+    def of_classes(self, start: int, stop: int) -> FewShotRows:
+        """Rows of the classes in a range, numbered from 0 on."""
+        here = torch.nonzero((start <= self.labels) & (self.labels < stop))[:, 0]
+        return FewShotRows(features=self.features[here], labels=self.labels[here] - start)
 
 
 class Method(ABC):
@@ -200,7 +148,8 @@ class PromptMethod(nn.Module, ABC):
     """A method that learns prompts by gradient steps.
 
     Runs that differ in seed and rows alone can train together: every learnable then has a leading axis R, so do the
-    rows, and each run has a loss of its own. Shapes below are written "..." where that axis may stand.
+    rows, and each run has a loss of its own. Shapes below are written "..." where that axis may stand. A step does the
+    same work whatever is in the batch, so that it can be recorded.
 
     Parameters
     ----------
@@ -208,14 +157,10 @@ class PromptMethod(nn.Module, ABC):
 
     Attributes
     ----------
-    uniform_steps : bool
-        Whether a step does the same work whatever is in the batch: then runs can be stacked and steps recorded.
     kept_classes : Tensor of shape (..., K), bool, optional
         Classes that the loss is over besides those in the batch; None for all. Set before each step by the training
         loop where it subsamples classes.
     """
-
-    uniform_steps = True
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
@@ -224,8 +169,22 @@ class PromptMethod(nn.Module, ABC):
         self.kept_classes: Tensor | None = None
 
     @abstractmethod
-    def class_weights(self) -> Tensor:
-        """Unit-length class weights, differentiable in the learnables: Tensor of shape (..., K, D), float32."""
+    def classifier_logits(self, images: Tensor) -> Tensor:
+        """Scaled cosines with every class of every task, differentiable in the learnables.
+
+        Parameters
+        ----------
+        images : Tensor of shape (..., B, D)
+            Raw features.
+
+        Returns
+        -------
+        Tensor of shape (..., B, K), float32
+        """
+
+    @abstractmethod
+    def classifier(self) -> Classifier:
+        """Return the classifier as it stands; later steps leave it as it is."""
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of each image over its own task's classes, averaged over the batch.
@@ -249,14 +208,6 @@ class PromptMethod(nn.Module, ABC):
         loss.sum().backward()  # runs share no learnable, so each gets the gradient of its own loss
         return loss.detach()
 
-    def classifier_logits(self, images: Tensor) -> Tensor:
-        """Scaled cosines with every class of every task, (..., B, D) to (..., B, K)."""
-        return self.cosine_logits(images, self.class_weights())
-
-    def cosine_logits(self, images: Tensor, weights: Tensor) -> Tensor:
-        """Scaled cosines of raw images (..., B, D) with unit-length weights (..., K, D): Tensor (..., B, K)."""
-        return exp32(self.logit_scale) * F.normalize(images.float(), dim=-1) @ weights.mT
-
     def mask_classes(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Put -inf at classes that a loss is not over: of other tasks, or not kept; (..., B, K) to (..., B, K)."""
         scores = mask_other_tasks(scores, self.problem.class_tasks, labels)
@@ -265,19 +216,9 @@ class PromptMethod(nn.Module, ABC):
         present = torch.zeros_like(self.kept_classes).scatter(-1, labels, True)  # (..., K)
         return scores.masked_fill(~(self.kept_classes | present)[..., None, :], float("-inf"))
 
-    @torch.no_grad()
-    def classifier(self) -> Classifier:
-        """Return the classifier as it stands."""
-        return LinearClassifier.from_prompts(self.class_weights(), self.logit_scale)
-
     def num_parameters(self) -> int:
         """Numbers learned."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
-
-
-def exp32(log: float) -> float:
-    """Exponential as float32 has it, without a tensor that would have to travel to the device."""
-    return float(np.exp(np.float32(log)))
 
 
 def mask_other_tasks(scores: Tensor, class_tasks: Tensor, labels: Tensor) -> Tensor:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.methods.base import Problem, PromptMethod, PromptOptions, new_context
+from cptlite.methods.base import Problem, PromptOptions, new_context
+from cptlite.methods.class_weights import ClassWeightMethod
 
 __all__ = ["CoOp"]
 
 
-class CoOp(PromptMethod):
+class CoOp(ClassWeightMethod):
     """Contexts learned directly: one for everything, one per task, or one per class.
 
     Parameters
@@ -29,8 +30,8 @@ class CoOp(PromptMethod):
 
     Notes
     -----
-    w_k = normalise(text([SOS] S_c(k) class_k . [EOS])), with c(k) the context of class k. All tasks train jointly; with
-    one context per task or class the tasks share nothing but the batches.
+    w_k = normalise(text([SOS] S_c(k) class_k . [EOS])), with c(k) the context of class k. With one context per task or
+    class, tasks that are learned jointly share nothing but the batches.
     """
 
     def __init__(self, problem: Problem, options: PromptOptions, sharing: str) -> None:

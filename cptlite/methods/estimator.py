@@ -185,9 +185,7 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator, ABC):
     @staticmethod
     def join(parts: Sequence[Any]) -> Classifier:
         """One classifier of all tasks, from those of each in order."""
-        assert all(isinstance(part, LinearClassifier) for part in parts)
-        weights, bias = torch.cat([part.weights for part in parts]), torch.cat([part.bias for part in parts])
-        return replace(parts[0], weights=weights, bias=bias)
+        return LinearClassifier.join(parts)
 
     def _scores(self, X: Any) -> np.ndarray:
         check_is_fitted(self)

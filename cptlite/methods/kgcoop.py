@@ -33,10 +33,11 @@ class KgCoOp(CoOp):
     Notes
     -----
     loss = cross-entropy + strength * (1 - mean over the task's classes of cos(w_k, zero-shot w_k)). T L W numbers are
-    learned. The original has one task. Here the pull is averaged over the images of a batch, each counting its own
+    learned. One task has the original's loss, and tasks are learned one at a time unless told otherwise, as published.
+    Learned jointly, which is a deviation, the pull is averaged over the images of a batch, each counting its own
     task's: the loss is then the mean of the tasks' own losses weighted by their share of the batch, exactly as the
-    cross-entropy is, so tasks share no more than with CoOp-CA and a single task has the original's loss. The template
-    is the dataset's own, where the original keeps a list of its own per dataset.
+    cross-entropy is, so tasks share no more than with CoOp-CA. The template is the dataset's own, where the original
+    keeps a list of its own per dataset.
     """
 
     def __init__(self, problem: Problem, options: PromptOptions, variant: str = "", *, strength: float = 8.0) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import torch
 from torch import Tensor
 
 from cptlite.errors import DataError
@@ -80,16 +79,15 @@ def split_tasks(
     text : Tensor of shape (K, D), optional
         Unit-length zero-shot weights of all classes.
     """
-    stops = [*problem.offsets[1:], len(problem.class_names)]
-    for task, start, stop in zip(problem.tasks, problem.offsets, stops, strict=True):
-        here, here_val = (torch.nonzero((start <= rows.labels) & (rows.labels < stop))[:, 0] for rows in (train, val))
+    for task, (start, stop) in zip(problem.tasks, problem.class_ranges, strict=True):
+        own, own_val = (rows.of_classes(start, stop) for rows in (train, val))
         yield TaskRows(
             id=task.id,
             num_classes=stop - start,
-            x=train.features[here].float(),
-            y=train.labels[here] - start,
-            x_val=val.features[here_val, 0].float(),
-            y_val=val.labels[here_val] - start,
+            x=own.features.float(),
+            y=own.labels,
+            x_val=own_val.features[:, 0].float(),
+            y_val=own_val.labels,
             text=None if text is None else text[start:stop],
             logit_scale=problem.text.tower.logit_scale,
         )

@@ -37,9 +37,10 @@ class ProGrad(CoOp):
     -----
     a = gradient of the cross-entropy with the labels, b = gradient of temperature^2 times the cross-entropy between
     zero-shot and current softmax; where a . b < 0, a -= strength (a . b / ||b||) b / ||b||. T L W numbers are learned.
-    The original has one task and projects each parameter tensor; here every task's own context is projected on its
-    own, which is the same, since the projection does not see the length of b and is linear in a. The template is the
-    dataset's own, where the original keeps a list of its own per dataset.
+    Tasks are learned one at a time unless told otherwise, as published. Learned jointly, which is a deviation, every
+    task's own context is projected on its own, where the original projects each parameter tensor of its one task: the
+    same, since the projection does not see the length of b and is linear in a. The template is the dataset's own, where
+    the original keeps a list of its own per dataset.
     """
 
     def __init__(

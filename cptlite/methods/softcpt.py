@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cptlite.errors import UsageError
-from cptlite.methods.base import Problem, PromptMethod, PromptOptions, new_context
+from cptlite.methods.base import Problem, PromptOptions, new_context
+from cptlite.methods.class_weights import ClassWeightMethod
 
 __all__ = ["SUB_NETWORKS", "VARIANTS", "SoftCPT"]
 
@@ -30,7 +31,7 @@ VARIANTS = {
 SUB_NETWORKS = ("lin", "linmean", "lincls")
 
 
-class SoftCPT(PromptMethod):
+class SoftCPT(ClassWeightMethod):
     """Contexts of class prompts computed from task (and class) names by a linear meta network.
 
     Parameters

@@ -10,6 +10,7 @@ from typing import Any
 from cptlite.config import PAPER, RECIPES, TrainConfig
 from cptlite.errors import UsageError
 from cptlite.methods.base import Method, Problem, PromptMethod, PromptOptions
+from cptlite.methods.cocoop import CoCoOp
 from cptlite.methods.coop import CoOp
 from cptlite.methods.cross_modal import CrossModal
 from cptlite.methods.estimator import FeatureClassifier
@@ -66,6 +67,7 @@ def _per_task(name: str, estimator: Callable[[], FeatureClassifier]) -> Callable
 
 
 A_PHOTO_OF_A = {"context_length": 4, "context_init": "a photo of a"}
+SEPARATE = {"separate": True}
 
 METHODS: dict[str, MethodEntry] = {
     "zeroshot": MethodEntry(
@@ -90,10 +92,17 @@ METHODS: dict[str, MethodEntry] = {
     "coop-mt": MethodEntry(learns="one context for all tasks", prompts=partial(_coop, sharing="all"), multi_task=True),
     "coop-ca": MethodEntry(learns="one context per task", prompts=partial(_coop, sharing="task")),
     "coop-cs": MethodEntry(learns="one context per class", prompts=partial(_coop, sharing="class")),
-    "kgcoop": MethodEntry(
-        learns="one context per task, pulled towards the template", prompts=KgCoOp, defaults=A_PHOTO_OF_A
+    "cocoop": MethodEntry(
+        learns="one context per task, and a net that shifts it by the image",
+        prompts=CoCoOp,
+        defaults=A_PHOTO_OF_A | SEPARATE | {"epochs": 10, "batch_size": 1},
     ),
-    "prograd": MethodEntry(learns="one context per task, never against the template", prompts=ProGrad),
+    "kgcoop": MethodEntry(
+        learns="one context per task, pulled towards the template", prompts=KgCoOp, defaults=A_PHOTO_OF_A | SEPARATE
+    ),
+    "prograd": MethodEntry(
+        learns="one context per task, never against the template", prompts=ProGrad, defaults=SEPARATE
+    ),
     "softcpt": MethodEntry(
         learns="a meta network from task names to contexts",
         prompts=SoftCPT,

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.methods.base import ALL
+from cptlite.methods.classifiers import ALL
 from cptlite.methods.estimator import LOGIT_SCALE, Learned, TaskRows, TextClassifier, new_generator
 
 __all__ = ["TipAdapter", "TipAdapterF", "TipClassifier", "search_blend", "train_keys"]
