@@ -11,7 +11,7 @@ import pytest
 from cache_fakes import make_tasks
 
 from cptlite.cache import BadImage, Fingerprint, cache_path, list_caches, open_cache, verify_cache
-from cptlite.cache_format import SCHEMA_VERSION, differences, task_key
+from cptlite.cache_format import SCHEMA_VERSION, differences, task_key, write_dataset
 from cptlite.cache_parts import PartStore
 from cptlite.cache_write import SplitContent, replace_words, write_cache
 from cptlite.datasets.types import SPLITS, Task
@@ -142,7 +142,7 @@ def test_local_features_are_verified(local_path: Path) -> None:
         verify_cache(local_path)
     with h5py.File(local_path, "r+") as file:
         del file["test/local"]
-        file["test/local"] = np.zeros((7, 4, 32), np.float16)
+        write_dataset(file["test"], "local", (7, 4, 32), np.float16)[:] = 0
     with pytest.raises(DataError, match=r"local features of shape \(4, 32\), recorded are \(5, 32\)"):
         verify_cache(local_path)
     with h5py.File(local_path, "r+") as file:

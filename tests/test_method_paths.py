@@ -19,6 +19,7 @@ from torch import Tensor
 from cptlite.backbone import Backbone
 from cptlite.datasets.types import Task
 from cptlite.methods.base import Problem, PromptMethod, PromptOptions
+from cptlite.methods.plot import Plot
 from cptlite.methods.softcpt import SUB_NETWORKS, VARIANTS
 from cptlite.methods.table import METHODS
 from cptlite.prompts import POSITIONS
@@ -26,9 +27,10 @@ from cptlite.text import TEXT_PATHS, TextEncoder
 
 TOLERANCE = 1e-5
 EMBED_DIM = 16
+PLACES = 5
 ONE_CHUNK_A_PROMPT = 1e-9  # GiB
 
-KINDS = [("coop-mt", "", ""), ("coop-ca", "", ""), ("coop-cs", "", ""), ("kgcoop", "", ""), ("prograd", "", "")]
+KINDS = [(name, "", "") for name in ("coop-mt", "coop-ca", "coop-cs", "kgcoop", "prograd", "plot")]
 KINDS += [
     ("softcpt", variant, sub_network)
     for variant, (class_features, *_) in VARIANTS.items()
@@ -115,11 +117,17 @@ def weights_and_gradients(method: PromptMethod) -> dict[str, Tensor]:
     return {"class weights": weights.detach(), **gradients(method)}
 
 
+def draw_images(method: PromptMethod, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Pooled features (..., B, D), or local ones (..., B, M, D) for a method of these."""
+    shape = (PLACES, EMBED_DIM) if isinstance(method, Plot) else (EMBED_DIM,)
+    return torch.randn((*batch, *shape), generator=generator)
+
+
 def loss_and_step(method: PromptMethod, runs: int = 0) -> dict[str, Tensor]:
     """Loss on a batch and the gradients that training steps along."""
     generator = torch.Generator().manual_seed(2)
     batch = (runs, 6) if runs else (6,)
-    images = torch.randn((*batch, EMBED_DIM), generator=generator)
+    images = draw_images(method, batch, generator)
     labels = torch.randint(len(method.problem.class_names), batch, generator=generator)
     return {"loss": method.backward(images, labels), **gradients(method)}
 
@@ -182,7 +190,7 @@ def test_paths_agree_on_several_runs(kind: tuple[str, str, str], position: str) 
 def test_a_run_among_others_steps_as_alone(kind: tuple[str, str, str]) -> None:
     together = make_method(kind, Case(PETS), "fused", runs=3)
     generator = torch.Generator().manual_seed(2)
-    images = torch.randn(3, 6, EMBED_DIM, generator=generator)
+    images = draw_images(together, (3, 6), generator)
     labels = torch.randint(5, (3, 6), generator=generator)
     losses = together.backward(images, labels)
     for run in range(3):
@@ -207,7 +215,7 @@ def test_chunks_change_nothing(kind: tuple[str, str, str], path: str) -> None:
 
 
 @pytest.mark.parametrize("path", TEXT_PATHS)
-@pytest.mark.parametrize("kind", [("coop-ca", "", ""), ("prograd", "", ""), ("softcpt", "csts", "lin")], ids=str)
+@pytest.mark.parametrize("kind", [("coop-ca", "", ""), ("plot", "", ""), ("softcpt", "csts", "lin")], ids=str)
 def test_chunks_change_nothing_of_several_runs(kind: tuple[str, str, str], path: str) -> None:
     for memory in (2e-4, ONE_CHUNK_A_PROMPT):
         whole, chunked = (

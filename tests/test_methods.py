@@ -126,6 +126,7 @@ def test_table_resolves_variants() -> None:
         ("coop-cs", 5 * 16 * 128),
         ("kgcoop", 2 * 16 * 128),
         ("prograd", 2 * 16 * 128),
+        ("plot", 2 * 4 * 16 * 128),
         ("softcpt", 4 * 128 + 32 * 16 * 128),
     ],
 )
