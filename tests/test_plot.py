@@ -80,6 +80,18 @@ def test_runs_stop_on_their_own_and_stay_as_they_were() -> None:
     )
 
 
+@pytest.mark.gpu
+def test_a_gpu_is_not_waited_for_and_plans_alike() -> None:
+    cosines = draw_cosines(4, 3, 9, 4)
+    wanted, on_gpu = Transport().plan(cosines, WHOLE_BATCH), cosines.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = Transport().plan(on_gpu, WHOLE_BATCH)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(found.cpu(), wanted)
+
+
 def test_both_marginals_are_uniform() -> None:
     plan = TO_THE_END.plan(draw_cosines(5, 3, 9, 4).float(), EACH_PAIR)
     torch.testing.assert_close(plan.sum(dim=-2), torch.full((5, 3, 4), 1 / 4))
@@ -182,6 +194,16 @@ def test_rows_are_the_plain_views_local_features(cached: Path) -> None:
     assert train.features.shape == (2 * 12, 1, 3, 8) and val.features.shape[1:] == (1, 3, 8)
     assert torch.equal(train.labels, pooled.labels) and torch.equal(val.labels, pooled_val.labels)
     assert torch.equal(train.features[:, 0, 0], pooled.features[:, 0])  # the first place of the fake is the pooled one
+
+
+def test_random_views_differ_without_harm_where_none_is_read(cached: Path, tmp_path: Path) -> None:
+    other = make_dataset(tmp_path / "images", name="other")
+    plain = encode_dataset(other, FakeBackbone(), tmp_path / "cache", workers=0, local=True).path
+    device = torch.device("cpu")
+    with open_cache(cached) as two_views, open_cache(plain) as one_view:
+        draw_few_shots([two_views, one_view], shots=2, seed=1, device=device, local=True)
+        with pytest.raises(DataError, match="different numbers of views"):
+            draw_few_shots([two_views, one_view], shots=2, seed=1, device=device)
 
 
 def test_rows_of_a_cache_without_local_features(tmp_path: Path) -> None:
