@@ -4,7 +4,7 @@ The features are those of PLOT's code base (Chen et al., ICLR 2023): of a vision
 and projected as the class token is; of a residual network the attention pool asked by every position, not by their
 mean alone.
 
-Axes: B images, M places, W width of the tower, D joint dimension, H W height and width of the last feature map.
+Axes: B images, M places, W width of the tower, D joint dimension, R pixels a side.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def pool_everywhere(pool: AttentionPool2d, feature_map: Tensor) -> Tensor:
     Parameters
     ----------
     pool : AttentionPool2d
-    feature_map : Tensor of shape (B, W, H, W)
+    feature_map : Tensor of shape (B, W, rows, columns)
+        M is rows times columns.
 
     Returns
     -------
