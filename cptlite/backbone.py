@@ -3,7 +3,7 @@
 The only room that knows the ``clip`` package. Sources: Radford et al., "Learning Transferable Visual
 Models From Natural Language Supervision" (ICML 2021) and clip-anytorch, whose model code is used as is.
 
-Axes: B images, R pixels a side, W text width, D joint dimension.
+Axes: B images, M places of an image, R pixels a side, W text width, D joint dimension.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from cptlite.architectures import ARCHITECTURES
+from cptlite.backbone_local import count_places, encode_with_local
 from cptlite.checkpoints import build_clip, find_state_dict, weights_sha256
 from cptlite.errors import UsageError
 
@@ -199,6 +200,17 @@ class Backbone:
             Projected features, *not* unit length.
         """
         return self.model.encode_image(images.to(self.device)).float()
+
+    @property
+    def num_local(self) -> int:
+        """Local features M that an image has."""
+        return count_places(self.model)
+
+    @torch.inference_mode()
+    def encode_with_local(self, images: Tensor, kept: slice) -> tuple[Tensor, Tensor]:
+        """`encode_images` to the bit, and of the images ``kept`` the local features (B of kept, M, D), float32."""
+        pooled, local = encode_with_local(self.model, images.to(self.device), kept)
+        return pooled.float(), local.float()
 
 
 def backbone_slug(name: str) -> str:

@@ -33,6 +33,8 @@ class CacheSummary:
     rows : mapping of str to int
         By split; of an unfinished pass those finished so far.
     views : int
+    local : int
+        Local features M of an image; 0 without.
     bad_images : int
         Images left out because they could not be read.
     mib : float
@@ -49,6 +51,7 @@ class CacheSummary:
     dtype: str = ""
     rows: Mapping[str, int]
     views: int = 0
+    local: int = 0
     bad_images: int = 0
     mib: float
     complete: bool = True
@@ -83,6 +86,7 @@ def _describe_file(path: Path) -> CacheSummary:
                 dtype=cache.fingerprint.dtype,
                 rows={split: cache.num_rows(split) for split in SPLITS},
                 views=cache.fingerprint.views,
+                local=cache.fingerprint.local,
                 bad_images=cache.attributes["bad_images"],
                 mib=mib,
             )
@@ -97,6 +101,7 @@ def _describe_parts(store: PartStore) -> CacheSummary:
         **{name: fingerprint.get(name, "") for name in ("dataset", "backbone", "dtype")},
         rows={**dict.fromkeys(SPLITS, 0), **store.finished_rows()},
         views=fingerprint.get("views", 0),
+        local=fingerprint.get("local", 0),
         mib=sum(path.stat().st_size for path in store.folder.iterdir()) / 2**20,
         complete=False,
     )
@@ -139,9 +144,14 @@ def _read_chunks(item: h5py.Group | h5py.Dataset) -> int:
 
 def _check_split(cache: FeatureCache, split: str) -> None:
     labels, tasks = cache.labels(split), cache.row_tasks(split)
-    rows = {len(labels), len(tasks), len(cache.paths(split)), len(cache.file[split]["features"])}
+    names = ("features", "local") if cache.fingerprint.local else ("features",)
+    stored = {name: cache.file[split][name] for name in names}
+    rows = {len(labels), len(tasks), len(cache.paths(split)), *map(len, stored.values())}
     if len(rows) > 1:
         raise damaged(cache.path, f"the {split} rows are of different numbers {sorted(rows)}")
+    wanted = (cache.fingerprint.local, stored["features"].shape[-1])
+    if "local" in stored and stored["local"].shape[1:] != wanted:
+        raise damaged(cache.path, f"local features of shape {stored['local'].shape[1:]}, recorded are {wanted}")
     classes = np.array([len(task.class_names) for task in cache.tasks])
     if len(labels) and not (tasks.min() >= 0 and tasks.max() < len(classes) and labels.min() >= 0):
         raise damaged(cache.path, f"{split} rows of no task or class")

@@ -1,6 +1,6 @@
 """The form of a cache file: where it lies, what identifies it, how text is stored; ``cache/README.md`` explains it.
 
-Axes: N rows of a split, V views, D joint dimension.
+Axes: N rows of a split, V views, M places of an image, D joint dimension.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
     "write_value",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # From 1.10 on HDF5 checks its own structures too, not only the chunks of data.
 LIBRARY_VERSION = ("v110", "v110")
 CHUNK_BYTES = 2**18
@@ -62,6 +62,8 @@ class Fingerprint:
         Number type of the stored features.
     precision : str
         Number type the tower computed in.
+    local : int
+        Local features M of an image that are stored beside the pooled ones; 0 where there are none.
     """
 
     dataset: str
@@ -77,9 +79,12 @@ class Fingerprint:
     normalized: bool = False
     dtype: str = "float16"
     precision: str = "float32"
+    local: int = 0
 
     @classmethod
-    def of_pass(cls, dataset: Dataset, backbone: Any, views: ViewConfig, dtype: str) -> Fingerprint:
+    def of_pass(
+        cls, dataset: Dataset, backbone: Any, views: ViewConfig, dtype: str, *, local: bool = False
+    ) -> Fingerprint:
         """Fingerprint of what `cptlite.encode.encode_dataset` would make of a dataset and a `Backbone`."""
         drawn = views if views.views > 1 else ViewConfig()
         return cls(
@@ -94,12 +99,17 @@ class Fingerprint:
             flip=drawn.flip,
             dtype=dtype,
             precision=backbone.precision,
+            local=backbone.num_local if local else 0,
         )
 
     @classmethod
     def of_attributes(cls, attributes: Mapping[str, Any]) -> Fingerprint:
         """Fingerprint among the attributes of a file; KeyError names one that lacks."""
         return cls(**{item.name: attributes[item.name] for item in fields(cls)})
+
+    def of_pooled(self) -> dict[str, Any]:
+        """Give the fields that the pooled features depend on: they are the same with local ones beside them."""
+        return {name: value for name, value in asdict(self).items() if name != "local"}
 
 
 def preprocess_json(spec: Mapping[str, Any]) -> str:
@@ -120,11 +130,13 @@ def differences(there: Fingerprint, asked: Fingerprint | Mapping[str, Any]) -> l
     Returns
     -------
     list of (field, value there, value asked)
-        Empty if they agree. The same weights under another name agree.
+        Empty if they agree. The same weights under another name agree, and so do local features nobody asked for.
     """
     wanted = asdict(asked) if isinstance(asked, Fingerprint) else dict(asked)
     if wanted.get("weights_sha256") == there.weights_sha256:
         wanted.pop("backbone", None)
+    if not wanted.get("local"):
+        wanted.pop("local", None)
     stored = asdict(there)
     assert wanted.keys() <= stored.keys(), f"not fields of a fingerprint: {wanted.keys() - stored.keys()}"
     return [(name, stored[name], value) for name, value in wanted.items() if stored[name] != value]

@@ -4,7 +4,7 @@ A part is the rows [k P, (k + 1) P) of a split, in one file that is either whole
 folder beside the cache file to be, named by a digest of everything the features depend on: parts of another pass are
 in another folder.
 
-Axes: P rows per part, V views, D joint dimension.
+Axes: P rows per part, V views, M places of an image, D joint dimension.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,12 +75,12 @@ class PartStore:
         except Exception:  # zipfile raises a dozen kinds on damaged files, and the remedy is the same
             return None
 
-    def read(self, split: str, part: int) -> tuple[np.ndarray, np.ndarray]:
-        """Features (P, V, D), and which rows of them are encoded (P,); a damaged part is deleted."""
+    def read(self, split: str, part: int, name: str = "features") -> tuple[np.ndarray, np.ndarray]:
+        """``features`` (P, V, D) or ``local`` (P, M, D), and which rows are encoded (P,); a damaged part is deleted."""
         path = self._path(split, part)
         try:
             with path.open("rb") as file, np.load(file) as arrays:
-                return arrays["features"], arrays["ok"]
+                return arrays[name], arrays["ok"]
         except Exception as error:
             path.unlink(missing_ok=True)
             raise CptliteError(
@@ -88,10 +88,11 @@ class PartStore:
                 f"run the same command again, which encodes its rows anew"
             ) from None
 
-    def write(self, split: str, part: int, features: np.ndarray, ok: np.ndarray) -> None:
+    def write(self, split: str, part: int, arrays: Mapping[str, np.ndarray], ok: np.ndarray) -> None:
         """Store a part; a reader sees the old one or the new one."""
+        content: dict[str, Any] = {**arrays, "ok": ok}
         with replacing(self._path(split, part)) as path, path.open("wb") as file:
-            np.savez(file, features=features, ok=ok)
+            np.savez(file, **content)
 
     def remove(self) -> None:
         """Delete all parts."""

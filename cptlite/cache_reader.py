@@ -1,6 +1,6 @@
 """Cache files opened, checked against what is wanted, and read.
 
-Axes: N rows of a split, n rows asked for, V views, D joint dimension.
+Axes: N rows of a split, n rows asked for, V views, M places of an image, D joint dimension.
 """
 
 from __future__ import annotations
@@ -86,10 +86,34 @@ class FeatureCache:
         -------
         ndarray of shape (n, V, D), in the stored number type
         """
-        dataset = self.file[split]["features"]
-        with reading(self.path):
-            found = dataset[:] if rows is None else _chosen_rows(dataset, np.asarray(rows, dtype=np.int64))
+        found = self._read_rows(split, "features", rows)
         return found if views is None else found[:, np.atleast_1d(np.asarray(views))]
+
+    def local(self, split: str, rows: np.ndarray | Sequence[int] | None = None) -> np.ndarray:
+        """Read the plain view's local features, not unit length.
+
+        Parameters
+        ----------
+        split : str
+        rows : sequence of int, optional
+            As in `features`. A row of ViT-B/16 takes 196 times what its pooled feature takes.
+
+        Returns
+        -------
+        ndarray of shape (n, M, D), in the stored number type
+
+        Raises
+        ------
+        DataError
+            The cache was made without them.
+        """
+        if not self.fingerprint.local:
+            raise DataError(
+                f"wanted local features in {self.path}, got a cache without them: make it anew with "
+                f"`cptlite cache --local --force --dataset {self.fingerprint.dataset} "
+                f"--backbone {self.fingerprint.backbone}`"
+            )
+        return self._read_rows(split, "local", rows)
 
     @property
     def bad(self) -> tuple[BadImage, ...]:
@@ -113,6 +137,11 @@ class FeatureCache:
     def _read(self, split: str, name: str) -> np.ndarray:
         with reading(self.path):
             return self.file[split][name][:]
+
+    def _read_rows(self, split: str, name: str, rows: np.ndarray | Sequence[int] | None) -> np.ndarray:
+        with reading(self.path):
+            dataset = self.file[split][name]
+            return dataset[:] if rows is None else _chosen_rows(dataset, np.asarray(rows, dtype=np.int64))
 
 
 def open_cache(path: Path, expected: Fingerprint | Mapping[str, Any] | None = None) -> FeatureCache:
@@ -226,7 +255,7 @@ def _chosen_rows(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
     """Whole chunks are read and rows taken from them: h5py's own way is slow on many scattered rows."""
     if rows.size and not (0 <= rows.min() and rows.max() < len(dataset)):
         raise IndexError(f"rows must lie in [0, {len(dataset)}), got {rows.min()} to {rows.max()}")
-    found = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)  # (n, V, D)
+    found = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)  # (n, V, D) or (n, M, D)
     size = dataset.chunks[0]
     for chunk in np.unique(rows // size):
         here = np.flatnonzero(rows // size == chunk)

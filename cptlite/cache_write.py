@@ -1,12 +1,11 @@
 """Cache files written by one process at a time, under a temporary name, then renamed.
 
-Axes: N rows of a split, V views, D joint dimension.
+Axes: N rows of a split, V views, M places of an image, D joint dimension.
 """
 
 from __future__ import annotations
 
 import errno
-import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -56,6 +55,8 @@ class SplitContent:
         (N, V, D) of all blocks together.
     blocks : iterable of ndarray of shape (n, V, D)
         Features in row order; read once.
+    local_blocks : iterable of ndarray of shape (n, M, D)
+        Local features in row order, where the fingerprint says that there are any; read once, after ``blocks``.
     """
 
     labels: np.ndarray
@@ -63,6 +64,7 @@ class SplitContent:
     paths: Sequence[str]
     shape: tuple[int, int, int]
     blocks: Iterable[np.ndarray]
+    local_blocks: Iterable[np.ndarray] = ()
 
 
 def write_cache(
@@ -90,21 +92,23 @@ def write_cache(
         Images left out.
     """
     with replacing(path) as temporary:
-        _probe_space(temporary, sum(_num_bytes(content, fingerprint.dtype) for content in splits.values()))
+        _probe_space(temporary, sum(_num_bytes(content, fingerprint) for content in splits.values()))
         with h5py.File(temporary, "w", libver=LIBRARY_VERSION, locking=False) as file:
             _write_attributes(file, fingerprint, {**facts, "bad_images": len(bad)})
             _write_tasks(file, tasks)
             for split in SPLITS:
-                _write_split(file.create_group(split), splits[split], fingerprint.dtype)
+                _write_split(file.create_group(split), splits[split], fingerprint)
             group = file.create_group("bad")
             for index, name in enumerate(BadImage._fields):
                 write_texts(group, name, [image[index] for image in bad])
 
 
-def _num_bytes(content: SplitContent, dtype: str) -> int:
+def _num_bytes(content: SplitContent, fingerprint: Fingerprint) -> int:
     """Size of a split on disk, but for what `SLACK_BYTES` covers."""
     longest_path = max((len(path.encode()) for path in content.paths), default=0)
-    return math.prod(content.shape) * np.dtype(dtype).itemsize + content.shape[0] * (longest_path + 8)
+    rows, views, dim = content.shape
+    row_bytes = (views + fingerprint.local) * dim * np.dtype(fingerprint.dtype).itemsize
+    return rows * (row_bytes + longest_path + 8)
 
 
 def _probe_space(path: Path, num_bytes: int) -> None:
@@ -146,16 +150,25 @@ def _write_tasks(file: h5py.File, tasks: Sequence[Task]) -> None:
         write_texts(group, "classnames", list(task.class_names))
 
 
-def _write_split(group: h5py.Group, content: SplitContent, dtype: str) -> None:
-    features = write_dataset(group, "features", content.shape, dtype)
-    start = 0
-    for block in content.blocks:
-        features[start : start + len(block)] = block
-        start += len(block)
-    assert start == content.shape[0] == len(content.labels) == len(content.tasks) == len(content.paths)
+def _write_split(group: h5py.Group, content: SplitContent, fingerprint: Fingerprint) -> None:
+    rows, _, dim = content.shape
+    assert rows == len(content.labels) == len(content.tasks) == len(content.paths)
+    _write_blocks(write_dataset(group, "features", content.shape, fingerprint.dtype), content.blocks)
+    if fingerprint.local:
+        local = write_dataset(group, "local", (rows, fingerprint.local, dim), fingerprint.dtype)
+        _write_blocks(local, content.local_blocks)
     for name, values in (("labels", content.labels), ("tasks", content.tasks)):
         write_dataset(group, name, (len(values),), np.int32)[:] = values
     write_texts(group, "paths", list(content.paths))
+
+
+def _write_blocks(dataset: h5py.Dataset, blocks: Iterable[np.ndarray]) -> None:
+    """Fill a dataset block by block: no more than one is in memory."""
+    start = 0
+    for block in blocks:
+        dataset[start : start + len(block)] = block
+        start += len(block)
+    assert start == len(dataset)
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def run_demo(out: Path, plan: DemoPlan | None = None, *, on_progress: OnProgress
 
 
 def _cache_suite(backbone: Backbone, data: Path, caches: Path, tell: OnProgress) -> tuple[str, ...]:
-    """Encode every dataset of the suite; their names in task order."""
+    """Encode every dataset of the suite, for every method; their names in task order."""
     specs = load_catalog().resolve([SUITE])
     datasets = [read_dataset(spec, data) for spec in specs]
     sizes = [sum(len(rows) for rows in dataset.splits.values()) for dataset in datasets]
@@ -112,7 +112,7 @@ def _cache_suite(backbone: Backbone, data: Path, caches: Path, tell: OnProgress)
         def count(done: int, total: int, split: str, before: int = sum(sizes[:index])) -> None:
             tell("cache", before + done, sum(sizes))
 
-        encode_dataset(dataset, backbone, caches, views=ViewConfig(), on_progress=count)
+        encode_dataset(dataset, backbone, caches, views=ViewConfig(), local=True, on_progress=count)
     return tuple(dataset.name for dataset in datasets)
 
 

@@ -1,6 +1,6 @@
 """The one pass over the images of a dataset: a cache file, or an account of what is missing for one.
 
-Axes: N rows of a split, V views, D joint dimension.
+Axes: N rows of a split, V views, M places of an image, D joint dimension.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ def encode_dataset(
     *,
     views: ViewConfig | None = None,
     dtype: str = "float16",
+    local: bool = False,
     batch_size: int = 64,
     part_rows: int = 128,
     workers: int | None = None,
@@ -91,6 +92,8 @@ def encode_dataset(
         Views of the training images, one by default; validation and test images have the plain view only.
     dtype : str
         Stored number type, "float16" or "float32".
+    local : bool
+        Whether to store the plain view's M local features beside the pooled ones, which are the same to the bit.
     batch_size : int
         Images per batch of the encoder; a batch spans no two parts.
     part_rows : int
@@ -123,7 +126,7 @@ def encode_dataset(
     views = views or ViewConfig()
     workers = min(usable_cores(), MOST_WORKERS) if workers is None else workers
     _check_numbers(dtype, batch_size, part_rows, workers)
-    fingerprint = Fingerprint.of_pass(dataset, backbone, views, dtype)
+    fingerprint = Fingerprint.of_pass(dataset, backbone, views, dtype, local=local)
     path = cache_path(cache_dir, backbone.slug, dataset.name)
     store = PartStore.of_pass(path, fingerprint, part_rows, anew=force)
     work = EncodingPass(
@@ -135,6 +138,7 @@ def encode_dataset(
         part_rows=part_rows,
         batch_size=batch_size,
         workers=workers,
+        local=local,
         on_progress=on_progress,
     )
     report = None if force else _existing(work, fingerprint)
@@ -227,8 +231,9 @@ def _check_images(dataset: Dataset) -> None:
 def _check_space(work: EncodingPass) -> None:
     """Refuse before hours of encoding what the disk cannot hold: the parts and the file made of them."""
     item = np.dtype(work.dtype).itemsize * work.backbone.embed_dim
-    views = {split: work.views.views if split == "train" else 1 for split in work.dataset.splits}
-    wanted = 2 * item * sum(len(rows) * views[split] for split, rows in work.dataset.splits.items())
+    places = work.backbone.num_local if work.local else 0
+    items = {split: places + (work.views.views if split == "train" else 1) for split in work.dataset.splits}
+    wanted = 2 * item * sum(len(rows) * items[split] for split, rows in work.dataset.splits.items())
     free = shutil.disk_usage(work.store.target.parent).free
     if free < wanted:
         raise CptliteError(

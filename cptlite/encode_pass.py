@@ -3,7 +3,7 @@
 Threads, not processes: Pillow decodes and resizes without the interpreter's lock, and a killed pass leaves no orphans.
 Batches have the same rows whatever was done before, so that the features of a resumed pass are the same to the byte.
 
-Axes: P rows per part, B rows per batch, V views, R pixels a side, D joint dimension.
+Axes: P rows per part, B rows per batch, V views, M places of an image, R pixels a side, D joint dimension.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class _Part:
     start: int
     num_views: int
     ok: np.ndarray
-    features: np.ndarray | None = None  # (P, V, D) while the part is worked on
+    # While the part is worked on: "features" (P, V, D), and "local" (P, M, D) where wanted.
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class EncodingPass:
         Rows per part, and images per batch.
     workers : int
         Threads that read images; 0 reads them in the calling thread.
+    local : bool
+        Whether the plain view's local features are stored too.
     on_progress : callable, optional
         Told rows done, all rows, and the split at work: first with what earlier passes had done.
     bad : list of BadImage
@@ -90,6 +93,7 @@ class EncodingPass:
     part_rows: int
     batch_size: int
     workers: int
+    local: bool = False
     on_progress: OnProgress | None = None
     bad: list[BadImage] = field(default_factory=list)
     resumed_rows: int = 0
@@ -182,35 +186,46 @@ class EncodingPass:
             else:
                 pixels[row - batch.start] = found
                 good.append(row)
-        if part.features is None:
-            part.features = self._old_features(part)
+        if not part.arrays:
+            part.arrays = self._old_arrays(part)
         if good:
             rows = np.array(good)
-            part.features[rows] = self._features(pixels)[rows - batch.start]
+            for name, found in self._features(pixels).items():
+                part.arrays[name][rows] = found[rows - batch.start]
             self._check_finite(part, rows)
             part.ok[rows] = True
             self.encoded_rows += len(good)
 
-    def _features(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels (B, V, R, R, 3) to features (B, V, D) in the stored number type."""
+    def _features(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """Pixels (B, V, R, R, 3) to features (B, V, D), and local ones (B, M, D), in the stored number type."""
+        rows, num_views = pixels.shape[:2]
         flat = torch.from_numpy(pixels).flatten(0, 1).to(self.backbone.device)  # (B * V, R, R, 3)
         try:
-            features = self.backbone.encode_images(normalise(flat, self.backbone.preprocess_spec))
+            images = normalise(flat, self.backbone.preprocess_spec)
+            if self.local:
+                pooled, local = self.backbone.encode_with_local(images, slice(None, None, num_views))
+                found = {"features": pooled, "local": local}
+            else:
+                found = {"features": self.backbone.encode_images(images)}
         except torch.cuda.OutOfMemoryError as error:
             raise CptliteError(
                 f"the GPU's memory does not hold {len(flat)} images of {self.backbone.resolution} pixels a side: "
                 f"give a smaller --batch-size; what is encoded so far is kept"
             ) from error
-        return features.to(getattr(torch, self.dtype)).cpu().numpy().reshape(*pixels.shape[:2], -1)
+        dim, dtype = self.backbone.embed_dim, getattr(torch, self.dtype)
+        return {name: value.to(dtype).cpu().numpy().reshape(rows, -1, dim) for name, value in found.items()}
 
-    def _old_features(self, part: _Part) -> np.ndarray:
+    def _old_arrays(self, part: _Part) -> dict[str, np.ndarray]:
+        """Take what an earlier pass has of a part, or zeros."""
+        counts = {"features": part.num_views} | ({"local": self.backbone.num_local} if self.local else {})
         if part.ok.any():
-            return self.store.read(part.split, part.index)[0]
-        return np.zeros((len(part.ok), part.num_views, self.backbone.embed_dim), self.dtype)
+            return {name: self.store.read(part.split, part.index, name)[0] for name in counts}
+        shapes = {name: (len(part.ok), count, self.backbone.embed_dim) for name, count in counts.items()}
+        return {name: np.zeros(shape, self.dtype) for name, shape in shapes.items()}
 
     def _check_finite(self, part: _Part, rows: np.ndarray) -> None:
-        assert part.features is not None
-        broken = rows[~np.isfinite(part.features[rows]).all(axis=(1, 2))]
+        finite = [np.isfinite(values[rows]).all(axis=(1, 2)) for values in part.arrays.values()]
+        broken = rows[~np.all(finite, axis=0)]
         if len(broken):
             path = self.dataset.splits[part.split].paths[part.start + broken[0]]
             raise CptliteError(
@@ -219,9 +234,8 @@ class EncodingPass:
             )
 
     def _finish(self, part: _Part) -> None:
-        assert part.features is not None
-        self.store.write(part.split, part.index, part.features, part.ok)
-        part.features = None
+        self.store.write(part.split, part.index, part.arrays, part.ok)
+        part.arrays = {}
 
     def _report(self, split: str) -> None:
         if self.on_progress is not None:
@@ -237,12 +251,13 @@ class EncodingPass:
             tasks=np.asarray(rows.tasks)[kept],
             paths=[rows.paths[row] for row in kept],
             shape=(len(kept), num_views, self.backbone.embed_dim),
-            blocks=(self._block(part) for part in parts),
+            blocks=(self._block(part, "features") for part in parts),
+            local_blocks=(self._block(part, "local") for part in parts),
         )
 
-    def _block(self, part: _Part) -> np.ndarray:
-        features, ok = self.store.read(part.split, part.index)
-        return features[ok]
+    def _block(self, part: _Part, name: str) -> np.ndarray:
+        values, ok = self.store.read(part.split, part.index, name)
+        return values[ok]
 
 
 def usable_cores() -> int:

@@ -9,7 +9,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +127,7 @@ class _Run:
         self.config, self.backbone, self.caches, self.folder = config, backbone, caches, folder
         self.identity = {
             "config": config.to_json(),
-            "caches": {cache.path.stem: asdict(cache.fingerprint) for cache in caches},
+            "caches": {cache.path.stem: cache.fingerprint.of_pooled() for cache in caches},
         }
         self.seconds: dict[str, float] = {}
         self.learned: Learned | None = None
@@ -164,7 +163,7 @@ class _Run:
         assert self.learned is not None
         config, learned = self.config, self.learned
         started = time.monotonic()
-        tasks = evaluate(learned.classifier, self.caches, self.device)
+        tasks = evaluate(learned.classifier, self.caches, self.device, local=self.entry[0].needs_local)
         self.seconds["evaluate"] = round(time.monotonic() - started, 3)
         write_classifier(self.folder, self.new_problem(), learned.classifier)
         results = {
@@ -195,7 +194,8 @@ class _Run:
         if not self.entry[0].needs_rows:
             nothing = no_rows(self.backbone.embed_dim, self.device)
             return nothing, nothing
-        return draw_few_shots(self.caches, shots=self.config.shots, seed=self.config.seed, device=self.device)
+        shots, seed, local = self.config.shots, self.config.seed, self.entry[0].needs_local
+        return draw_few_shots(self.caches, shots=shots, seed=seed, device=self.device, local=local)
 
 
 def _learn(runs: Sequence[_Run], on_epoch: OnEpoch | None) -> None:

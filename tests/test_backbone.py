@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import warnings
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as functional
+from golden_cases import golden_backbone
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cptlite.backbone import Tokenizer, backbone_slug, load_backbone
+from cptlite.backbone import Backbone, Tokenizer, backbone_slug, load_backbone
+from cptlite.backbone import _set_precision as set_precision
+from cptlite.backbone_local import pool_everywhere
 from cptlite.checkpoints import read_state_dict, seeded_token_rows
 from cptlite.errors import CptliteError, DataError, UsageError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from clip.model import VisionTransformer
+
+ALL = slice(None)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +96,61 @@ def test_images_encode_to_raw_float32() -> None:
     assert features.shape == (2, 128)
     assert features.dtype == torch.float32
     assert not torch.allclose(features.norm(dim=-1), torch.ones(2))
+
+
+def asked_everywhere(monkeypatch: pytest.MonkeyPatch, backbone: Backbone, images: Tensor) -> Tensor:
+    """Features (B, 1 + M, D) of class token and patches, or mean and positions, by clip's own code bent a little."""
+    visual = backbone.model.visual
+    if isinstance(visual, VisionTransformer):  # each token in turn where the class token is read
+        rolled = []
+        for place in range(1 + backbone.num_local):
+            hook = visual.transformer.register_forward_hook(lambda _, given, out, place=place: out.roll(-place, 0))
+            rolled.append(backbone.encode_images(images))
+            hook.remove()
+        return torch.stack(rolled, dim=1)
+    attend = functional.multi_head_attention_forward
+    monkeypatch.setattr(
+        functional,
+        "multi_head_attention_forward",
+        lambda query, key, **options: attend(query=key, key=key, **options),
+    )
+    return backbone.encode_images(images).transpose(0, 1)
+
+
+@pytest.mark.parametrize("name", ["demo", "golden", "random:ViT-B/32"])
+def test_local_features_come_from_the_forward_of_the_pooled_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = golden_backbone() if name == "golden" else load_backbone(name)
+    images = torch.randn(2 if name.startswith("random") else 4, 3, backbone.resolution, backbone.resolution)
+    pooled, local = backbone.encode_with_local(images, slice(None, None, 2))
+    assert torch.equal(pooled, backbone.encode_images(images))
+    assert local.shape == (len(images) // 2, backbone.num_local, backbone.embed_dim) and local.dtype == torch.float32
+    if name.startswith("random"):
+        return
+    everywhere = asked_everywhere(monkeypatch, backbone, images)
+    torch.testing.assert_close(everywhere[:, 0], pooled)
+    torch.testing.assert_close(local, everywhere[::2, 1:])
+    assert not backbone.model.visual._forward_hooks
+
+
+def test_the_query_of_the_mean_is_the_pooled_feature() -> None:
+    backbone = load_backbone("demo")
+    seen: list[Tensor] = []
+    pool = backbone.model.visual.attnpool
+    handle = pool.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    pooled = backbone.encode_images(torch.randn(3, 3, 64, 64))
+    handle.remove()
+    torch.testing.assert_close(pool_everywhere(pool, seen[0])[:, 0], pooled)
+
+
+@pytest.mark.parametrize("name", ["demo", "golden"])
+def test_local_features_in_bf16(name: str) -> None:
+    fine = golden_backbone() if name == "golden" else load_backbone(name)
+    coarse = replace(fine, model=set_precision(deepcopy(fine.model), torch.bfloat16))
+    images = torch.randn(4, 3, fine.resolution, fine.resolution)
+    (pooled, local), wanted = coarse.encode_with_local(images, ALL), fine.encode_with_local(images, ALL)
+    assert torch.equal(pooled, coarse.encode_images(images))
+    assert local.dtype == torch.float32
+    assert (local - wanted[1]).abs().max() < 0.05 * wanted[1].abs().max()
 
 
 def test_bf16_on_the_cpu() -> None:

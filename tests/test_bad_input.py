@@ -397,6 +397,8 @@ KINDS = [
     Bad("dataset not cached", (*TRAIN, "--dataset", "dtd"), 3, ("found leaves", "cptlite cache --dataset dtd")),
     Bad("backbone not cached", (*TRAIN, "--backbone", "RN50"), 3, ("random:demo (leaves)", "--backbone RN50")),
     Bad("several backbones cached", TRAIN, 2, ("random:demo:1 (leaves)", "say which with --backbone"), two_backbones),
+    Bad("no local features", (*TRAIN, "--method", "plot"), 3, ("local features", "--local --force --dataset leaves")),
+    Bad("pooled features for local ones", (*CACHE, "leaves", "--local"), 3, ("local is 0 there, 4 asked", "--force")),
     Bad("caches of other views", TRAIN, 3, ("different numbers of views", "--views"), other_views_beside),
     Bad("unfinished pass only", TRAIN, 3, ("its pass is not finished", "found none"), unfinished_pass),
     Bad("foreign HDF5 file", (*CACHE, "leaves"), 3, ("another kind of HDF5 file", "move it away"), foreign_hdf5),

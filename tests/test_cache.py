@@ -11,7 +11,7 @@ import pytest
 from cache_fakes import make_tasks
 
 from cptlite.cache import BadImage, Fingerprint, cache_path, list_caches, open_cache, verify_cache
-from cptlite.cache_format import SCHEMA_VERSION, differences, task_key
+from cptlite.cache_format import SCHEMA_VERSION, differences, task_key, write_dataset
 from cptlite.cache_parts import PartStore
 from cptlite.cache_write import SplitContent, replace_words, write_cache
 from cptlite.datasets.types import SPLITS, Task
@@ -32,6 +32,13 @@ SIZES = {"train": 1000, "val": 0, "test": 7}
 BAD = (BadImage("train", "é/x.jpg", "missing"), BadImage("test", "y.jpg", "truncated (3 bytes left)"))
 
 
+WITH_LOCAL = replace(FINGERPRINT, local=5)
+
+
+def local_of(split: str) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(SIZES[split], 5, 32)).astype(np.float16)
+
+
 def contents(width: int = 32) -> dict[str, SplitContent]:
     draw = np.random.default_rng(0)
     splits = {}
@@ -44,6 +51,7 @@ def contents(width: int = 32) -> dict[str, SplitContent]:
             paths=[f"{split}/草莓 {row}.jpg" for row in range(rows)],
             shape=features.shape,
             blocks=iter(np.array_split(features, 5)),
+            local_blocks=iter(np.array_split(local_of(split), 3)),
         )
     return splits
 
@@ -83,6 +91,64 @@ def test_what_is_written_is_read(path: Path) -> None:
             assert np.array_equal(cache.labels(split), content.labels) and cache.labels(split).dtype == np.int32
             assert np.array_equal(cache.row_tasks(split), content.tasks) and cache.row_tasks(split).dtype == np.int32
             assert list(cache.paths(split)) == content.paths
+
+
+@pytest.fixture
+def local_path(tmp_path: Path) -> Path:
+    return write(cache_path(tmp_path, "ViT-B-32", "drawn"), WITH_LOCAL)
+
+
+def test_local_features_are_read_beside_the_pooled_ones(local_path: Path, tmp_path: Path) -> None:
+    with open_cache(local_path, WITH_LOCAL) as cache, open_cache(write(tmp_path / "plain.h5")) as plain:
+        assert cache.fingerprint.local == 5
+        for split in SPLITS:
+            assert np.array_equal(cache.local(split), local_of(split))
+            assert np.array_equal(cache.features(split), plain.features(split))
+        rows = [999, 0, 511, 3, 0]
+        assert np.array_equal(cache.local("train", rows=rows), local_of("train")[rows])
+        assert cache.local("train", rows=[]).shape == (0, 5, 32)
+        with pytest.raises(
+            DataError, match=r"wanted local .* without them: .*--local --force --dataset drawn"
+        ) as caught:
+            plain.local("train")
+        assert caught.value.exit_code == 3
+        assert "local" not in plain.file["train"]
+    verify_cache(local_path)
+
+
+def test_local_features_nobody_asked_for_do_no_harm(local_path: Path, tmp_path: Path) -> None:
+    for asked in (FINGERPRINT, {"local": 0}, {"dataset": "drawn"}, WITH_LOCAL, {"local": 5}):
+        open_cache(local_path, asked).close()
+    with pytest.raises(DataError, match="local is 5 there, 4 asked"):
+        open_cache(local_path, replace(FINGERPRINT, local=4))
+    with pytest.raises(DataError, match=r"local is 0 there, 5 asked.*cptlite cache --force"):
+        open_cache(write(tmp_path / "plain.h5"), WITH_LOCAL)
+    assert WITH_LOCAL.of_pooled() == FINGERPRINT.of_pooled() != replace(FINGERPRINT, views=1).of_pooled()
+
+
+def test_local_features_are_verified(local_path: Path) -> None:
+    with h5py.File(local_path) as file:
+        place = file["train/local"].id.get_chunk_info(0).byte_offset
+    content = local_path.read_bytes()
+    local_path.write_bytes(content[: place + 9] + bytes([content[place + 9] ^ 1]) + content[place + 10 :])
+    with pytest.raises(DataError, match="damaged"):
+        verify_cache(local_path)
+    with open_cache(local_path) as cache, pytest.raises(DataError, match="damaged"):
+        cache.local("train")
+    local_path.write_bytes(content)
+    with h5py.File(local_path, "r+") as file:
+        file["test/local"].resize((6, 5, 32))
+    with pytest.raises(DataError, match="different numbers"):
+        verify_cache(local_path)
+    with h5py.File(local_path, "r+") as file:
+        del file["test/local"]
+        write_dataset(file["test"], "local", (7, 4, 32), np.float16)[:] = 0
+    with pytest.raises(DataError, match=r"local features of shape \(4, 32\), recorded are \(5, 32\)"):
+        verify_cache(local_path)
+    with h5py.File(local_path, "r+") as file:
+        del file["test/local"]
+    with pytest.raises(DataError, match="damaged"):
+        verify_cache(local_path)
 
 
 def test_attributes_are_plain_values(path: Path) -> None:
@@ -306,19 +372,20 @@ def test_verify_finds_what_does_not_fit_together(path: Path) -> None:
 
 
 def test_listing(tmp_path: Path, path: Path) -> None:
-    other = write(cache_path(tmp_path, "RN50", "other"), replace(FINGERPRINT, dataset="other", views=1))
+    other = write(cache_path(tmp_path, "RN50", "other"), replace(WITH_LOCAL, dataset="other", views=1))
     broken = tmp_path / "RN50" / "zz.h5"
     broken.write_bytes(b"?")
-    store = PartStore.of_pass(tmp_path / "RN50" / "new.h5", replace(FINGERPRINT, dataset="new"), 4, anew=False)
+    store = PartStore.of_pass(tmp_path / "RN50" / "new.h5", replace(FINGERPRINT, dataset="new", local=9), 4, anew=False)
     store.prepare()
-    store.write("train", 0, np.zeros((4, 1, 8)), np.array([True, True, False, True]))
-    store.write("train", 1, np.zeros((4, 1, 8)), np.ones(4, bool))
+    store.write("train", 0, {"features": np.zeros((4, 1, 8))}, np.array([True, True, False, True]))
+    store.write("train", 1, {"features": np.zeros((4, 1, 8))}, np.ones(4, bool))
     found = list_caches(tmp_path)
     assert [summary.path for summary in found] == [other, broken, path, store.folder]
     assert [summary.complete for summary in found] == [True, False, True, False]
     assert [summary.dataset for summary in found] == ["other", "", "drawn", "new"]
     assert [summary.backbone for summary in found] == ["ViT-B/32", "", "ViT-B/32", "ViT-B/32"]
-    assert found[0].rows == SIZES and found[0].views == 1 and found[0].bad_images == 2
+    assert found[0].rows == SIZES and found[0].views == 1 and found[0].bad_images == 2 and found[0].local == 5
+    assert found[2].local == 0 and found[3].local == 9
     assert found[0].mib == pytest.approx(other.stat().st_size / 2**20)
     assert "cannot be read as HDF5" in found[1].problem and not found[0].problem
     assert found[3].rows == {"train": 7, "val": 0, "test": 0} and not found[3].problem
@@ -342,7 +409,7 @@ def store_in(folder: Path, **changes: object) -> PartStore:
 
 
 def test_parts_of_different_passes_never_meet(tmp_path: Path) -> None:
-    folders = {store_in(tmp_path, **{name: value}).folder for name, value in [("views", 3), ("dtype", "float32")]}
+    folders = {store_in(tmp_path, **{name: value}).folder for name, value in [("views", 3), ("local", 5)]}
     folders |= {store_in(tmp_path).folder, PartStore.of_pass(tmp_path / "x.h5", FINGERPRINT, 5, anew=False).folder}
     folders.add(PartStore.of_pass(tmp_path / "x.h5", FINGERPRINT, 4, anew=True).folder)
     assert len(folders) == 5
@@ -352,7 +419,7 @@ def test_parts_of_different_passes_never_meet(tmp_path: Path) -> None:
 def test_a_damaged_part_is_not_used(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     assert store.finished("train", 0) is None
-    store.write("train", 0, np.ones((4, 1, 8), np.float16), np.ones(4, bool))
+    store.write("train", 0, {"features": np.ones((4, 1, 8), np.float16)}, np.ones(4, bool))
     file = store.folder / "train-000000.npz"
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from trees import draw_classes
 from typer.testing import CliRunner, Result
@@ -213,3 +215,39 @@ def test_choose_suite() -> None:
     assert choose_suite(ten[:2], catalog) == f"{ten[0]}+{ten[1]}"
     assert choose_suite(ten[:5], catalog).startswith("5-datasets-")
     assert choose_suite(ten[:5], catalog) != choose_suite(ten[1:6], catalog)
+
+
+def test_plot_wants_local_features_and_trains_on_them(here: Path) -> None:
+    draw_kinds(here / "leaves")
+    cache = ("cache", "--dataset", "leaves", "--backbone", BACKBONE)
+    train = ("train", "--shots", "2", "--epochs", "2", "--method")
+    ok(*cache)
+    other = ok(*train, "coop-ca", "--json").stdout
+    refused = call(*train, "plot")
+    assert refused.exit_code == 3 and "wanted local features in cache/random-demo/leaves.h5" in refused.stderr
+    assert call(*cache, "--local").exit_code == 3
+    assert not (here / "runs/leaves/plot").exists()
+    done = ok(*cache, "--local", "--force")
+    assert re.search(r"local +4 a plain view", done.stderr)
+    assert "nothing read" in ok(*cache, "--local").stdout and "nothing read" in ok(*cache).stdout
+    listed = json.loads(ok("caches", "--json").stdout)
+    assert [each["local"] for each in listed] == [4]
+    assert re.search(r"local", ok("caches").stdout) and "ok " in ok("verify").stdout
+    assert json.loads(ok(*train, "coop-ca", "--json").stdout) == json.loads(other), "pooled features are what they were"
+    together = ok(*train, "plot", "--seed", "1", "--seed", "2", "--together", "--json").stdout
+    folder = here / "runs/leaves/plot/random-demo/shots2-seed1"
+    results = json.loads((folder / "results.json").read_text())
+    assert json.loads(together)[0] == results
+    assert results["parameters"] == 4 * 16 * 128 and results["tasks"]["leaves"]["rows"] == 9
+    with np.load(folder / "classifier.npz") as classifier:
+        assert classifier["prompts"].shape == (3, 4, 128) and classifier["names"].tolist() == [
+            "kind 0",
+            "kind 1",
+            "kind 2",
+        ]
+
+
+def test_methods_say_what_they_need_cached(here: Path) -> None:
+    needs = {each["name"]: each["needs_cached"] for each in json.loads(ok("methods", "--json").stdout)}
+    assert needs["plot"] == "local features" and needs["softcpt"] == "features"
+    assert "local features" in ok("methods").stdout

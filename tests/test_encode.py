@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import weakref
 from collections import namedtuple
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +22,7 @@ from cptlite.cache import Fingerprint, list_caches, open_cache, verify_cache
 from cptlite.config import ViewConfig
 from cptlite.datasets.types import SPLITS, Dataset, Rows
 from cptlite.encode import EncodeReport, encode_dataset
+from cptlite.encode_pass import EncodingPass
 from cptlite.errors import CptliteError, DataError, UsageError
 from cptlite.images import open_rgb, plain_view, random_view
 
@@ -48,7 +50,8 @@ def held(path: Path) -> list:
             (cache.features(split).tobytes(), cache.labels(split).tobytes(), cache.row_tasks(split).tobytes())
             for split in SPLITS
         )
-        return [*arrays, [cache.paths(split) for split in SPLITS], cache.tasks, cache.fingerprint]
+        local = [cache.local(split).tobytes() for split in SPLITS] if cache.fingerprint.local else []
+        return [*arrays, [cache.paths(split) for split in SPLITS], cache.tasks, cache.fingerprint, *local]
 
 
 def hidden(cache_dir: Path) -> list[str]:
@@ -136,6 +139,7 @@ def test_a_complete_file_is_left_alone(dataset: Dataset, cache_dir: Path) -> Non
     [
         ({"views": VIEWS}, "views is 1 there, 3 asked"),
         ({"dtype": "float32"}, "dtype is 'float16' there, 'float32' asked"),
+        ({"local": True}, "local is 0 there, 3 asked"),
         ({"backbone": FakeBackbone(weights_sha256="f" * 64)}, "weights_sha256 is .*there, ffffffffffff... asked"),
         ({"backbone": FakeBackbone(precision="bf16")}, "precision is 'float32' there, 'bf16' asked"),
     ],
@@ -149,6 +153,44 @@ def test_another_file_is_neither_used_nor_replaced(dataset: Dataset, cache_dir: 
     report = encode(dataset, cache_dir, **change, force=True)
     assert report.encoded_rows == 37 and not report.complete_already
     assert held(path) == held(encode(dataset, cache_dir / "anew", **change).path)
+
+
+@pytest.mark.parametrize("views", [ViewConfig(), VIEWS])
+def test_local_features_are_those_of_the_plain_view(dataset: Dataset, cache_dir: Path, views: ViewConfig) -> None:
+    report = encode(dataset, cache_dir, views=views, local=True, dtype="float32")
+    verify_cache(report.path)
+    with open_cache(report.path) as cache:
+        for split in SPLITS:
+            plain, local = cache.features(split, views=0), cache.local(split)
+            assert local.shape == (len(dataset.splits[split]), 3, 8) and local.dtype == np.float32
+            assert np.array_equal(local, plain * np.arange(1, 4, dtype=np.float32)[:, None])
+    assert held(report.path)[:5] == held(encode(dataset, cache_dir / "0", views=views, dtype="float32").path)[:5]
+
+
+def test_a_file_with_local_features_serves_a_request_without(dataset: Dataset, cache_dir: Path) -> None:
+    path = encode(dataset, cache_dir, local=True).path
+    before, backbone = path.read_bytes(), FakeBackbone()
+    assert encode(dataset, cache_dir, backbone).complete_already and not backbone.batches
+    assert path.read_bytes() == before
+    assert list_caches(cache_dir)[0].local == 3
+
+
+def test_no_more_than_a_part_of_local_features_is_held(
+    dataset: Dataset, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each block that the writer takes is gone before the next is read."""
+    taken: list[weakref.ref] = []
+    block = EncodingPass._block
+
+    def watched(self: EncodingPass, part: Any, name: str) -> np.ndarray:
+        assert [one for one in taken[:-1] if one() is not None] == []
+        values = block(self, part, name)
+        taken.append(weakref.ref(values))
+        return values
+
+    monkeypatch.setattr(EncodingPass, "_block", watched)
+    encode(dataset, cache_dir, local=True)
+    assert len(taken) == 2 * 6  # parts of 8 rows: 3, 1 and 2 of them
 
 
 def test_other_rows_are_another_dataset(dataset: Dataset, cache_dir: Path) -> None:
@@ -209,19 +251,20 @@ def interrupt(
 
 
 @pytest.mark.parametrize(("error", "workers"), [(Interrupted, 0), (KeyboardInterrupt, 2)])
-@pytest.mark.parametrize("views", [ViewConfig(), VIEWS])
+@pytest.mark.parametrize(("views", "local"), [(ViewConfig(), False), (VIEWS, False), (VIEWS, True)])
 def test_an_interrupted_pass_goes_on(
-    dataset: Dataset, cache_dir: Path, error: type[BaseException], workers: int, views: ViewConfig
+    dataset: Dataset, cache_dir: Path, error: type[BaseException], workers: int, views: ViewConfig, local: bool
 ) -> None:
-    interrupt(dataset, cache_dir, 5 if views.views == 1 else 20, error, workers=workers, views=views)
+    wanted: dict[str, Any] = {"views": views, "local": local}
+    interrupt(dataset, cache_dir, 5 if views.views == 1 else 20, error, workers=workers, **wanted)
     [unfinished] = list_caches(cache_dir)
     finished = sum(unfinished.rows.values())
     assert not unfinished.complete and unfinished.dataset == "drawn" and finished > 0
     told: list[int] = []
-    report = encode(dataset, cache_dir, workers=workers, views=views, on_progress=lambda done, *_: told.append(done))
+    report = encode(dataset, cache_dir, workers=workers, on_progress=lambda done, *_: told.append(done), **wanted)
     assert report.resumed_rows == finished == told[0]
     assert report.encoded_rows == 37 - finished
-    assert held(report.path) == held(encode(dataset, cache_dir / "anew", views=views).path)
+    assert held(report.path) == held(encode(dataset, cache_dir / "anew", **wanted).path)
     assert hidden(cache_dir) == []
 
 
@@ -287,14 +330,15 @@ def spoil(dataset: Dataset) -> dict[str, bytes]:
     return contents
 
 
-@pytest.mark.parametrize(("workers", "views"), [(0, ViewConfig()), (2, VIEWS)])
+@pytest.mark.parametrize(("workers", "views", "local"), [(0, ViewConfig(), False), (2, VIEWS, True)])
 def test_unreadable_images_are_listed_and_nothing_is_written(
-    dataset: Dataset, cache_dir: Path, workers: int, views: ViewConfig
+    dataset: Dataset, cache_dir: Path, workers: int, views: ViewConfig, local: bool
 ) -> None:
-    undisturbed = held(encode(dataset, cache_dir / "anew", views=views).path)
+    wanted: dict[str, Any] = {"views": views, "local": local, "workers": workers}
+    undisturbed = held(encode(dataset, cache_dir / "anew", **wanted).path)
     contents = spoil(dataset)
     told: list[int] = []
-    report = encode(dataset, cache_dir, workers=workers, views=views, on_progress=lambda done, *_: told.append(done))
+    report = encode(dataset, cache_dir, on_progress=lambda done, *_: told.append(done), **wanted)
     assert not report.complete and not report.path.exists()
     assert (report.rows, report.encoded_rows) == (37, 33) and told[-1] == 37
     train, val, test = (dataset.splits[split].paths for split in SPLITS)
@@ -303,21 +347,21 @@ def test_unreadable_images_are_listed_and_nothing_is_written(
     ]  # fmt: skip
     for bad, words in zip(report.bad, ["zero bytes", "not an image", "missing", "truncated"], strict=True):
         assert bad.reason.startswith(words)
-    again = encode(dataset, cache_dir, workers=workers, views=views)
+    again = encode(dataset, cache_dir, **wanted)
     assert (again.complete, again.resumed_rows, again.encoded_rows) == (False, 33, 0)
     assert again.bad == report.bad
     for path, content in contents.items():
         (dataset.image_root / path).write_bytes(content)
-    mended = encode(dataset, cache_dir, workers=workers, views=views)
+    mended = encode(dataset, cache_dir, **wanted)
     assert (mended.complete, mended.resumed_rows, mended.encoded_rows, mended.bad) == (True, 33, 4, ())
     assert held(mended.path) == undisturbed
 
 
 def test_unreadable_images_are_left_out_on_request(dataset: Dataset, cache_dir: Path) -> None:
-    whole = encode(dataset, cache_dir / "anew").path
+    whole = encode(dataset, cache_dir / "anew", local=True).path
     spoil(dataset)
-    encode(dataset, cache_dir)
-    report = encode(dataset, cache_dir, skip_bad=True)
+    encode(dataset, cache_dir, local=True)
+    report = encode(dataset, cache_dir, local=True, skip_bad=True)
     assert report.complete and report.encoded_rows == 0 and len(report.bad) == 4
     verify_cache(report.path)
     with open_cache(report.path) as cache, open_cache(whole) as all_rows:
@@ -326,10 +370,11 @@ def test_unreadable_images_are_left_out_on_request(dataset: Dataset, cache_dir: 
         for split in SPLITS:
             kept = np.delete(np.arange(all_rows.num_rows(split)), gone[split])
             assert np.array_equal(cache.features(split), all_rows.features(split, rows=kept))
+            assert np.array_equal(cache.local(split), all_rows.local(split, rows=kept))
             assert np.array_equal(cache.labels(split), all_rows.labels(split)[kept])
             assert np.array_equal(cache.row_tasks(split), all_rows.row_tasks(split)[kept])
             assert list(cache.paths(split)) == [all_rows.paths(split)[row] for row in kept]
-    later = encode(dataset, cache_dir)
+    later = encode(dataset, cache_dir, local=True)
     assert later.complete_already and later.bad == report.bad
     assert list_caches(cache_dir)[-1].bad_images == 4
 
@@ -446,9 +491,10 @@ def test_too_little_space_is_told_before_the_work(
 ) -> None:
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100))
-    backbone = FakeBackbone()
-    with pytest.raises(CptliteError, match=r"takes up to .* MiB in .* are free"):
-        encode(dataset, cache_dir, backbone)
+    backbone = FakeBackbone(embed_dim=2**18)  # half a MiB each, twice: for the parts and for the file
+    for local, mib in ((False, 37), (True, 4 * 37)):
+        with pytest.raises(CptliteError, match=rf"takes up to {mib} MiB in .* are free"):
+            encode(dataset, cache_dir, backbone, local=local)
     assert not backbone.batches
 
 

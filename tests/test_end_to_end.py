@@ -26,7 +26,7 @@ from cptlite.methods.base import PromptMethod
 from cptlite.training import Recipe, TrainingRun
 
 BACKBONE = "random:demo"
-SPLIT_READERS = ("features", "labels", "row_tasks", "paths")
+SPLIT_READERS = ("features", "local", "labels", "row_tasks", "paths")
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         '[datasets.my_birds]\ndirectory = "birds"\ntemplate = "a photo of a {}, a bird."\n'
     )
     words = ["--dataset", folder / "leaves", "--dataset", folder / "coins.csv", "--dataset", folder / "mine.toml"]
-    command = [sys.executable, "-m", "cptlite", "cache", *words, "--backbone", BACKBONE, "--views", "2"]
+    command = [sys.executable, "-m", "cptlite", "cache", *words, "--backbone", BACKBONE, "--views", "2", "--local"]
     done = subprocess.run([*command, "--cache-dir", folder / "cache"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     yield folder
@@ -317,6 +317,7 @@ def scores_and_losses(folder: Path) -> tuple[Any, list[tuple[int, int, float]]]:
     ("method", "learning"),
     [
         ("softcpt", "cptlite.run_learn.train_together"),
+        ("plot", "cptlite.run_learn.train_together"),
         ("linear-probe", "cptlite.methods.linear_probe.LinearProbe.learn"),
     ],
 )

@@ -21,6 +21,7 @@ from cptlite.datasets.types import Task
 from cptlite.methods.base import Problem, PromptMethod, PromptOptions
 from cptlite.methods.class_weights import ClassWeightMethod
 from cptlite.methods.cocoop import CoCoOp
+from cptlite.methods.plot import Plot
 from cptlite.methods.softcpt import SUB_NETWORKS, VARIANTS
 from cptlite.methods.table import METHODS
 from cptlite.prompts import POSITIONS
@@ -28,10 +29,10 @@ from cptlite.text import TEXT_PATHS, TextEncoder
 
 TOLERANCE = 1e-5
 EMBED_DIM = 64  # CoCoOp has a 16th of it for hidden units; the gradient of one alone cancels to noise
+PLACES = 5
 ONE_CHUNK_A_PROMPT = 1e-9  # GiB
 
-KINDS = [("coop-mt", "", ""), ("coop-ca", "", ""), ("coop-cs", "", ""), ("kgcoop", "", ""), ("prograd", "", "")]
-KINDS += [("cocoop", "", "")]
+KINDS = [(name, "", "") for name in ("coop-mt", "coop-ca", "coop-cs", "cocoop", "kgcoop", "prograd", "plot")]
 KINDS += [
     ("softcpt", variant, sub_network)
     for variant, (class_features, *_) in VARIANTS.items()
@@ -112,9 +113,11 @@ def make_method(
 
 
 def class_weights(method: PromptMethod) -> Tensor:
-    """Class weights of a method; of one whose weights depend on the image, those of three images."""
+    """Class weights of a method, or what comes nearest: those of three images, or of every prompt."""
     if isinstance(method, ClassWeightMethod):
         return method.class_weights()
+    if isinstance(method, Plot):
+        return method.prompt_weights()
     assert isinstance(method, CoCoOp)
     runs = method.context.shape[:-3]
     images = torch.randn((*runs, 3, EMBED_DIM), generator=torch.Generator().manual_seed(3))
@@ -128,11 +131,17 @@ def weights_and_gradients(method: PromptMethod) -> dict[str, Tensor]:
     return {"class weights": weights.detach(), **gradients(method)}
 
 
+def draw_images(method: PromptMethod, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Pooled features (..., B, D), or local ones (..., B, M, D) for a method of these."""
+    shape = (PLACES, EMBED_DIM) if isinstance(method, Plot) else (EMBED_DIM,)
+    return torch.randn((*batch, *shape), generator=generator)
+
+
 def loss_and_step(method: PromptMethod, runs: int = 0) -> dict[str, Tensor]:
     """Loss on a batch and the gradients that training steps along."""
     generator = torch.Generator().manual_seed(2)
     batch = (runs, 6) if runs else (6,)
-    images = torch.randn((*batch, EMBED_DIM), generator=generator)
+    images = draw_images(method, batch, generator)
     labels = torch.randint(len(method.problem.class_names), batch, generator=generator)
     return {"loss": method.backward(images, labels), **gradients(method)}
 
@@ -195,7 +204,7 @@ def test_paths_agree_on_several_runs(kind: tuple[str, str, str], position: str) 
 def test_a_run_among_others_steps_as_alone(kind: tuple[str, str, str]) -> None:
     together = make_method(kind, Case(PETS), "fused", runs=3)
     generator = torch.Generator().manual_seed(2)
-    images = torch.randn(3, 6, EMBED_DIM, generator=generator)
+    images = draw_images(together, (3, 6), generator)
     labels = torch.randint(len(together.problem.class_names), (3, 6), generator=generator)
     losses = together.backward(images, labels)
     for run in range(3):
@@ -221,7 +230,9 @@ def test_chunks_change_nothing(kind: tuple[str, str, str], path: str) -> None:
 
 @pytest.mark.parametrize("path", TEXT_PATHS)
 @pytest.mark.parametrize(
-    "kind", [("coop-ca", "", ""), ("cocoop", "", ""), ("prograd", "", ""), ("softcpt", "csts", "lin")], ids=str
+    "kind",
+    [("coop-ca", "", ""), ("cocoop", "", ""), ("prograd", "", ""), ("plot", "", ""), ("softcpt", "csts", "lin")],
+    ids=str,
 )
 def test_chunks_change_nothing_of_several_runs(kind: tuple[str, str, str], path: str) -> None:
     for memory in (2e-4, ONE_CHUNK_A_PROMPT):

@@ -127,6 +127,7 @@ def test_table_resolves_variants() -> None:
         ("cocoop", 16 * 128 + 2 * (32 + 1) + 128 * (2 + 1)),
         ("kgcoop", 2 * 16 * 128),
         ("prograd", 2 * 16 * 128),
+        ("plot", 2 * 4 * 16 * 128),
         ("softcpt", 4 * 128 + 32 * 16 * 128),
     ],
 )

@@ -18,14 +18,17 @@ from golden_cases import (
     by_our_names,
     description,
     load_parameters,
+    make_task,
     recording,
     single_task_problem,
+    text_encoder,
 )
 
 from cptlite.methods.base import Problem, PromptMethod, PromptOptions
 from cptlite.methods.cocoop import CoCoOp
 from cptlite.methods.coop import CoOp
 from cptlite.methods.kgcoop import KgCoOp
+from cptlite.methods.plot import Plot, Transport
 from cptlite.methods.prograd import ProGrad, project
 from cptlite.text import TEXT_PATHS
 from cptlite.training import learning_rate
@@ -39,28 +42,31 @@ def assert_close(ours: torch.Tensor | np.ndarray, recorded: np.ndarray, toleranc
 
 
 def check_case(method: PromptMethod, part: str, name: str, labels: torch.Tensor) -> None:
-    """Logits before any step, first gradients, losses of ten steps and logits after them."""
+    """One case of a recording that holds several."""
     arrays = recording(part)
-    images = torch.from_numpy(arrays["image_features"])
-    assert_close(method.classifier_logits(images[0]).detach(), arrays[f"{name}/logits"])
+    case = {key.removeprefix(f"{name}/"): value for key, value in arrays.items() if key.startswith(f"{name}/")}
+    check_steps(method, case, torch.from_numpy(arrays["image_features"]), labels)
+
+
+def check_steps(method: PromptMethod, case: dict[str, np.ndarray], images: torch.Tensor, labels: torch.Tensor) -> None:
+    """Logits before any step, first gradients, losses of ten steps and logits after them."""
+    assert_close(method.classifier_logits(images[0]).detach(), case["logits"])
     optimizer = torch.optim.SGD(method.parameters(), lr=0.002, momentum=0.9, weight_decay=5e-4)
     losses = []
     for step in range(STEPS):
         optimizer.zero_grad()
         loss = method.backward(images[step % 3], labels[step % 3])
         if step == 0:
-            check_gradients(method, part, name)
+            check_gradients(method, case)
         optimizer.step()
         losses.append(loss.item())
-    assert_close(np.array(losses), arrays[f"{name}/losses"])
-    assert_close(method.classifier_logits(images[0]).detach(), arrays[f"{name}/final_logits"])
+    assert_close(np.array(losses), case["losses"])
+    assert_close(method.classifier_logits(images[0]).detach(), case["final_logits"])
 
 
-def check_gradients(method: PromptMethod, part: str, name: str) -> None:
-    prefix = f"{name}/grads/"
-    arrays = recording(part)
+def check_gradients(method: PromptMethod, case: dict[str, np.ndarray]) -> None:
     recorded = by_our_names(
-        {key.removeprefix(prefix): torch.from_numpy(value) for key, value in arrays.items() if key.startswith(prefix)}
+        {key.removeprefix("grads/"): torch.from_numpy(value) for key, value in case.items() if key.startswith("grads/")}
     )
     for parameter, value in method.named_parameters():
         # With lincls nothing depends on the task prompts, which then have no gradient here and zeros there.
@@ -114,6 +120,25 @@ def test_prograd_projects_at_the_recorded_steps(monkeypatch: pytest.MonkeyPatch)
     method, labels = single_case("prograd", "fused")
     check_case(method, "single", "prograd", labels)
     assert seen == description("single")["cases"]["prograd"]["projected"]
+
+
+def plot_case(path: str) -> tuple[Plot, dict[str, np.ndarray], torch.Tensor, torch.Tensor]:
+    """Our method and a case of its one context, local features (3, B, M, D) and labels (3, B)."""
+    facts, arrays = description("plot"), recording("plot")
+    problem = Problem(tasks=(make_task("texture", facts["classes"]),), text=text_encoder(path))
+    transport = Transport(eps=facts["eps"], iterations=facts["max_iter"], threshold=facts["thresh"])
+    options = PromptOptions(context_length=facts["n_ctx"], position=facts["position"])
+    method = Plot(problem, options, num_prompts=facts["N"], transport=transport)
+    case = {**arrays, "grads/prompt_learner.ctx": arrays["grads"]}
+    load_parameters(method, {"prompt_learner.ctx": arrays["init"]}, "", {"prompt_learner.ctx": facts["ctx_shape"]})
+    # The pooled feature comes first, and takes no part.
+    local = torch.from_numpy(arrays["features"])[:, 1:].transpose(1, 2)
+    return method, case, local, torch.from_numpy(arrays["labels"])
+
+
+@pytest.mark.parametrize("path", TEXT_PATHS)
+def test_plot(path: str) -> None:
+    check_steps(*plot_case(path))
 
 
 def test_zero_shot_text_features() -> None:

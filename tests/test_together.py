@@ -10,6 +10,7 @@ from test_training import make_method
 
 from cptlite.backbone import Backbone, load_backbone
 from cptlite.methods.base import FewShotRows
+from cptlite.methods.table import METHODS
 from cptlite.training import Recipe, TrainingRun, take_learnables, train_prompts, train_together
 
 RECIPE = Recipe(epochs=4, batch_size=4, lr=0.05)
@@ -20,9 +21,11 @@ def backbone() -> Backbone:
     return load_backbone("random:demo")
 
 
-def rows_of(count: int) -> FewShotRows:
+def rows_of(count: int, name: str = "") -> FewShotRows:
     generator = torch.Generator().manual_seed(count)
-    return FewShotRows(features=torch.randn(count, 3, 128, generator=generator).half(), labels=torch.arange(count) % 5)
+    shape = (1, 7, 128) if name == "plot" else (3, 128)
+    features = torch.randn(count, *shape, generator=generator).half()
+    return FewShotRows(features=features, labels=torch.arange(count) % 5)
 
 
 def new_run(backbone: Backbone, name: str, count: int, seed: int, folder: Path | None = None) -> TrainingRun:
@@ -30,10 +33,10 @@ def new_run(backbone: Backbone, name: str, count: int, seed: int, folder: Path |
     for index, value in enumerate(learnables.values()):
         noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(10 * seed + index))
         value.data += 0.02 * noise
-    return TrainingRun(learnables=learnables, rows=rows_of(count), seed=seed, folder=folder)
+    return TrainingRun(learnables=learnables, rows=rows_of(count, name), seed=seed, folder=folder)
 
 
-@pytest.mark.parametrize("name", ["coop-mt", "coop-ca", "coop-cs", "cocoop", "kgcoop", "prograd", "softcpt"])
+@pytest.mark.parametrize("name", [name for name, entry in METHODS.items() if entry.prompts])
 def test_together_equals_alone(backbone: Backbone, name: str) -> None:
     # One with another number of steps each epoch, which leaves the others early, and two with less than a batch.
     sizes = {1: 3, 2: 5, 3: 11, 4: 11, 5: 3}

@@ -53,6 +53,10 @@ def cache(
     dtype: Annotated[
         str, typer.Option("--dtype", help="Stored numbers: float16 or float32.", rich_help_panel=HOW)
     ] = "float16",
+    local: Annotated[
+        bool,
+        typer.Option("--local", help="Store local features too, which --method plot needs.", rich_help_panel=HOW),
+    ] = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     batch_size: Annotated[
@@ -100,6 +104,7 @@ def cache(
             "cache_dir": cache_dir,
             **{f"views.{name}": value for name, value in asdict(wanted_views).items()},
             "dtype": dtype,
+            "local": f"{encoder.num_local} a plain view" if local else "none",
             "batch_size": batch_size,
             "workers": "one a core" if workers is None else workers,
         },
@@ -113,6 +118,7 @@ def cache(
                 cache_dir,
                 views=wanted_views,
                 dtype=dtype,
+                local=local,
                 batch_size=batch_size,
                 workers=workers,
                 skip_bad=skip_bad,

@@ -19,7 +19,7 @@ __all__ = ["caches", "verify"]
 
 
 def caches(cache_dir: CacheDirOption = CACHE_DIR, json: JsonOption = False) -> None:
-    """List the caches: dataset, backbone, rows, views, MiB."""
+    """List the caches: dataset, backbone, rows, views, local features an image, MiB."""
     from cptlite.cache import list_caches
     from cptlite.reporting import Table
 
@@ -33,9 +33,9 @@ def caches(cache_dir: CacheDirOption = CACHE_DIR, json: JsonOption = False) -> N
     print_table(
         Table(
             title=f"Caches in {cache_dir}",
-            columns=("dataset", "backbone", "train/val/test", "views", "stored", "MiB", "state"),
+            columns=("dataset", "backbone", "train/val/test", "views", "local", "stored", "MiB", "state"),
             rows=tuple(map(_row, listed)),
-            words=(0, 1, 6),
+            words=(0, 1, 7),
         )
     )
 
@@ -43,7 +43,8 @@ def caches(cache_dir: CacheDirOption = CACHE_DIR, json: JsonOption = False) -> N
 def _row(each: CacheSummary) -> tuple[str, ...]:
     rows = "/".join(str(each.rows.get(split, 0)) for split in ("train", "val", "test"))
     name = each.dataset or str(each.path)
-    return (name, each.backbone, rows, str(each.views), each.dtype, f"{each.mib:.1f}", _state(each))
+    local = str(each.local or "")
+    return (name, each.backbone, rows, str(each.views), local, each.dtype, f"{each.mib:.1f}", _state(each))
 
 
 def _state(each: CacheSummary) -> str:

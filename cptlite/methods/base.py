@@ -79,7 +79,7 @@ class FewShotRows:
     Attributes
     ----------
     features : Tensor of shape (N, V, D)
-        Raw (not unit length), view 0 the plain one.
+        Raw (not unit length), view 0 the plain one. For a method of local features (N, 1, M, D), the plain view's.
     labels : Tensor of shape (N,), int64
         Class among all K classes.
     """

@@ -18,6 +18,7 @@ from cptlite.methods.kgcoop import KgCoOp
 from cptlite.methods.linear_probe import LinearProbe
 from cptlite.methods.lp_plus_plus import LPPlusPlus
 from cptlite.methods.per_task import PerTask
+from cptlite.methods.plot import Plot
 from cptlite.methods.prograd import ProGrad
 from cptlite.methods.prototype import PrototypeClassifier
 from cptlite.methods.softcpt import VARIANTS, SoftCPT
@@ -47,6 +48,8 @@ class MethodEntry:
         Fields of `TrainConfig` whose default differs for this method.
     needs_rows : bool
         Whether it looks at training rows at all.
+    needs_local : bool
+        Whether images are their local features, (M, D) each, instead of pooled ones.
     """
 
     learns: str
@@ -56,6 +59,12 @@ class MethodEntry:
     multi_task: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     needs_rows: bool = True
+    needs_local: bool = False
+
+    @property
+    def needs_cached(self) -> str:
+        """What it needs in the cache, in words."""
+        return "local features" if self.needs_local else "features"
 
 
 def _coop(problem: Problem, options: PromptOptions, variant: str, *, sharing: str) -> CoOp:
@@ -102,6 +111,12 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "prograd": MethodEntry(
         learns="one context per task, never against the template", prompts=ProGrad, defaults=SEPARATE
+    ),
+    "plot": MethodEntry(
+        learns="four contexts per task, matched to local image features",
+        prompts=Plot,
+        defaults=SEPARATE,
+        needs_local=True,
     ),
     "softcpt": MethodEntry(
         learns="a meta network from task names to contexts",
