@@ -14,7 +14,7 @@ SHARED = Path(os.environ.get("CPTLITE_SHARED", Path(__file__).parents[2] / "shar
 
 
 def pytest_configure() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -30,7 +30,8 @@ class CoOp(PromptMethod):
     Notes
     -----
     w_k = normalise(text([SOS] S_c(k) class_k . [EOS])), with c(k) the context of class k. All tasks train jointly; with
-    one context per task or class the tasks share nothing but the batches.
+    one context per task or class the tasks share nothing but the batches. L W numbers are learned for each context:
+    one, T or K times.
     """
 
     def __init__(self, problem: Problem, options: PromptOptions, sharing: str) -> None:

@@ -46,6 +46,13 @@ class MethodEntry:
         Fields of `TrainConfig` whose default differs for this method.
     needs_rows : bool
         Whether it looks at training rows at all.
+    cached : str
+        What it reads of the training images' cached features.
+    parameters : str
+        How many numbers the first variant learns: products of axes, added up. T tasks, K classes of all tasks, N
+        training rows, L context tokens of a class prompt, M of a task prompt, W text width, D joint dimension.
+    source : str
+        Paper it comes from.
     """
 
     learns: str
@@ -55,6 +62,9 @@ class MethodEntry:
     multi_task: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     needs_rows: bool = True
+    cached: str = ""
+    parameters: str = ""
+    source: str = ""
 
 
 def _coop(problem: Problem, options: PromptOptions, variant: str, *, sharing: str) -> CoOp:
@@ -69,36 +79,100 @@ A_PHOTO_OF_A = {"context_length": 4, "context_init": "a photo of a"}
 
 METHODS: dict[str, MethodEntry] = {
     "zeroshot": MethodEntry(
-        learns="nothing: the dataset's template or your own (--template)", probe=ZeroShot, needs_rows=False
+        learns="nothing: the dataset's template or your own (--template)",
+        probe=ZeroShot,
+        needs_rows=False,
+        cached="nothing",
+        parameters="0",
+        source="Radford et al., ICML 2021",
     ),
     "prototype": MethodEntry(
-        learns="the mean feature of each class", probe=_per_task("prototype", PrototypeClassifier)
+        learns="the mean feature of each class",
+        probe=_per_task("prototype", PrototypeClassifier),
+        cached="all views",
+        parameters="K D",
+        source="Snell et al., NeurIPS 2017",
     ),
     "linear-probe": MethodEntry(
-        learns="logistic regression on raw features", probe=_per_task("linear-probe", LinearProbe)
+        learns="logistic regression on raw features",
+        probe=_per_task("linear-probe", LinearProbe),
+        cached="view 0",
+        parameters="K D + K",
+        source="Radford et al., ICML 2021",
     ),
     "tip-adapter": MethodEntry(
-        learns="nothing: training rows vote beside the template", probe=_per_task("tip-adapter", TipAdapter)
+        learns="nothing: training rows vote beside the template",
+        probe=_per_task("tip-adapter", TipAdapter),
+        cached="all views",
+        parameters="0",
+        source="Zhang et al., ECCV 2022",
     ),
-    "tip-adapter-f": MethodEntry(learns="the voting rows' features", probe=_per_task("tip-adapter-f", TipAdapterF)),
+    "tip-adapter-f": MethodEntry(
+        learns="the voting rows' features",
+        probe=_per_task("tip-adapter-f", TipAdapterF),
+        cached="all views",
+        parameters="N D",
+        source="Zhang et al., ECCV 2022",
+    ),
     "cross-modal": MethodEntry(
-        learns="a linear head on images and class texts", probe=_per_task("cross-modal", CrossModal)
+        learns="a linear head on images and class texts",
+        probe=_per_task("cross-modal", CrossModal),
+        cached="all views",
+        parameters="K D",
+        source="Lin et al., CVPR 2023",
     ),
     "lp++": MethodEntry(
-        learns="a linear head blended with the template class by class", probe=_per_task("lp++", LPPlusPlus)
+        learns="a linear head blended with the template class by class",
+        probe=_per_task("lp++", LPPlusPlus),
+        cached="all views",
+        parameters="K D + 2 K",
+        source="Huang et al., CVPR 2024",
     ),
-    "coop-mt": MethodEntry(learns="one context for all tasks", prompts=partial(_coop, sharing="all"), multi_task=True),
-    "coop-ca": MethodEntry(learns="one context per task", prompts=partial(_coop, sharing="task")),
-    "coop-cs": MethodEntry(learns="one context per class", prompts=partial(_coop, sharing="class")),
+    "coop-mt": MethodEntry(
+        learns="one context for all tasks",
+        prompts=partial(_coop, sharing="all"),
+        multi_task=True,
+        cached="random views",
+        parameters="L W",
+        source="Zhou et al., IJCV 2022",
+    ),
+    "coop-ca": MethodEntry(
+        learns="one context per task",
+        prompts=partial(_coop, sharing="task"),
+        cached="random views",
+        parameters="T L W",
+        source="Zhou et al., IJCV 2022",
+    ),
+    "coop-cs": MethodEntry(
+        learns="one context per class",
+        prompts=partial(_coop, sharing="class"),
+        cached="random views",
+        parameters="K L W",
+        source="Zhou et al., IJCV 2022",
+    ),
     "kgcoop": MethodEntry(
-        learns="one context per task, pulled towards the template", prompts=KgCoOp, defaults=A_PHOTO_OF_A
+        learns="one context per task, pulled towards the template",
+        prompts=KgCoOp,
+        defaults=A_PHOTO_OF_A,
+        cached="random views",
+        parameters="T L W",
+        source="Yao et al., CVPR 2023",
     ),
-    "prograd": MethodEntry(learns="one context per task, never against the template", prompts=ProGrad),
+    "prograd": MethodEntry(
+        learns="one context per task, never against the template",
+        prompts=ProGrad,
+        cached="random views",
+        parameters="T L W",
+        source="Zhu et al., ICCV 2023",
+    ),
     "softcpt": MethodEntry(
         learns="a meta network from task names to contexts",
         prompts=SoftCPT,
         variants=tuple(VARIANTS),
         multi_task=True,
+        cached="random views",
+        parameters="M W + D L W",
+        source="Ding et al., Neurocomputing 2024",
     ),
 }
 
