@@ -64,8 +64,8 @@ class LinearProbe(FeatureClassifier):
 
     Notes
     -----
-    At most 1000 iterations of lbfgs, as in the protocol. C D weights and C biases are counted as learned; of two classes
-    the first one's stay zero.
+    At most 1000 iterations of lbfgs, as in the protocol. C D weights and C biases are counted as learned; the first
+    class's stay zero where there are two.
     """
 
     least_classes = 2
