@@ -82,12 +82,11 @@ class FewShotClassifier:
         DataError
             Features of other weights, or rows the method needs are missing.
         """
-        self.config_ = self._configure(caches)
-        self.tasks_ = self._tasks(caches)
-        self.class_names_ = [name for task in self.tasks_ for name in task.class_names]
-        device = self.backbone.device
+        config, tasks, device = self._configure(caches), self._tasks(caches), self.backbone.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):  # our seed leaves the user's draws alone
-            learned = learn(self.config_, self.backbone, caches, on_epoch=on_epoch)
+            learned = learn(config, self.backbone, caches, on_epoch=on_epoch)
+        self.config_, self.tasks_ = config, tasks
+        self.class_names_ = [name for task in tasks for name in task.class_names]
         self.classifier_: Classifier = learned.classifier
         self.choices_, self.num_parameters_ = learned.choices, learned.parameters
         return self
