@@ -120,11 +120,6 @@ def learn(
     -------
     _Learned
         ``classifier``, ``parameters`` (numbers learned), ``choices`` (made on validation rows) and ``seconds``.
-
-    Raises
-    ------
-    UsageError, DataError
-        As of `execute_together`.
     """
     run = _Run(config, backbone, caches)
     _learn([run], on_epoch)
