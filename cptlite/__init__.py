@@ -1,5 +1,61 @@
-"""Few-shot prompt tuning of CLIP (SoftCPT and its baselines) from cached features."""
+"""Few-shot prompt tuning of CLIP (SoftCPT and its baselines) from cached features.
 
-__all__ = ["__version__"]
+The names below load their rooms, and torch with them, when they are first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cptlite.api import FewShotClassifier
+    from cptlite.backbone import load_backbone
+    from cptlite.cache import open_cache, open_caches
+    from cptlite.methods.cross_modal import CrossModal
+    from cptlite.methods.linear_probe import LinearProbe
+    from cptlite.methods.lp_plus_plus import LPPlusPlus
+    from cptlite.methods.prototype import PrototypeClassifier
+    from cptlite.methods.tip_adapter import TipAdapter, TipAdapterF
+
+__all__ = [
+    "CrossModal",
+    "FewShotClassifier",
+    "LPPlusPlus",
+    "LinearProbe",
+    "PrototypeClassifier",
+    "TipAdapter",
+    "TipAdapterF",
+    "__version__",
+    "load_backbone",
+    "open_cache",
+    "open_caches",
+]
 
 __version__ = "0.1.0"
+
+HOMES = {
+    "CrossModal": "cptlite.methods.cross_modal",
+    "FewShotClassifier": "cptlite.api",
+    "LPPlusPlus": "cptlite.methods.lp_plus_plus",
+    "LinearProbe": "cptlite.methods.linear_probe",
+    "PrototypeClassifier": "cptlite.methods.prototype",
+    "TipAdapter": "cptlite.methods.tip_adapter",
+    "TipAdapterF": "cptlite.methods.tip_adapter",
+    "load_backbone": "cptlite.backbone",
+    "open_cache": "cptlite.cache",
+    "open_caches": "cptlite.cache",
+}
+"""Module that each name is loaded from."""
+
+
+if not TYPE_CHECKING:  # to a type checker it would make any name a good one
+
+    def __getattr__(name: str) -> Any:
+        if name not in HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

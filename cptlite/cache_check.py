@@ -1,23 +1,29 @@
-"""What lies in a cache folder, and whether a file still holds what was written.
+"""What lies in a cache folder, opened for a backbone, and whether a file still holds what was written.
 
 Axes: N rows of a split.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 
+from cptlite.cache_format import cache_path
 from cptlite.cache_parts import PartStore, find_stores
 from cptlite.cache_reader import FeatureCache, damaged, open_cache, reading
 from cptlite.datasets.types import SPLITS
 from cptlite.errors import DataError
 
-__all__ = ["CacheSummary", "list_caches", "verify_cache"]
+if TYPE_CHECKING:
+    from cptlite.backbone import Backbone
+
+__all__ = ["CacheSummary", "list_caches", "open_caches", "verify_cache"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +111,56 @@ def _describe_parts(store: PartStore) -> CacheSummary:
         mib=sum(path.stat().st_size for path in store.folder.iterdir()) / 2**20,
         complete=False,
     )
+
+
+def open_caches(cache_dir: Path | str, backbone: Backbone, datasets: Sequence[str] | None = None) -> list[FeatureCache]:
+    """Open the cached features of a backbone.
+
+    Parameters
+    ----------
+    cache_dir : Path or str
+    backbone : Backbone
+        Whose weights the features must be of.
+    datasets : sequence of str, optional
+        Names, in task order; by default all that are cached for the backbone, by name, as `cptlite train` has it.
+
+    Returns
+    -------
+    list of FeatureCache
+
+    Raises
+    ------
+    DataError
+        A dataset is not cached, or its cache is not finished, damaged or of other weights.
+    """
+    if datasets is None:
+        datasets = _complete(Path(cache_dir), backbone)
+    with ExitStack() as stack:
+        caches = []
+        for name in datasets:
+            expected = {"dataset": name, "weights_sha256": backbone.weights_sha256}
+            path = cache_path(Path(cache_dir), backbone.slug, name)
+            caches.append(stack.enter_context(open_cache(path, expected)))
+        stack.pop_all()  # they stay open, unless one could not be opened
+    return caches
+
+
+def _complete(cache_dir: Path, backbone: Backbone) -> list[str]:
+    """Names of the datasets cached for a backbone: at least one, and none of which there is but half a cache."""
+    own = [summary for summary in list_caches(cache_dir) if summary.path.parent.name == backbone.slug]
+    names = sorted(summary.dataset for summary in own if summary.complete)
+    for summary in own:
+        if not summary.complete and summary.dataset not in names:
+            raise DataError(
+                f"{summary.path} cannot be used: {summary.problem or 'its pass is not finished'}. "
+                f"Finish it with `cptlite cache`, or name the datasets to open"
+            )
+    if not names:
+        raise DataError(
+            f"no cached features of backbone {backbone.name!r} in {cache_dir}: make them with "
+            f"`cptlite cache --dataset NAME --backbone {backbone.name} --cache-dir {cache_dir}`"
+        )
+    return names
 
 
 def verify_cache(path: Path) -> int:

@@ -122,6 +122,27 @@ class FeatureCache:
             columns = [_texts(self.file["bad"][name][:]) for name in BadImage._fields]
         return tuple(BadImage(*row) for row in zip(*columns, strict=True))
 
+    def check(self, expected: Fingerprint | Mapping[str, Any]) -> None:
+        """Refuse to go on with other features than expected.
+
+        Parameters
+        ----------
+        expected : Fingerprint or mapping
+            What the features must be; a mapping may hold some of `Fingerprint`'s fields.
+
+        Raises
+        ------
+        DataError
+            They differ: the message names each field with both values.
+        """
+        found = differences(self.fingerprint, expected)
+        if found:
+            changed = "; ".join(f"{name} is {_shown(old)} there, {_shown(asked)} asked" for name, old, asked in found)
+            raise DataError(
+                f"{self.path} does not hold what was asked: {changed}. Ask for what it holds, give another "
+                f"--cache-dir, or replace it with `cptlite cache --force`"
+            )
+
     def close(self) -> None:
         """Close the file; reading afterwards is an error."""
         self.file.close()
@@ -151,7 +172,7 @@ def open_cache(path: Path, expected: Fingerprint | Mapping[str, Any] | None = No
     ----------
     path : Path
     expected : Fingerprint or mapping, optional
-        What the features must be; a mapping may hold some of `Fingerprint`'s fields.
+        As in `FeatureCache.check`.
 
     Returns
     -------
@@ -162,7 +183,7 @@ def open_cache(path: Path, expected: Fingerprint | Mapping[str, Any] | None = No
     ------
     DataError
         There is no such file, it is not a cache file or of another schema version, or it differs from what is
-        expected: the message names each field with both values.
+        expected.
     """
     path = Path(path)
     file = _open_file(path)
@@ -171,7 +192,7 @@ def open_cache(path: Path, expected: Fingerprint | Mapping[str, Any] | None = No
             _check_schema(path, file)
         cache = FeatureCache(path, file)
         if expected is not None:
-            _check_expected(cache, expected)
+            cache.check(expected)
     except BaseException:
         file.close()
         raise
@@ -204,16 +225,6 @@ def _check_schema(path: Path, file: h5py.File) -> None:
         raise DataError(
             f"{path} is of schema version {version}, this release of cptlite reads {SCHEMA_VERSION}: "
             f"cache the dataset anew with --force, or use the release that made it"
-        )
-
-
-def _check_expected(cache: FeatureCache, expected: Fingerprint | Mapping[str, Any]) -> None:
-    found = differences(cache.fingerprint, expected)
-    if found:
-        changed = "; ".join(f"{name} is {_shown(there)} there, {_shown(asked)} asked" for name, there, asked in found)
-        raise DataError(
-            f"{cache.path} does not hold what was asked: {changed}. Ask for what it holds, give another --cache-dir, "
-            f"or replace it with `cptlite cache --force`"
         )
 
 

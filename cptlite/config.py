@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from cptlite.errors import UsageError
 
-__all__ = ["PAPER", "RECIPES", "TrainConfig", "ViewConfig"]
+__all__ = ["OWN_ROWS", "PAPER", "RECIPES", "TrainConfig", "ViewConfig", "differ_in_rows_alone"]
+
+OWN_ROWS = ("shots", "seed")
+"""Fields in which runs that train together may differ."""
 
 MOST_CONTEXT = 75  # of CLIP's 77 positions; one starts a prompt, one ends it
 MOST_RATE = 1e38  # of float32's 3.4e38
@@ -178,6 +181,12 @@ class TrainConfig:
             raise UsageError(f"unknown configuration key {unknown[0]!r}: the known ones are {', '.join(sorted(known))}")
         texts = {name: tuple(values[name]) for name in ("datasets", "templates") if name in values}
         return cls(**{**values, **texts})
+
+
+def differ_in_rows_alone(configs: Sequence[TrainConfig]) -> bool:
+    """Whether configurations agree in all but shots and seed."""
+    rests = [{name: value for name, value in config.to_json().items() if name not in OWN_ROWS} for config in configs]
+    return all(rest == rests[0] for rest in rests)
 
 
 def _check_range(name: str, value: float, least: float, most: float = math.inf, why: str = "") -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from cptlite.backbone import Backbone
-from cptlite.cache import FeatureCache, cache_path, open_cache
-from cptlite.config import PAPER, TrainConfig
+from cptlite.cache import FeatureCache, open_caches
+from cptlite.config import OWN_ROWS, PAPER, TrainConfig, differ_in_rows_alone
 from cptlite.environment import describe_environment, peak_memory_mib
 from cptlite.errors import CptliteError, DataError, UsageError
 from cptlite.evaluation import evaluate
@@ -28,10 +28,7 @@ from cptlite.run_files import finished_results, remove_checkpoints, run_folder, 
 from cptlite.run_learn import Learned, OnEpoch, PromptRun, learn_prompts
 from cptlite.text import TextEncoder
 
-__all__ = ["differ_in_rows_alone", "execute_run", "execute_together"]
-
-OWN_ROWS = ("shots", "seed")
-"""Fields in which runs that train together may differ."""
+__all__ = ["execute_run", "execute_together", "learn"]
 
 
 def execute_run(
@@ -97,33 +94,40 @@ def execute_together(
     if not differ_in_rows_alone(configs):
         raise UsageError(f"runs trained together may differ in {' and '.join(OWN_ROWS)} alone: train them one by one")
     with ExitStack() as stack:
-        caches = [stack.enter_context(_open(cache_dir, name, backbone)) for name in configs[0].datasets]
-        runs = [_Run(config, backbone, caches, run_folder(out, config)) for config in configs]
+        caches = [stack.enter_context(cache) for cache in open_caches(cache_dir, backbone, configs[0].datasets)]
+        folders = [run_folder(out, config) for config in configs]
+        runs = [_Run(config, backbone, caches, folder) for config, folder in zip(configs, folders, strict=True)]
         if force:
-            for run in runs:
-                shutil.rmtree(run.folder, ignore_errors=True)
-        done = [finished_results(run.folder, run.identity) for run in runs]
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+        done = [finished_results(folder, run.identity) for run, folder in zip(runs, folders, strict=True)]
         pending = [run for run, results in zip(runs, done, strict=True) if results is None]
         if pending:
             _learn(pending, on_epoch)
         return [results or run.finish() for run, results in zip(runs, done, strict=True)]
 
 
-def differ_in_rows_alone(configs: Sequence[TrainConfig]) -> bool:
-    """Whether configurations agree in all but shots and seed."""
-    rests = [{name: value for name, value in config.to_json().items() if name not in OWN_ROWS} for config in configs]
-    return all(rest == rests[0] for rest in rests)
+def learn(
+    config: TrainConfig, backbone: Backbone, caches: Sequence[FeatureCache], *, on_epoch: OnEpoch | None = None
+) -> Learned:
+    """Train one run in memory, as `execute_run` does, without a folder and without a look at test rows.
 
-
-def _open(cache_dir: Path, dataset: str, backbone: Backbone) -> FeatureCache:
-    expected = {"dataset": dataset, "weights_sha256": backbone.weights_sha256}
-    return open_cache(cache_path(cache_dir, backbone.slug, dataset), expected)
+    Returns
+    -------
+    Learned
+    """
+    run = _Run(config, backbone, caches)
+    _learn([run], on_epoch)
+    assert run.learned is not None
+    return run.learned
 
 
 class _Run:
-    """One run: its rows and its files."""
+    """One run: its rows, and its files where it has a folder."""
 
-    def __init__(self, config: TrainConfig, backbone: Backbone, caches: Sequence[FeatureCache], folder: Path) -> None:
+    def __init__(
+        self, config: TrainConfig, backbone: Backbone, caches: Sequence[FeatureCache], folder: Path | None = None
+    ) -> None:
         self.config, self.backbone, self.caches, self.folder = config, backbone, caches, folder
         self.identity = {
             "config": config.to_json(),
@@ -148,8 +152,9 @@ class _Run:
         """Draw training and validation rows and write ``config.json``; what is refused leaves no folder behind."""
         started = time.monotonic()
         rows = self._draw_rows()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / "config.json", {**self.identity, "environment": describe_environment(self.device)})
+        if self.folder:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "config.json", {**self.identity, "environment": describe_environment(self.device)})
         self.seconds["load"] = round(time.monotonic() - started, 3)
         return rows
 
@@ -160,7 +165,7 @@ class _Run:
 
     def finish(self) -> dict[str, Any]:
         """Evaluate and write the classifier and, last, the results."""
-        assert self.learned is not None
+        assert self.learned is not None and self.folder is not None
         config, learned = self.config, self.learned
         started = time.monotonic()
         tasks = evaluate(learned.classifier, self.caches, self.device, local=self.entry[0].needs_local)

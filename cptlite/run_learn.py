@@ -64,13 +64,13 @@ class PromptRun:
     config : TrainConfig
     rows : FewShotRows
         To train on.
-    folder : Path
+    folder : Path, optional
         For its log, its checkpoint and, when it is done, its prompts.
     """
 
     config: TrainConfig
     rows: FewShotRows
-    folder: Path
+    folder: Path | None = None
 
 
 def learn_prompts(problem: Problem, runs: Sequence[PromptRun], on_epoch: OnEpoch | None = None) -> list[Learned]:
@@ -103,13 +103,18 @@ def learn_prompts(problem: Problem, runs: Sequence[PromptRun], on_epoch: OnEpoch
     separately = runs[0].config.separate and len(problem.tasks) > 1
     learned = (_learn_separately if separately else _learn_jointly)(problem, runs, on_epoch)
     for run, done in zip(runs, learned, strict=True):
-        # What an attempt of the other kind left, before there was anything to go on from.
-        if separately:
-            (run.folder / "log.jsonl").unlink(missing_ok=True)
-            write_prompts(run.folder, done.learnables)
-        else:
-            shutil.rmtree(run.folder / "tasks", ignore_errors=True)
+        if run.folder:
+            _tidy(run.folder, done, separately)
     return learned
+
+
+def _tidy(folder: Path, learned: Learned, separately: bool) -> None:
+    """Join the tasks' prompts; delete what an attempt of the other kind left before it came to a checkpoint."""
+    if separately:
+        (folder / "log.jsonl").unlink(missing_ok=True)
+        write_prompts(folder, learned.learnables)
+    else:
+        shutil.rmtree(folder / "tasks", ignore_errors=True)
 
 
 def _learn_separately(problem: Problem, runs: Sequence[PromptRun], on_epoch: OnEpoch | None) -> list[Learned]:
@@ -130,7 +135,12 @@ def _by_task(problem: Problem, runs: Sequence[PromptRun]) -> list[tuple[Problem,
     parts = []
     for task, (start, stop) in zip(problem.tasks, problem.class_ranges, strict=True):
         own = [
-            replace(run, rows=run.rows.of_classes(start, stop), folder=task_folder(run.folder, task.id)) for run in runs
+            replace(
+                run,
+                rows=run.rows.of_classes(start, stop),
+                folder=task_folder(run.folder, task.id) if run.folder else None,
+            )
+            for run in runs
         ]
         if not all(len(run.rows.labels) for run in own):
             raise DataError(
@@ -196,17 +206,19 @@ def _new_method(problem: Problem, config: TrainConfig) -> PromptMethod:
 
 def _train(method: PromptMethod, trainings: Sequence[TrainingRun], recipe: Recipe) -> None:
     """Train those that are not done, together."""
-    waiting = []
-    for training in trainings:
-        assert training.folder is not None
-        training.folder.mkdir(parents=True, exist_ok=True)
-        seconds = read_prompts(training.folder, training.learnables)
-        if seconds is None:
-            waiting.append(training)
-        else:
-            training.seconds = seconds
+    waiting = [training for training in trainings if not _is_done(training)]
     if waiting:
         train_together(method, waiting, recipe)
+
+
+def _is_done(training: TrainingRun) -> bool:
+    """Whether an earlier attempt learned all; then it is read."""
+    if training.folder is None:
+        return False
+    training.folder.mkdir(parents=True, exist_ok=True)
+    seconds = read_prompts(training.folder, training.learnables)
+    training.seconds = seconds or 0.0
+    return seconds is not None
 
 
 def _read_off(method: PromptMethod, training: TrainingRun, run: PromptRun, setup_seconds: float) -> Learned:
@@ -214,7 +226,8 @@ def _read_off(method: PromptMethod, training: TrainingRun, run: PromptRun, setup
     put_learnables(method, training.learnables)
     classifier = method.classifier()
     _check_numbers(classifier, run.config)
-    write_prompts(run.folder, training.learnables)
+    if run.folder:
+        write_prompts(run.folder, training.learnables)
     return Learned(
         classifier=classifier,
         parameters=method.num_parameters(),

@@ -17,9 +17,9 @@ import torch
 from joblib import Parallel, delayed
 
 from cptlite.backbone import Backbone, load_backbone
-from cptlite.config import TrainConfig
+from cptlite.config import TrainConfig, differ_in_rows_alone
 from cptlite.methods.table import resolve_config
-from cptlite.run import differ_in_rows_alone, execute_together
+from cptlite.run import execute_together
 
 __all__ = ["grid", "run_all"]
 

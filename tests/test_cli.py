@@ -187,9 +187,21 @@ def test_the_root_may_be_set_by_the_environment(tmp_path: Path, monkeypatch: pyt
 
 
 def test_methods() -> None:
-    assert "nata nats cata" in call("methods").stdout
-    names = [entry["name"] for entry in json.loads(call("methods", "--json").stdout)]
-    assert {"zeroshot", "linear-probe", "prototype", "coop-mt", "coop-ca", "softcpt"} <= set(names)
+    said = call("methods").stdout
+    assert "softcpt --variant: nata, nats, cata" in said
+    row = next(line for line in said.splitlines() if line.startswith("coop-ca "))
+    words = ("one context per task", "per task", "random views", "T L W", "Zhou et al., IJCV 2022")
+    assert all(word in row for word in words)
+    listed = {entry.pop("name"): entry for entry in json.loads(call("methods", "--json").stdout)}
+    assert {"zeroshot", "linear-probe", "prototype", "coop-mt", "coop-ca", "softcpt"} <= listed.keys()
+    assert listed["lp++"] == {
+        "variants": [],
+        "learns": "a linear head blended with the template class by class",
+        "multi_task": False,
+        "cached": "all views",
+        "parameters": "K D + 2 K",
+        "source": "Huang et al., CVPR 2024",
+    }
 
 
 def test_report_prints_tables_and_draws(tmp_path: Path) -> None:

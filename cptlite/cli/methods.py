@@ -8,28 +8,39 @@ from cptlite.cli.options import JsonOption
 __all__ = ["methods"]
 
 
+AXES = (
+    "numbers learned, of the first variant: T tasks, K classes of all tasks, N training images, L context tokens of a "
+    "class prompt, M of a task prompt, P prompts of a class, W text width, D joint dimension, H hidden units"
+)
+
+
 def methods(json: JsonOption = False) -> None:
-    """List the methods, their variants, what each needs cached and what it learns."""
+    """List the methods: what each learns and from what, whether tasks share it, how much it is, and its paper."""
     from cptlite.methods.table import METHODS
     from cptlite.reporting import Table
 
     if json:
-        listed = (
-            {
-                "name": name,
-                "variants": list(entry.variants),
-                "learns": entry.learns,
-                "multi_task": entry.multi_task,
-                "needs_cached": entry.needs_cached,
-            }
-            for name, entry in METHODS.items()
+        facts = ("variants", "learns", "multi_task", "cached", "parameters", "source")
+        print_json(
+            [{"name": name, **{fact: getattr(entry, fact) for fact in facts}} for name, entry in METHODS.items()]
         )
-        print_json(list(listed))
         return
     rows = tuple(
-        (name, " ".join(entry.variants), "yes" if entry.multi_task else "", entry.needs_cached, entry.learns)
+        (
+            name,
+            entry.learns,
+            "shared" if entry.multi_task else "per task",
+            entry.cached,
+            entry.parameters,
+            entry.source,
+        )
         for name, entry in METHODS.items()
     )
-    columns = ("--method", "--variant", "shared by tasks", "needs cached", "learns")
-    caption = "the first variant is the default; cptlite cache --local stores local features"
-    print_table(Table(title="Methods", columns=columns, rows=rows, caption=caption, words=(0, 1, 2, 3, 4)))
+    columns = ("--method", "learns", "tasks", "from the cache", "numbers learned", "source")
+    variants = (
+        f"{name} --variant: {', '.join(entry.variants)}; the first is the default"
+        for name, entry in METHODS.items()
+        if entry.variants
+    )
+    caption = "\n".join((*variants, AXES))
+    print_table(Table(title="Methods", columns=columns, rows=rows, caption=caption, words=tuple(range(len(columns)))))

@@ -31,7 +31,8 @@ class CoOp(ClassWeightMethod):
     Notes
     -----
     w_k = normalise(text([SOS] S_c(k) class_k . [EOS])), with c(k) the context of class k. With one context per task or
-    class, tasks that are learned jointly share nothing but the batches.
+    class, tasks that are learned jointly share nothing but the batches. L W numbers are learned for each context: one,
+    T or K times.
     """
 
     def __init__(self, problem: Problem, options: PromptOptions, sharing: str) -> None:

@@ -61,6 +61,11 @@ class LinearProbe(FeatureClassifier):
     C : float
         Inverse regularisation, where `fit` gets no validation rows; with them it is chosen (`search_c`), and is the
         one choice in ``choices_``.
+
+    Notes
+    -----
+    At most 1000 iterations of lbfgs, as in the protocol. C D weights and C biases are counted as learned; the first
+    class's stay zero where there are two.
     """
 
     least_classes = 2

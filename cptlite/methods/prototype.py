@@ -22,7 +22,7 @@ class PrototypeClassifier(FeatureClassifier):
     Notes
     -----
     The score is -||x - m_k||^2 / 2 less what all classes share: x . m_k - ||m_k||^2 / 2, with x of unit length. A class
-    without rows is never predicted. Validation rows are not looked at.
+    without rows is never predicted. Validation rows are not looked at. C D numbers are learned.
     """
 
     chooses = False

@@ -46,7 +46,8 @@ class SoftCPT(ClassWeightMethod):
     f_t = text([SOS] U_1..U_M name_t . [EOS]), g_k = text([SOS] V_1..V_Mc class_k . [EOS]), context S = input @ P
     reshaped to (L, W), w_k = normalise(text([SOS] S class_k . [EOS])). The input is f_t; with class features [g_k; f_t]
     (``lin``), their mean (``linmean``) or g_k alone (``lincls``). Gradients flow through both uses of the text
-    encoder. f_t and g_k are *not* normalised.
+    encoder. f_t and g_k are *not* normalised. Learned are U of (M, W) or (T, M, W), V of (Mc, W) or (K, Mc, W) where
+    there are class features, and P of (D, L W), or (2D, L W) with ``lin``.
     """
 
     def __init__(self, problem: Problem, options: PromptOptions, variant: str = "nata") -> None:

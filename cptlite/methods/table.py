@@ -50,6 +50,14 @@ class MethodEntry:
         Whether it looks at training rows at all.
     needs_local : bool
         Whether images are their local features, (M, D) each, instead of pooled ones.
+    cached : str
+        What it reads of the training images' cached features.
+    parameters : str
+        How many numbers the first variant learns: products of axes, added up. T tasks, K classes of all tasks, N
+        training rows, L context tokens of a class prompt, M of a task prompt, P prompts of a class, W text width, D
+        joint dimension, H hidden units.
+    source : str
+        Paper it comes from.
     """
 
     learns: str
@@ -60,11 +68,9 @@ class MethodEntry:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     needs_rows: bool = True
     needs_local: bool = False
-
-    @property
-    def needs_cached(self) -> str:
-        """What it needs in the cache, in words."""
-        return "local features" if self.needs_local else "features"
+    cached: str = ""
+    parameters: str = ""
+    source: str = ""
 
 
 def _coop(problem: Problem, options: PromptOptions, variant: str, *, sharing: str) -> CoOp:
@@ -80,49 +86,118 @@ SEPARATE = {"separate": True}
 
 METHODS: dict[str, MethodEntry] = {
     "zeroshot": MethodEntry(
-        learns="nothing: the dataset's template or your own (--template)", probe=ZeroShot, needs_rows=False
+        learns="nothing: the dataset's template or your own (--template)",
+        probe=ZeroShot,
+        needs_rows=False,
+        cached="nothing",
+        parameters="0",
+        source="Radford et al., ICML 2021",
     ),
     "prototype": MethodEntry(
-        learns="the mean feature of each class", probe=_per_task("prototype", PrototypeClassifier)
+        learns="the mean feature of each class",
+        probe=_per_task("prototype", PrototypeClassifier),
+        cached="all views",
+        parameters="K D",
+        source="Snell et al., NeurIPS 2017",
     ),
     "linear-probe": MethodEntry(
-        learns="logistic regression on raw features", probe=_per_task("linear-probe", LinearProbe)
+        learns="logistic regression on raw features",
+        probe=_per_task("linear-probe", LinearProbe),
+        cached="view 0",
+        parameters="K D + K",
+        source="Radford et al., ICML 2021",
     ),
     "tip-adapter": MethodEntry(
-        learns="nothing: training rows vote beside the template", probe=_per_task("tip-adapter", TipAdapter)
+        learns="nothing: training rows vote beside the template",
+        probe=_per_task("tip-adapter", TipAdapter),
+        cached="all views",
+        parameters="0",
+        source="Zhang et al., ECCV 2022",
     ),
-    "tip-adapter-f": MethodEntry(learns="the voting rows' features", probe=_per_task("tip-adapter-f", TipAdapterF)),
+    "tip-adapter-f": MethodEntry(
+        learns="the voting rows' features",
+        probe=_per_task("tip-adapter-f", TipAdapterF),
+        cached="all views",
+        parameters="N D",
+        source="Zhang et al., ECCV 2022",
+    ),
     "cross-modal": MethodEntry(
-        learns="a linear head on images and class texts", probe=_per_task("cross-modal", CrossModal)
+        learns="a linear head on images and class texts",
+        probe=_per_task("cross-modal", CrossModal),
+        cached="all views",
+        parameters="K D",
+        source="Lin et al., CVPR 2023",
     ),
     "lp++": MethodEntry(
-        learns="a linear head blended with the template class by class", probe=_per_task("lp++", LPPlusPlus)
+        learns="a linear head blended with the template class by class",
+        probe=_per_task("lp++", LPPlusPlus),
+        cached="all views",
+        parameters="K D + 2 K",
+        source="Huang et al., CVPR 2024",
     ),
-    "coop-mt": MethodEntry(learns="one context for all tasks", prompts=partial(_coop, sharing="all"), multi_task=True),
-    "coop-ca": MethodEntry(learns="one context per task", prompts=partial(_coop, sharing="task")),
-    "coop-cs": MethodEntry(learns="one context per class", prompts=partial(_coop, sharing="class")),
+    "coop-mt": MethodEntry(
+        learns="one context for all tasks",
+        prompts=partial(_coop, sharing="all"),
+        multi_task=True,
+        cached="random views",
+        parameters="L W",
+        source="Zhou et al., IJCV 2022",
+    ),
+    "coop-ca": MethodEntry(
+        learns="one context per task",
+        prompts=partial(_coop, sharing="task"),
+        cached="random views",
+        parameters="T L W",
+        source="Zhou et al., IJCV 2022",
+    ),
+    "coop-cs": MethodEntry(
+        learns="one context per class",
+        prompts=partial(_coop, sharing="class"),
+        cached="random views",
+        parameters="K L W",
+        source="Zhou et al., IJCV 2022",
+    ),
     "cocoop": MethodEntry(
         learns="one context per task, and a net that shifts it by the image",
         prompts=CoCoOp,
         defaults=A_PHOTO_OF_A | SEPARATE | {"epochs": 10, "batch_size": 1},
+        cached="random views",
+        parameters="T L W + T D H + T H + T H W + T W",
+        source="Zhou et al., CVPR 2022",
     ),
     "kgcoop": MethodEntry(
-        learns="one context per task, pulled towards the template", prompts=KgCoOp, defaults=A_PHOTO_OF_A | SEPARATE
+        learns="one context per task, pulled towards the template",
+        prompts=KgCoOp,
+        defaults=A_PHOTO_OF_A | SEPARATE,
+        cached="random views",
+        parameters="T L W",
+        source="Yao et al., CVPR 2023",
     ),
     "prograd": MethodEntry(
-        learns="one context per task, never against the template", prompts=ProGrad, defaults=SEPARATE
+        learns="one context per task, never against the template",
+        prompts=ProGrad,
+        defaults=SEPARATE,
+        cached="random views",
+        parameters="T L W",
+        source="Zhu et al., ICCV 2023",
     ),
     "plot": MethodEntry(
         learns="four contexts per task, matched to local image features",
         prompts=Plot,
         defaults=SEPARATE,
         needs_local=True,
+        cached="local features (cptlite cache --local)",
+        parameters="T P L W",
+        source="Chen et al., ICLR 2023",
     ),
     "softcpt": MethodEntry(
         learns="a meta network from task names to contexts",
         prompts=SoftCPT,
         variants=tuple(VARIANTS),
         multi_task=True,
+        cached="random views",
+        parameters="M W + D L W",
+        source="Ding et al., Neurocomputing 2024",
     ),
 }
 
