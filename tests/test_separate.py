@@ -194,9 +194,15 @@ def test_a_run_killed_between_two_tasks_is_begun(bench: Bench, monkeypatch: pyte
     assert not list(folder.rglob("checkpoint.pt"))
     with pytest.raises(UsageError, match="separate True there, False asked"):
         bench.train("runs", configure("coop-ca"))
-    (folder / "tasks/coins/prompts.safetensors").write_bytes(b"garbage")
+    mark = folder / "tasks/coins/prompts.safetensors"
+    learned = mark.read_bytes()
+    mark.write_bytes(b"garbage")
     with pytest.raises(DataError, match=r"tasks/coins, got files that cannot be read .*--force"):
         bench.train("runs", config)
+    mark.write_bytes(learned)
+    told: list[float] = []
+    bench.train("runs", config, lambda done, _: told.append(done))
+    assert told[0] == pytest.approx((EPOCHS + 1) / 3), "the first task is not learned again"
 
 
 def test_the_other_kind_of_an_attempt_that_came_to_nothing_leaves_no_trace(
