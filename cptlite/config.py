@@ -19,10 +19,11 @@ MOST_CONTEXT = 75  # of CLIP's 77 positions; one starts a prompt, one ends it
 MOST_RATE = 1e38  # of float32's 3.4e38
 MOST_SEED = 2**63 - 1  # the largest that torch takes
 
+OPTIMIZERS = ("sgd", "adamw")
 PAPER = "paper"
-RECIPES: dict[str, dict[str, float]] = {
+RECIPES: dict[str, dict[str, Any]] = {
     PAPER: {},
-    "fast": {"batch_size": 256, "lr": 0.016, "proportional_lr": True},  # chosen by scripts/choose_recipe.py
+    "fast": {"batch_size": 256, "least_steps": 12, "optimizer": "adamw", "lr": 0.001},  # by scripts/choose_recipe.py
 }
 """Fields of `TrainConfig` that a recipe sets where the user does not; the paper's are the defaults."""
 
@@ -81,13 +82,15 @@ class TrainConfig:
     recipe : str
         Name in `RECIPES`; the fields below say what came of it.
     epochs, batch_size : int
+    optimizer : str
+        ``sgd`` or ``adamw``.
     lr, momentum, weight_decay : float
-        Of stochastic gradient descent.
+        Of the optimiser; momentum is AdamW's first beta.
     warmup_epochs : int
         Epochs at ``warmup_lr`` before the cosine begins.
     warmup_lr : float
-    proportional_lr : bool
-        Whether a run with fewer rows than a batch steps with a rate that is lower in proportion.
+    least_steps : int
+        Steps of an epoch: where rows are too few for them, batches are smaller, down to 32.
     class_fraction : float
         Probability with which a class that is not in a step's batch counts in its loss.
     context_length, task_context_length, class_context_length : int
@@ -122,12 +125,13 @@ class TrainConfig:
     recipe: str = PAPER
     epochs: int = 50
     batch_size: int = 32
+    optimizer: str = "sgd"
     lr: float = 0.002
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_epochs: int = 1
     warmup_lr: float = 1e-5
-    proportional_lr: bool = False
+    least_steps: int = 1
     class_fraction: float = 1.0
     context_length: int = 16
     task_context_length: int = 4
@@ -148,7 +152,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
             raise UsageError(f"unknown recipe {self.recipe!r}: give one of {', '.join(RECIPES)}")
-        for name in ("shots", "epochs", "batch_size"):
+        if self.optimizer not in OPTIMIZERS:
+            raise UsageError(f"unknown optimizer {self.optimizer!r}: give one of {', '.join(OPTIMIZERS)}")
+        for name in ("shots", "epochs", "batch_size", "least_steps"):
             _check_range(name, getattr(self, name), 1)
         _check_range("warmup_epochs", self.warmup_epochs, 0)
         for name in ("momentum", "weight_decay", "warmup_lr"):

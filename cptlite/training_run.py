@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,29 +21,55 @@ from cptlite.training_files import Progress, resume, save_checkpoint, write_log
 __all__ = ["Recipe", "Trainee", "TrainingRun", "learning_rate"]
 
 CHECKPOINT_SECONDS = 10.0
+SMALL_BATCH = 32  # the paper's
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How the learnables are stepped; the fields are those of `cptlite.config.TrainConfig`.
 
-    With ``proportional_lr`` a run with fewer rows than a batch, which takes them all, steps with a rate lower in
-    proportion, so that few rows are not overfitted by a rate made for many.
-    With a ``class_fraction`` below 1 a step's loss is over the classes in its batch and each other one with that
-    probability, as SoftCPT's code does to save memory; here it saves none, since all classes are encoded in any case.
-    On a GPU ``cuda_graphs`` records a step and replays it, where that comes out the same.
+    Attributes
+    ----------
+    epochs, batch_size : int
+    optimizer : str
+        ``sgd`` or ``adamw``.
+    lr, momentum, weight_decay : float
+        Momentum is AdamW's first beta too.
+    warmup_epochs : int
+    warmup_lr : float
+    least_steps : int
+        Steps of an epoch: where rows are too few for them, batches are smaller than ``batch_size``, down to 32.
+    class_fraction : float
+        Below 1 a step's loss is over the classes in its batch and each other one with this probability, as SoftCPT's
+        code does to save memory; here it saves none, since all classes are encoded in any case.
+    cuda_graphs : bool
+        Whether a GPU records a step and replays it, where that comes out the same.
     """
 
     epochs: int = 50
     batch_size: int = 32
+    optimizer: str = "sgd"
     lr: float = 0.002
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_epochs: int = 1
     warmup_lr: float = 1e-5
-    proportional_lr: bool = False
+    least_steps: int = 1
     class_fraction: float = 1.0
     cuda_graphs: bool = True
+
+    def batch_of(self, count: int) -> int:
+        """Rows of a batch where there are ``count``."""
+        enough_steps = max(SMALL_BATCH, count // self.least_steps)
+        return min(self.batch_size, enough_steps, count)
+
+    def new_optimizer(self, learnables: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Make the optimiser of a run."""
+        if self.optimizer == "adamw":
+            betas = (self.momentum, 0.999)
+            return torch.optim.AdamW(learnables, lr=self.lr, betas=betas, weight_decay=self.weight_decay)
+        assert self.optimizer == "sgd"
+        return torch.optim.SGD(learnables, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
 
 
 def learning_rate(epoch: int, *, epochs: int, base: float, warmup_epochs: int, warmup_rate: float) -> float:
@@ -86,16 +112,13 @@ class Trainee:
 
     def __init__(self, run: TrainingRun, recipe: Recipe, num_classes: int) -> None:
         self.run, self.recipe, self.num_classes = run, recipe, num_classes
-        self.optimizer = torch.optim.SGD(
-            run.learnables.values(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-        )
+        self.optimizer = recipe.new_optimizer(run.learnables.values())
         self.progress = Progress()
         self.progress.generator.manual_seed(run.seed)
         resume(run.learnables, self.optimizer, self.progress, run.folder)
         run.seconds = self.progress.seconds
         count = len(run.rows.features)
-        self.batch_size = min(recipe.batch_size, count)
-        self.lr = recipe.lr * self.batch_size / recipe.batch_size if recipe.proportional_lr else recipe.lr
+        self.batch_size = recipe.batch_of(count)
         self.steps_per_epoch = count // self.batch_size  # the last partial batch is dropped when there is a full one
         self._losses: list[Tensor] = []
         self._started = self._saved = time.monotonic()
@@ -142,7 +165,7 @@ class Trainee:
         self._rate = learning_rate(
             self.progress.epoch,
             epochs=recipe.epochs,
-            base=self.lr,
+            base=recipe.lr,
             warmup_epochs=recipe.warmup_epochs,
             warmup_rate=recipe.warmup_lr,
         )

@@ -7,6 +7,7 @@ prompts, P prompts a class, W text width, D joint dimension, H hidden width of C
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -53,8 +54,10 @@ def test_formulas_are_added_products() -> None:
 @pytest.mark.parametrize("entry", PROMPTS.values(), ids=PROMPTS)
 def test_prompt_methods_learn_what_the_table_says(problem: Problem, entry: MethodEntry) -> None:
     assert entry.prompts is not None
-    method = entry.prompts(problem, PromptOptions(**OPTIONS), next(iter(entry.variants), ""))
-    assert method.num_parameters() == count(entry.parameters, SIZES)
+    separate = entry.defaults.get("separate", False)
+    problems = [replace(problem, tasks=(task,)) for task in problem.tasks] if separate else [problem]
+    methods = [entry.prompts(each, PromptOptions(**OPTIONS), next(iter(entry.variants), "")) for each in problems]
+    assert sum(method.num_parameters() for method in methods) == count(entry.parameters, SIZES)
 
 
 @pytest.mark.parametrize("name", PROBES)
