@@ -95,9 +95,13 @@ def _group(configs: Sequence[TrainConfig]) -> list[list[TrainConfig]]:
 def _run_group(
     configs: Sequence[TrainConfig], cache_dir: Path, out: Path, threads: int, force: bool
 ) -> list[dict[str, Any]]:
+    before = torch.get_num_threads()  # with one job this is the caller's own process
     torch.set_num_threads(threads)
-    backbone = _shared_backbone(configs[0].backbone, configs[0].device, configs[0].precision)
-    return execute_together(configs, backbone, cache_dir=cache_dir, out=out, force=force)
+    try:
+        backbone = _shared_backbone(configs[0].backbone, configs[0].device, configs[0].precision)
+        return execute_together(configs, backbone, cache_dir=cache_dir, out=out, force=force)
+    finally:
+        torch.set_num_threads(before)
 
 
 @cache

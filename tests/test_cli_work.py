@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,9 @@ def test_json_alone_is_on_stdout(shelf: Path, here: Path) -> None:
 def test_an_interrupted_pass_says_that_it_can_go_on(here: Path) -> None:
     draw_kinds(here / "leaves", classes=4, images=500)
     command = [sys.executable, "-m", "cptlite", "cache", "--dataset", "leaves", "--backbone", BACKBONE]
-    work = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A test run started in the background of a shell is deaf to SIGINT, and so would this child be.
+    hearing = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    work = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hearing)
     deadline = time.monotonic() + 60
     while not list(here.glob("cache/*/*")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -248,6 +251,6 @@ def test_plot_wants_local_features_and_trains_on_them(here: Path) -> None:
 
 
 def test_methods_say_what_they_need_cached(here: Path) -> None:
-    needs = {each["name"]: each["needs_cached"] for each in json.loads(ok("methods", "--json").stdout)}
-    assert needs["plot"] == "local features" and needs["softcpt"] == "features"
+    needs = {each["name"]: each["cached"] for each in json.loads(ok("methods", "--json").stdout)}
+    assert needs["plot"] == "local features (cptlite cache --local)" and needs["softcpt"] == "random views"
     assert "local features" in ok("methods").stdout
