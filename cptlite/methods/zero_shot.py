@@ -1,6 +1,8 @@
 """Zero-shot CLIP: class weights from hand-written templates.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (ICML 2021).
+
+Axes: E templates, K classes of all tasks, D joint dimension.
 """
 
 from __future__ import annotations
@@ -11,11 +13,25 @@ from torch import Tensor
 
 from cptlite.methods.base import FewShotRows, LinearClassifier, Method, Problem
 
-__all__ = ["ZeroShot", "zero_shot_weights"]
+__all__ = ["ZeroShot", "template_features", "zero_shot_weights"]
+
+
+def template_features(problem: Problem) -> Tensor:
+    """Text features of each task's template, or of the problem's templates, with the class names.
+
+    Returns
+    -------
+    Tensor of shape (E, K, D), float32
+        E templates of each class, in most cases one; *not* unit length.
+    """
+    owners = [task for task in problem.tasks for _ in task.class_names]
+    ensemble = [[template] * len(owners) for template in problem.templates] or [[task.template for task in owners]]
+    names = [name.replace("_", " ") for name in problem.class_names]
+    return torch.stack([problem.text.encode_texts(list(map(str.format, templates, names))) for templates in ensemble])
 
 
 def zero_shot_weights(problem: Problem) -> Tensor:
-    """Class weights from each task's template, or from the problem's templates.
+    """Class weights from templates.
 
     Returns
     -------
@@ -23,14 +39,8 @@ def zero_shot_weights(problem: Problem) -> Tensor:
         normalise(text(template with the class name)); of several templates the normalised mean of these, as in the
         paper's ensembles.
     """
-    owners = [task for task in problem.tasks for _ in task.class_names]
-    ensemble = [[template] * len(owners) for template in problem.templates] or [[task.template for task in owners]]
-    names = [name.replace("_", " ") for name in problem.class_names]
-    weights = [
-        F.normalize(problem.text.encode_texts(list(map(str.format, templates, names))), dim=-1)
-        for templates in ensemble
-    ]
-    return F.normalize(torch.stack(weights).mean(dim=0), dim=-1) if len(weights) > 1 else weights[0]
+    weights = F.normalize(template_features(problem), dim=-1)
+    return F.normalize(weights.mean(dim=0), dim=-1) if len(weights) > 1 else weights[0]
 
 
 class ZeroShot(Method):
