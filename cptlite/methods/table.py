@@ -22,6 +22,7 @@ from cptlite.methods.plot import Plot
 from cptlite.methods.prograd import ProGrad
 from cptlite.methods.prototype import PrototypeClassifier
 from cptlite.methods.softcpt import VARIANTS, SoftCPT
+from cptlite.methods.task_res import TaskRes
 from cptlite.methods.tip_adapter import TipAdapter, TipAdapterF
 from cptlite.methods.zero_shot import ZeroShot
 
@@ -134,6 +135,14 @@ METHODS: dict[str, MethodEntry] = {
         cached="all views",
         parameters="K D + 2 K",
         source="Huang et al., CVPR 2024",
+    ),
+    "taskres": MethodEntry(
+        learns="what is added to the template's class weights",
+        prompts=TaskRes,
+        defaults=SEPARATE | {"optimizer": "adamw", "lr": 0.002, "batch_size": 256, "epochs": 100},
+        cached="random views",
+        parameters="K D",
+        source="Yu et al., CVPR 2023",
     ),
     "coop-mt": MethodEntry(
         learns="one context for all tasks",
