@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cptlite.backbone import Backbone, load_backbone
-from cptlite.config import ViewConfig
+from cptlite.config import TrainConfig, ViewConfig
 from cptlite.datasets import load_catalog, read_dataset
 from cptlite.drawings import draw_suite
 from cptlite.encode import encode_dataset
@@ -88,22 +88,23 @@ def run_demo(out: Path, plan: DemoPlan | None = None, *, on_progress: OnProgress
     """
     plan = plan or DemoPlan()
     tell = on_progress or (lambda stage, done, total: None)
+    configs = _plan_runs(plan)  # first, so that what is refused costs no time
     data, caches, runs = out / "data", out / "cache", out / "runs"
     seconds: dict[str, float] = {}
     started = time.monotonic()
     draw_suite(data, on_progress=lambda done, total: tell("draw", done, total))
     seconds["draw"] = time.monotonic() - started
     backbone = load_backbone("demo", device="cpu")
-    names = _cache_suite(backbone, data, caches, tell)
+    _cache_suite(backbone, data, caches, tell)
     seconds["cache"] = time.monotonic() - started - seconds["draw"]
-    results = _train_all(plan, names, caches, runs, tell)
+    results = _train_all(plan, configs, caches, runs, tell)
     seconds["train"] = time.monotonic() - started - sum(seconds.values())
     plot = draw_shots_plot(results, out / "accuracy.png", title="The embedded demo: six tasks, small CLIP")
     return DemoReport(results=results, data=data, caches=caches, runs=runs, plot=plot, seconds=seconds)
 
 
-def _cache_suite(backbone: Backbone, data: Path, caches: Path, tell: OnProgress) -> tuple[str, ...]:
-    """Encode every dataset of the suite, for every method; their names in task order."""
+def _cache_suite(backbone: Backbone, data: Path, caches: Path, tell: OnProgress) -> None:
+    """Encode every dataset of the suite, with what any method needs."""
     specs = load_catalog().resolve([SUITE])
     datasets = [read_dataset(spec, data) for spec in specs]
     sizes = [sum(len(rows) for rows in dataset.splits.values()) for dataset in datasets]
@@ -113,16 +114,19 @@ def _cache_suite(backbone: Backbone, data: Path, caches: Path, tell: OnProgress)
             tell("cache", before + done, sum(sizes))
 
         encode_dataset(dataset, backbone, caches, views=ViewConfig(), local=True, on_progress=count)
-    return tuple(dataset.name for dataset in datasets)
+
+
+def _plan_runs(plan: DemoPlan) -> list[TrainConfig]:
+    """Every run; zero-shot once, since neither shots nor seed reach it."""
+    names = tuple(spec.name for spec in load_catalog().resolve([SUITE]))
+    given = {"suite": SUITE, "datasets": names, "backbone": "demo", "device": "cpu", **plan.settings}
+    configs = grid(given, methods=plan.methods, shots=plan.shots, seeds=plan.seeds)
+    return configs + grid(given, methods=["zeroshot"], shots=plan.shots[:1], seeds=plan.seeds[:1])
 
 
 def _train_all(
-    plan: DemoPlan, names: Sequence[str], caches: Path, runs: Path, tell: OnProgress
+    plan: DemoPlan, configs: Sequence[TrainConfig], caches: Path, runs: Path, tell: OnProgress
 ) -> list[dict[str, Any]]:
-    """Every run of the plan; zero-shot once, since neither shots nor seed reach it."""
-    given = {"suite": SUITE, "datasets": tuple(names), "backbone": "demo", "device": "cpu", **plan.settings}
-    configs = grid(given, methods=plan.methods, shots=plan.shots, seeds=plan.seeds)
-    configs += grid(given, methods=["zeroshot"], shots=plan.shots[:1], seeds=plan.seeds[:1])
     done = 0
 
     def count(_: dict[str, Any]) -> None:

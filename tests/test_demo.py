@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from cptlite.demo import DemoPlan, run_demo
+from cptlite.errors import UsageError
 
 
 def test_demo_runs_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -26,3 +29,9 @@ def test_demo_runs_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     again = run_demo(tmp_path, plan)
     assert again.results == report.results
     assert before == {path: path.stat().st_mtime_ns for path in report.runs.rglob("results.json")}
+
+
+def test_what_is_refused_costs_no_time(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown recipe 'slow'"):
+        run_demo(tmp_path / "demo", DemoPlan(settings={"recipe": "slow"}))
+    assert not (tmp_path / "demo").exists()
