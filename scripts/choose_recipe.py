@@ -37,7 +37,7 @@ CANDIDATES = (
     Recipe(batch_size=256, lr=0.016),
     *(Recipe(batch_size=256, optimizer="adamw", lr=lr) for lr in (0.001, 0.002)),
     *(Recipe(batch_size=256, least_steps=6, optimizer="adamw", lr=lr) for lr in (0.0005, 0.001)),
-    *(Recipe(batch_size=256, least_steps=12, optimizer="adamw", lr=lr) for lr in (0.0005, 0.001, 0.002)),
+    *(Recipe(batch_size=256, least_steps=12, optimizer="adamw", lr=lr) for lr in (0.0005, 0.001)),
 )
 
 
