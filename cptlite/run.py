@@ -16,7 +16,7 @@ import torch
 
 from cptlite.backbone import Backbone
 from cptlite.cache import FeatureCache, open_caches
-from cptlite.config import OWN_ROWS, PAPER, TrainConfig, differ_in_rows_alone
+from cptlite.config import OWN_ROWS, TrainConfig, differ_in_rows_alone
 from cptlite.environment import describe_environment, peak_memory_mib
 from cptlite.errors import CptliteError, DataError, UsageError
 from cptlite.evaluation import evaluate
@@ -172,9 +172,8 @@ class _Run:
         self.seconds["evaluate"] = round(time.monotonic() - started, 3)
         write_classifier(self.folder, self.new_problem(), learned.classifier)
         results = {
-            **{key: getattr(config, key) for key in ("method", "suite", "backbone", "shots", "seed")},
+            **{key: getattr(config, key) for key in ("method", "recipe", "suite", "backbone", "shots", "seed")},
             "variant": self.entry[1],
-            "recipe": config.recipe if self.entry[0].prompts else PAPER,
             "tasks": tasks,
             "suite_score": suite_score([scores[scores["metric"]] for scores in tasks.values()]),
             "parameters": learned.parameters,

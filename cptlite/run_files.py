@@ -46,7 +46,7 @@ def run_folder(out: Path, config: TrainConfig) -> Path:
     words = [config.method]
     if variant and variant != entry.variants[0]:
         words.append(variant)
-    if entry.prompts and config.recipe != PAPER:
+    if config.recipe != PAPER:
         words.append(config.recipe)
     return (
         out / config.suite / "-".join(words) / backbone_slug(config.backbone) / f"shots{config.shots}-seed{config.seed}"

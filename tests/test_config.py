@@ -70,6 +70,10 @@ def test_a_recipe_completes_what_is_not_given() -> None:
     assert {name: getattr(fast, name) for name in RECIPES["fast"]} == RECIPES["fast"]
     assert resolve_config({**GIVEN, "recipe": "fast", "batch_size": 7}).batch_size == 7
     assert resolve_config({**GIVEN, "method": "kgcoop", "recipe": "fast"}).context_init == "a photo of a"
+    probe = {**GIVEN, "method": "linear-probe"}
+    assert resolve_config({**probe, "recipe": "fast"}) == resolve_config(probe)
+    with pytest.raises(UsageError, match="unknown recipe 'slow'"):
+        resolve_config({**probe, "recipe": "slow"})
     with pytest.raises(UsageError, match="unknown optimizer 'adam': give one of sgd, adamw"):
         resolve_config({**GIVEN, "optimizer": "adam"})
     with pytest.raises(UsageError, match="unknown recipe 'slow': give one of paper, fast"):

@@ -258,5 +258,8 @@ def resolve_config(given: Mapping[str, Any]) -> TrainConfig:
         Unknown method, variant or field, or a value out of range.
     """
     entry, variant = find_method(given["method"], given.get("variant", ""))
-    recipe = RECIPES.get(given.get("recipe", PAPER), {})  # one that is unknown is refused with the other values
-    return TrainConfig.from_json({**entry.defaults, **recipe, **given, "variant": variant})
+    recipe = given.get("recipe", PAPER)
+    if entry.prompts is None and recipe in RECIPES:
+        recipe = PAPER  # nothing is stepped, so that there is but one way
+    completed = {**entry.defaults, **RECIPES.get(recipe, {}), **given}
+    return TrainConfig.from_json({**completed, "variant": variant, "recipe": recipe})

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_shots_plot"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#332288", "#E69F00", "#56B4E9", "#882255")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # one fewer than colours, so that pairs repeat late
 GREY = "#555555"
 LABEL_GAP = 0.052  # of the axis' height, between labels of neighbouring lines
 DODGE = 0.006  # of the axis' width, so that error bars of neighbouring lines stand side by side
