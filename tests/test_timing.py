@@ -28,7 +28,7 @@ ONCE = Patience(repeats=1, seconds=1.0)
 FEW = {"small": {"one": ["dog", "red panda", "dog house"], "two": ["dog", "A340-200"]}}
 KEYS = {
     "text": "suite way rows forward_s step_s peak_mib speedup rate_vs_matmul max_rel_diff repeats",
-    "train": "suite way runs step_s steps_timed steps_per_epoch epoch_s speedup",
+    "train": "suite way runs step_s text_s steps_timed steps_per_epoch epoch_s speedup",
     "cache": "way workers images images_per_s of_bound repeats",
     "probe": "suite threads rows dim seconds speedup",
 }
@@ -123,6 +123,7 @@ def test_training_ways(backbone: Backbone) -> None:
     rows = list(bench_train(backbone, FEW, TrainSizes(runs=2), ONCE, ignore))
     assert [row["way"] for row in rows] == ["cache", "together", "images", "original"]
     assert [row["runs"] for row in rows] == [1, 2, 1, 1]
+    assert [row["way"] for row in rows if row["text_s"]] == ["cache"]
     assert all(row["steps_per_epoch"] == 2 and row["epoch_s"] == 2 * row["step_s"] / row["runs"] for row in rows)
     assert all(row["speedup"] == rows[-1]["epoch_s"] / row["epoch_s"] for row in rows)
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from cptlite.methods.base import LinearClassifier
 from cptlite.methods.estimator import FeatureClassifier, Learned, TaskRows
@@ -24,6 +25,7 @@ __all__ = ["LinearProbe", "search_c"]
 
 COARSE = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
 STEPS = 8
+SMALL = 10**9  # N D C, below which threads wait for one another longer than they work; measured
 
 
 def search_c(score: Callable[[float], float]) -> float:
@@ -86,11 +88,12 @@ class LinearProbe(FeatureClassifier):
     def learn(self, rows: TaskRows) -> Learned:
         """Fit, after choosing C where there are validation rows."""
         x, y = rows.x[:, 0].cpu().numpy(), rows.y.cpu().numpy()
-        if len(rows.y_val):
-            probe, c = _best_probe(x, y, rows.x_val.cpu().numpy(), rows.y_val.cpu().numpy())
-            choices = {"C": c}
-        else:
-            probe, choices = _fit(x, y, self.C), {}
+        with threadpool_limits(1 if x.size * rows.num_classes < SMALL else None):
+            if len(rows.y_val):
+                probe, c = _best_probe(x, y, rows.x_val.cpu().numpy(), rows.y_val.cpu().numpy())
+                choices = {"C": c}
+            else:
+                probe, choices = _fit(x, y, self.C), {}
         weights, bias = np.zeros((rows.num_classes, x.shape[1])), np.full(rows.num_classes, -np.inf)
         weights[probe.classes_], bias[probe.classes_] = _per_class(probe)
         classifier = LinearClassifier(

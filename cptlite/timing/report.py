@@ -55,6 +55,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("way", _word("way")),
         ("runs", _word("runs")),
         ("step (s)", _seconds("step_s")),
+        ("its text (s)", lambda row: "" if row["text_s"] is None else f"{row['text_s']:.3g}"),
         ("steps", _word("steps_per_epoch")),
         ("epoch (s)", _seconds("epoch_s")),
         ("speedup", _times("speedup")),

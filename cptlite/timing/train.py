@@ -80,8 +80,8 @@ def bench_train(
     ------
     dict
         ``suite``; ``way``; ``runs``; ``step_s``, of a step of all these runs; ``steps_timed``; ``steps_per_epoch``;
-        ``epoch_s``, an epoch's share of one run; and ``speedup`` of that over the original, None where that is not
-        timed.
+        ``epoch_s``, an epoch's share of one run; ``speedup`` of that over the original, None where that is not timed;
+        and, of ``cache`` alone, ``text_s``: class weights and the gradients of the learnables, nothing else.
     """
     for suite, names in suites.items():
         seconds: dict[str, tuple[int, float, int]] = {}  # runs, of a step, steps timed
@@ -92,6 +92,8 @@ def bench_train(
                     runs,
                     *_time_cached(backbone, _new_method(backbone, names, "fused"), runs, sizes, patience),
                 )
+        tell(f"{suite}, text alone")
+        text_s = _time_text(_new_method(backbone, names, "fused"), backbone, patience)
         for way, path in {"images": "fused", "original": "plain"}.items() if not sizes.epochs else ():
             tell(f"{suite}, {way}")
             seconds[way] = (1, _time_images(backbone, _new_method(backbone, names, path), patience), 1)
@@ -102,6 +104,7 @@ def bench_train(
                 "way": way,
                 "runs": runs,
                 "step_s": step_s,
+                "text_s": text_s if way == "cache" else None,
                 "steps_timed": timed,
                 "steps_per_epoch": steps,
                 "epoch_s": step_s * steps / runs,
@@ -109,7 +112,7 @@ def bench_train(
             }
 
 
-def _new_method(backbone: Backbone, names: Names, text_path: str) -> PromptMethod:
+def _new_method(backbone: Backbone, names: Names, text_path: str) -> SoftCPT:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return SoftCPT(make_problem(backbone, names, text_path), PromptOptions())
@@ -134,6 +137,18 @@ def _time_cached(
     train(1)  # warm-up
     seconds = median_seconds(lambda: train(epochs), backbone.device, patience, warm_up=False)
     return seconds / (epochs * steps), epochs * steps
+
+
+def _time_text(method: SoftCPT, backbone: Backbone, patience: Patience) -> float:
+    """Median seconds of a step's text path, without images, loss, optimiser and log."""
+    weights = method.class_weights()
+    pull = torch.randn_like(weights)  # (K, D)
+
+    def step() -> None:
+        method.zero_grad(set_to_none=True)
+        method.class_weights().backward(pull)
+
+    return median_seconds(step, backbone.device, patience)
 
 
 def _time_images(backbone: Backbone, method: PromptMethod, patience: Patience) -> float:
