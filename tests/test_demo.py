@@ -1,23 +1,38 @@
-"""The demo from drawings to picture, with one quick method."""
+"""The demo from drawings to picture, with one quick method; and its runs together beside its runs alone."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from cptlite.demo import DemoPlan, run_demo
+from cptlite.backbone import Backbone, load_backbone
+from cptlite.cache import open_caches
+from cptlite.demo import DemoPlan, DemoReport, run_demo
 from cptlite.errors import UsageError
+from cptlite.methods.base import Problem, PromptOptions
+from cptlite.methods.softcpt import SoftCPT
+from cptlite.rows import draw_few_shots
+from cptlite.text import TextEncoder
+from cptlite.training import Recipe, TrainingRun, take_learnables, train_together
+
+PLAN = DemoPlan(methods=("prototype",), shots=(1, 16), seeds=(1, 2), jobs=1)
 
 
-def test_demo_runs_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    stages: dict[str, int] = {}
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoReport, Counter[str], Path]:
+    """Its report, how often each stage was told, and its folder."""
+    stages: Counter[str] = Counter()
+    out = tmp_path_factory.mktemp("demo")
+    return run_demo(out, PLAN, on_progress=lambda stage, done, total: stages.update([stage])), stages, out
 
-    def count(stage: str, done: int, total: int) -> None:
-        stages[stage] = stages.get(stage, 0) + 1
 
-    plan = DemoPlan(methods=("prototype",), shots=(1, 16), seeds=(1, 2), jobs=1)
-    report = run_demo(tmp_path, plan, on_progress=count)
+def test_demo_runs_and_goes_on_where_it_stopped(done: tuple[DemoReport, Counter[str], Path]) -> None:
+    report, stages, out = done
     assert len(report.results) == 5  # two shots, two seeds, and zero-shot once
     assert {len(result["tasks"]) for result in report.results} == {6}
     assert report.plot.read_bytes().startswith(b"\x89PNG")
@@ -26,7 +41,7 @@ def test_demo_runs_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert 0.2 < scores["zeroshot", 1] < 0.9
     assert scores["prototype", 16] > scores["prototype", 1]
     before = {path: path.stat().st_mtime_ns for path in report.runs.rglob("results.json")}
-    again = run_demo(tmp_path, plan)
+    again = run_demo(out, PLAN)
     assert again.results == report.results
     assert before == {path: path.stat().st_mtime_ns for path in report.runs.rglob("results.json")}
 
@@ -35,3 +50,42 @@ def test_what_is_refused_costs_no_time(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown recipe 'slow'"):
         run_demo(tmp_path / "demo", DemoPlan(settings={"recipe": "slow"}))
     assert not (tmp_path / "demo").exists()
+
+
+@pytest.fixture
+def in_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backbone]:
+    """Compute everything in float64, where the package says float32 too: the demo's CLIP."""
+    from clip.model import LayerNorm
+
+    backbone = load_backbone("demo", device="cpu")
+    backbone.model.double()
+    monkeypatch.setattr(LayerNorm, "forward", nn.LayerNorm.forward)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    yield backbone
+    torch.set_default_dtype(torch.float32)
+
+
+def test_runs_together_are_the_runs_alone(done: tuple[DemoReport, Counter[str], Path], in_float64: Backbone) -> None:
+    # The paper's recipe amplifies rounding: in float32 a run on another number of threads ends elsewhere, too.
+    caches = open_caches(done[0].caches, in_float64)
+    tasks = tuple(task for cache in caches for task in cache.tasks)
+    problem = Problem(tasks=tasks, text=TextEncoder(in_float64.text_tower, in_float64.tokenizer))
+
+    def new_run(seed: int) -> TrainingRun:
+        torch.manual_seed(seed)
+        learnables = take_learnables(SoftCPT(problem, PromptOptions()))
+        rows, _ = draw_few_shots(caches, shots=1, seed=seed, device=in_float64.device)
+        return TrainingRun(learnables=learnables, rows=rows, seed=seed)
+
+    method, recipe = SoftCPT(problem, PromptOptions()), Recipe()
+    together = [new_run(seed) for seed in (1, 2, 3)]
+    train_together(method, together, recipe)
+    for run in together:
+        alone = new_run(run.seed)
+        train_together(SoftCPT(problem, PromptOptions()), [alone], recipe)
+        for name, value in alone.learnables.items():
+            assert value.dtype == torch.float64
+            assert (run.learnables[name] - value).abs().max() <= 1e-4 * value.abs().max()
+    for cache in caches:
+        cache.close()
