@@ -159,6 +159,8 @@ class TrainConfig:
         _check_range("warmup_epochs", self.warmup_epochs, 0)
         for name in ("momentum", "weight_decay", "warmup_lr"):
             _check_range(name, getattr(self, name), 0, MOST_RATE)
+        if self.optimizer == "adamw" and self.momentum >= 1:
+            raise UsageError(f"momentum must be below 1 with adamw, whose first beta it is, got {self.momentum}")
         _check_range("class_fraction", self.class_fraction, 0, 1)
         _check_range("seed", self.seed, 0, MOST_SEED)
         for name, least in (("context_length", 1), ("task_context_length", 0), ("class_context_length", 0)):
