@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from cptlite.cache import FeatureCache
-from cptlite.methods.base import Classifier
+from cptlite.methods.classifiers import Classifier
 from cptlite.metrics import accuracy, mean_per_class_recall
 
 __all__ = ["evaluate"]

@@ -22,7 +22,8 @@ from cptlite.cache_format import task_key
 from cptlite.config import PAPER, TrainConfig
 from cptlite.errors import DataError, UsageError
 from cptlite.files import replacing
-from cptlite.methods.base import Classifier, Problem
+from cptlite.methods.base import Problem
+from cptlite.methods.classifiers import Classifier
 from cptlite.methods.table import find_method
 
 __all__ = [

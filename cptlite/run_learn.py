@@ -19,8 +19,8 @@ from torch import nn
 
 from cptlite.config import TrainConfig
 from cptlite.errors import CptliteError, DataError
-from cptlite.methods.base import Classifier, FewShotRows, Problem, PromptMethod, PromptOptions
-from cptlite.methods.classifiers import join_classifiers
+from cptlite.methods.base import FewShotRows, Problem, PromptMethod, PromptOptions
+from cptlite.methods.classifiers import Classifier, join_classifiers
 from cptlite.methods.table import find_method
 from cptlite.run_files import read_prompts, task_folder, write_prompts
 from cptlite.training import Recipe, TrainingRun, put_learnables, take_learnables, train_together

@@ -13,7 +13,8 @@ from golden_cases import golden_backbone, make_task, text_encoder
 
 from cptlite.datasets.types import Task
 from cptlite.errors import DataError, UsageError
-from cptlite.methods.base import FewShotRows, LinearClassifier, Problem, PromptOptions, mask_other_tasks
+from cptlite.methods.base import FewShotRows, Problem, PromptOptions, mask_other_tasks
+from cptlite.methods.classifiers import LinearClassifier
 from cptlite.methods.coop import CoOp
 from cptlite.methods.linear_probe import LinearProbe, search_c
 from cptlite.methods.per_task import PerTask

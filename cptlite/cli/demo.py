@@ -10,6 +10,7 @@ import typer
 
 from cptlite.cli.console import note, print_json, print_table, progress
 from cptlite.cli.options import HOW, WHAT, WHERE, JsonOption
+from cptlite.cli.train_options import HELP
 from cptlite.config import PAPER
 
 __all__ = ["demo"]
@@ -24,9 +25,7 @@ def demo(
     every_method: Annotated[
         bool, typer.Option("--all", help="Train every method there is, not only four.", rich_help_panel=WHAT)
     ] = False,
-    recipe: Annotated[
-        str, typer.Option("--recipe", help="paper, or fast: fewer and larger steps.", rich_help_panel=HOW)
-    ] = PAPER,
+    recipe: Annotated[str, typer.Option("--recipe", help=HELP["recipe"][1], rich_help_panel=HOW)] = PAPER,
     json: JsonOption = False,
 ) -> None:
     """Run the whole on six small tasks, offline.

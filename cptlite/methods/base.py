@@ -16,13 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cptlite.datasets.types import Task
-from cptlite.methods.classifiers import Classifier, LinearClassifier
+from cptlite.methods.classifiers import Classifier
 from cptlite.text import TextEncoder
 
 __all__ = [
-    "Classifier",
     "FewShotRows",
-    "LinearClassifier",
     "Method",
     "Problem",
     "PromptMethod",

@@ -25,7 +25,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from cptlite.errors import UsageError
-from cptlite.methods.base import Classifier, LinearClassifier
+from cptlite.methods.classifiers import Classifier, LinearClassifier
 
 __all__ = ["LOGIT_SCALE", "FeatureClassifier", "Learned", "TaskRows", "TextClassifier", "new_generator"]
 

@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from cptlite.methods.base import LinearClassifier
+from cptlite.methods.classifiers import LinearClassifier
 from cptlite.methods.estimator import FeatureClassifier, Learned, TaskRows
 
 __all__ = ["LinearProbe", "search_c"]

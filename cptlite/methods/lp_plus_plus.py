@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.methods.base import LinearClassifier
+from cptlite.methods.classifiers import LinearClassifier
 from cptlite.methods.estimator import LOGIT_SCALE, Learned, TaskRows, TextClassifier
 
 __all__ = ["Blend", "LPPlusPlus", "blend_step", "first_blend"]

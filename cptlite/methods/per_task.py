@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 
 from cptlite.errors import DataError
-from cptlite.methods.base import Classifier, FewShotRows, Method, Problem
+from cptlite.methods.base import FewShotRows, Method, Problem
+from cptlite.methods.classifiers import Classifier
 from cptlite.methods.estimator import FeatureClassifier, TaskRows
 from cptlite.methods.zero_shot import zero_shot_weights
 

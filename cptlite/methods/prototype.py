@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from cptlite.methods.base import LinearClassifier
+from cptlite.methods.classifiers import LinearClassifier
 from cptlite.methods.estimator import FeatureClassifier, Learned, TaskRows
 
 __all__ = ["PrototypeClassifier"]

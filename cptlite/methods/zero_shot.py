@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.methods.base import FewShotRows, LinearClassifier, Method, Problem
+from cptlite.methods.base import FewShotRows, Method, Problem
+from cptlite.methods.classifiers import LinearClassifier
 
 __all__ = ["ZeroShot", "template_features", "zero_shot_weights"]
 

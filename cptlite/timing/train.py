@@ -48,7 +48,8 @@ class TrainSizes:
     runs : int
         R of ``together``; 1 leaves that way out.
     epochs : int
-        Time whole trainings of so many epochs from the cache, and nothing else; 0 times steps of every way.
+        Time whole trainings of so many epochs from the cache, and of steps the text path alone; 0 times steps of every
+        way.
     """
 
     shots: int = 16
