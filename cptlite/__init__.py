@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cptlite.api import FewShotClassifier
-    from cptlite.backbone import load_backbone
+    from cptlite.backbones.clip import load_backbone
     from cptlite.cache import open_cache, open_caches
-    from cptlite.methods.cross_modal import CrossModal
-    from cptlite.methods.linear_probe import LinearProbe
-    from cptlite.methods.lp_plus_plus import LPPlusPlus
-    from cptlite.methods.prototype import PrototypeClassifier
-    from cptlite.methods.tip_adapter import TipAdapter, TipAdapterF
+    from cptlite.methods.probes.cross_modal import CrossModal
+    from cptlite.methods.probes.linear_probe import LinearProbe
+    from cptlite.methods.probes.lp_plus_plus import LPPlusPlus
+    from cptlite.methods.probes.prototype import PrototypeClassifier
+    from cptlite.methods.probes.tip_adapter import TipAdapter, TipAdapterF
 
 __all__ = [
     "CrossModal",
@@ -35,14 +35,14 @@ __all__ = [
 __version__ = "0.1.0"
 
 HOMES = {
-    "CrossModal": "cptlite.methods.cross_modal",
+    "CrossModal": "cptlite.methods.probes.cross_modal",
     "FewShotClassifier": "cptlite.api",
-    "LPPlusPlus": "cptlite.methods.lp_plus_plus",
-    "LinearProbe": "cptlite.methods.linear_probe",
-    "PrototypeClassifier": "cptlite.methods.prototype",
-    "TipAdapter": "cptlite.methods.tip_adapter",
-    "TipAdapterF": "cptlite.methods.tip_adapter",
-    "load_backbone": "cptlite.backbone",
+    "LPPlusPlus": "cptlite.methods.probes.lp_plus_plus",
+    "LinearProbe": "cptlite.methods.probes.linear_probe",
+    "PrototypeClassifier": "cptlite.methods.probes.prototype",
+    "TipAdapter": "cptlite.methods.probes.tip_adapter",
+    "TipAdapterF": "cptlite.methods.probes.tip_adapter",
+    "load_backbone": "cptlite.backbones.clip",
     "open_cache": "cptlite.cache",
     "open_caches": "cptlite.cache",
 }

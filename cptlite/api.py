@@ -13,16 +13,16 @@ import torch
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
-from cptlite.backbone import Backbone
+from cptlite.backbones.clip import Backbone
 from cptlite.cache import FeatureCache
+from cptlite.classifiers.linear import ALL, Classifier, LinearClassifier
 from cptlite.config import TrainConfig
 from cptlite.datasets.types import Task
 from cptlite.errors import UsageError
-from cptlite.evaluation import evaluate
-from cptlite.methods.classifiers import ALL, Classifier, LinearClassifier
 from cptlite.methods.table import find_method, resolve_config
-from cptlite.run import learn
-from cptlite.run_learn import OnEpoch
+from cptlite.runs.evaluate import evaluate
+from cptlite.runs.execute import learn
+from cptlite.runs.learn import OnEpoch
 
 __all__ = ["FewShotClassifier"]
 

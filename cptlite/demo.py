@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cptlite.backbone import Backbone, load_backbone
+from cptlite.backbones.clip import Backbone, load_backbone
+from cptlite.cache.encode import encode_dataset
 from cptlite.config import TrainConfig, ViewConfig
 from cptlite.datasets import load_catalog, read_dataset
 from cptlite.drawings import draw_suite
-from cptlite.encode import encode_dataset
 from cptlite.reporting import draw_shots_plot
-from cptlite.sweep import grid, run_all
+from cptlite.runs.sweep import grid, run_all
 
 __all__ = ["DemoPlan", "DemoReport", "run_demo"]
 

@@ -18,14 +18,14 @@ from statistics import mean
 
 import torch
 
-from cptlite.backbone import load_backbone
+from cptlite.backbones.clip import load_backbone
 from cptlite.cache import cache_path, open_cache
 from cptlite.datasets import load_catalog
 from cptlite.methods.base import FewShotRows, Problem, PromptMethod, PromptOptions
 from cptlite.methods.table import find_method
-from cptlite.rows import draw_few_shots
-from cptlite.text import TextEncoder
-from cptlite.training import Recipe, TrainingRun, put_learnables, take_learnables, train_together
+from cptlite.runs.rows import draw_few_shots
+from cptlite.text.encoder import TextEncoder
+from cptlite.training.loop import Recipe, TrainingRun, put_learnables, take_learnables, train_together
 
 METHODS = ("softcpt", "coop-ca", "coop-mt")
 SHOTS = (1, 4, 16)

@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cptlite.architectures import ARCHITECTURES
-from cptlite.backbone import CLIP, MEAN, STD, Tokenizer, load_backbone
-from cptlite.checkpoints import DEMO_CHECKPOINT, seeded_token_rows
+from cptlite.backbones.architectures import ARCHITECTURES
+from cptlite.backbones.checkpoints import DEMO_CHECKPOINT, seeded_token_rows
+from cptlite.backbones.clip import CLIP, MEAN, STD, Tokenizer, load_backbone
 from cptlite.drawings.captions import ATTRIBUTES, attributes, caption, training_choices
 from cptlite.drawings.render import CLEAN, render
 from cptlite.drawings.scenes import sample_scene

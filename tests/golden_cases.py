@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cptlite.backbone import Backbone
-from cptlite.checkpoints import build_clip
+from cptlite.backbones.checkpoints import build_clip
+from cptlite.backbones.clip import Backbone
 from cptlite.datasets.types import Task
 from cptlite.methods.base import Problem, PromptMethod, PromptOptions
-from cptlite.methods.coop import CoOp
-from cptlite.methods.softcpt import VARIANTS, SoftCPT
-from cptlite.text import TextEncoder
+from cptlite.methods.prompts.coop import CoOp
+from cptlite.methods.prompts.softcpt import VARIANTS, SoftCPT
+from cptlite.text.encoder import TextEncoder
 
 FOLDER = Path(os.environ.get("CPTLITE_GOLDEN_DIR", Path(__file__).parent / "golden"))
 TAG = os.environ.get("CPTLITE_GOLDEN_TAG", "dev")

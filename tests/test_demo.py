@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from cptlite.backbone import Backbone, load_backbone
+from cptlite.backbones.clip import Backbone, load_backbone
 from cptlite.cache import open_caches
 from cptlite.demo import DemoPlan, DemoReport, run_demo
 from cptlite.errors import UsageError
 from cptlite.methods.base import Problem, PromptOptions
-from cptlite.methods.softcpt import SoftCPT
-from cptlite.rows import draw_few_shots
-from cptlite.text import TextEncoder
-from cptlite.training import Recipe, TrainingRun, take_learnables, train_together
+from cptlite.methods.prompts.softcpt import SoftCPT
+from cptlite.runs.rows import draw_few_shots
+from cptlite.text.encoder import TextEncoder
+from cptlite.training.loop import Recipe, TrainingRun, take_learnables, train_together
 
 PLAN = DemoPlan(methods=("prototype",), shots=(1, 16), seeds=(1, 2), jobs=1)
 

@@ -23,7 +23,7 @@ from trees import VARIANTS, draw_classes, draw_fgvc, draw_images
 from cptlite.cache import FeatureCache
 from cptlite.cli import main
 from cptlite.methods.base import PromptMethod
-from cptlite.training import Recipe, TrainingRun
+from cptlite.training.loop import Recipe, TrainingRun
 
 BACKBONE = "random:demo"
 SPLIT_READERS = ("features", "local", "labels", "row_tasks", "paths")
@@ -58,7 +58,7 @@ def fgvc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     text = {"transformer_width": 64, "transformer_heads": 1, "transformer_layers": 1}
     weights = tmp_path / "RN50.safetensors"
     save_file(CLIP(**shape, **vision, **text).state_dict(), weights)
-    monkeypatch.setattr("cptlite.checkpoints.openai_checkpoint", lambda name: weights)
+    monkeypatch.setattr("cptlite.backbones.checkpoints.openai_checkpoint", lambda name: weights)
     draw_fgvc(tmp_path / "images of mine", images={"train": 1, "val": 1, "test": 2}, most=16)
     monkeypatch.setenv("CPTLITE_DATA", str(tmp_path / "images of mine"))
     monkeypatch.setenv("CPTLITE_CACHE", str(tmp_path / "features"))
@@ -158,7 +158,7 @@ def test_a_second_cache_is_complete_and_encodes_nothing(
     def refuse(*_: object) -> None:
         raise AssertionError("an image was opened")
 
-    monkeypatch.setattr("cptlite.encode_pass.open_rgb", refuse)
+    monkeypatch.setattr("cptlite.cache.encode_pass.open_rgb", refuse)
     monkeypatch.chdir(shelf)
     before = snapshot(shelf / "cache")
     words = "cptlite cache --dataset leaves --dataset coins.csv --dataset mine.toml --views 2 --backbone random:demo"
@@ -291,7 +291,7 @@ def test_a_killed_train_goes_on_and_ends_with_the_same_bytes(
 
 def watch_epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Note the epochs that are trained from now on."""
-    from cptlite.run_learn import train_together
+    from cptlite.runs.learn import train_together
 
     epochs: list[int] = []
 
@@ -300,7 +300,7 @@ def watch_epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             run.on_epoch = lambda done, _: epochs.append(done)
         train_together(method, runs, recipe)
 
-    monkeypatch.setattr("cptlite.run_learn.train_together", watched)
+    monkeypatch.setattr("cptlite.runs.learn.train_together", watched)
     return epochs
 
 
@@ -316,9 +316,9 @@ def scores_and_losses(folder: Path) -> tuple[Any, list[tuple[int, int, float]]]:
 @pytest.mark.parametrize(
     ("method", "learning"),
     [
-        ("softcpt", "cptlite.run_learn.train_together"),
-        ("plot", "cptlite.run_learn.train_together"),
-        ("linear-probe", "cptlite.methods.linear_probe.LinearProbe.learn"),
+        ("softcpt", "cptlite.runs.learn.train_together"),
+        ("plot", "cptlite.runs.learn.train_together"),
+        ("linear-probe", "cptlite.methods.probes.linear_probe.LinearProbe.learn"),
     ],
 )
 def test_only_evaluation_reads_test_rows_and_only_after_training(
@@ -353,7 +353,7 @@ def test_only_evaluation_reads_test_rows_and_only_after_training(
     words = f"cptlite train --method {method} --shots 2 --epochs 1 --cache-dir"
     typed(words, shelf / "cache", "--out", tmp_path / "runs")
     tested = [index for index, (split, _) in enumerate(events) if split == "test"]
-    assert {module for split, module in events if split == "test"} == {"cptlite.evaluation"}
+    assert {module for split, module in events if split == "test"} == {"cptlite.runs.evaluate"}
     assert {split for split, _ in events} >= {"train", "val", "test", "learned"}
     assert min(tested) > events.index(("learned", ""))
     assert all(split in ("test", "learned") for split, _ in events[min(tested) :]), "nothing is chosen afterwards"

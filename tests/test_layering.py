@@ -13,28 +13,64 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "cptlite"
 
-# Rooms from the ground up; a module may import from its own line and from those above it.
-# A room that outgrew its file has helpers beside it: cache.py, cache_format.py.
+# Rooms from the ground up: a module may import from its own room and from those above it, not beside it.
 HOUSE = (
     ("__init__", "errors", "files"),
-    ("config",),
-    ("metrics", "splits"),
+    ("config", "metrics", "splits", "environment"),
     ("drawings", "datasets"),
-    ("architectures", "checkpoints", "backbone"),
-    ("images", "cache", "encode"),
-    ("prompts", "text", "fused"),
+    ("backbones",),
+    ("cache", "text"),
+    ("classifiers",),
     ("methods",),
-    ("rows", "environment", "training", "evaluation", "run"),
-    ("api", "sweep", "reporting", "export", "timing"),
-    ("demo",),
-    ("cli", "__main__"),
+    ("training",),
+    ("runs",),
+    ("api", "reporting"),
+    ("timing", "demo"),
+    ("cli",),
+    ("__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms}
+
+# The files of each room, from the ground up as well: one imports from those on earlier lines alone.
+ORDER = {
+    "backbones": ("architectures", "local", "checkpoints", "clip"),
+    "cache": ("format", "parts read", "check write", "encode_pass", "encode"),
+    "classifiers": ("linear",),
+    "cli": (
+        "console groups options",
+        "bench cache caches choose datasets methods report train_options",
+        "demo train",
+    ),
+    "datasets": (
+        "images specs text_files types",
+        "partition tables user",
+        "drafts",
+        "class_folders split_files",
+        "imagenet lists task_folders torchvision_layouts",
+        "readers",
+        "catalog locate",
+        "status",
+    ),
+    "drawings": ("scenes", "captions render", "suite"),
+    "methods": ("base", "templates", "probes prompts", "table"),
+    "methods.probes": (
+        "estimator",
+        "cross_modal linear_probe lp_plus_plus prototype tip_adapter zero_shot",
+        "per_task",
+    ),
+    "methods.prompts": ("class_weights cocoop plot", "coop softcpt task_res", "kgcoop prograd"),
+    "reporting": ("summaries", "plots tables"),
+    "runs": ("evaluate files rows", "learn", "execute", "sweep"),
+    "text": ("layout", "plan", "fused", "encoder"),
+    "timing": ("clock figure pictures report sizes tasks", "cache probe text train", "bench"),
+    "training": ("checkpoint graph", "state", "loop"),
+}
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = ("torch", "torchvision", "clip", "sklearn", "scipy", "h5py", "matplotlib", "safetensors")
 LIGHT_ROOMS = ("__init__", "errors", "config", "metrics", "splits", "cli", "__main__")
 MAX_FILE_LINES = 300
+MAX_TOP_FILES = 14
 MAX_FUNCTION_LINES = 50
 
 
@@ -48,9 +84,16 @@ MODULES = {module_name(path): path for path in SOURCES}
 
 
 def room(module: str) -> str:
-    """Return its name, or for a helper such as ``cache_format`` what stands before the underscore."""
-    name = module.split(".")[1]
-    return name if name in FLOOR else name.partition("_")[0]
+    """Return the folder or top file that a module stands in."""
+    return module.split(".")[1]
+
+
+def place(module: str, folder: str) -> int:
+    """Line of a module, or of its folder, in the order of a room."""
+    name = module.removeprefix(f"cptlite.{folder}.").split(".")[0]
+    lines = [line for line, names in enumerate(ORDER[folder]) if name in names.split()]
+    assert lines, f"give {module} a line in ORDER[{folder!r}]"
+    return lines[0]
 
 
 def parse(path: Path) -> ast.Module:
@@ -109,13 +152,27 @@ def function_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def test_every_module_has_its_room() -> None:
     homeless = sorted(name for name in MODULES if room(name) not in FLOOR)
     assert not homeless, f"give each of these a line in HOUSE: {homeless}"
+    assert len([path for path in SOURCES if path.parent == PACKAGE]) <= MAX_TOP_FILES
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_point_up(module: str) -> None:
     own = FLOOR[room(module)]
-    down = sorted(name for name in imported_modules(MODULES[module]) if FLOOR[room(name)] > own)
-    assert not down, f"{module} imports from rooms below its own: {down}"
+    others = {name for name in imported_modules(MODULES[module]) if room(name) != room(module)}
+    down = sorted(name for name in others if FLOOR[room(name)] > own or (FLOOR[room(name)] == own and own > 1))
+    assert not down, f"{module} imports from rooms below or beside its own: {down}"
+
+
+@pytest.mark.parametrize("folder", sorted(ORDER))
+def test_files_of_a_room_are_ordered(folder: str) -> None:
+    inside = [name for name in MODULES if name.startswith(f"cptlite.{folder}.")]
+    for module in inside:
+        needed = {name for name in imported_modules(MODULES[module]) if name in inside and name != module}
+        own = place(module, folder)
+        same = [name for name in needed if place(name, folder) == own]
+        assert all(place(name, folder) <= own for name in needed), f"{module} imports from files below it: {needed}"
+        # A folder in a room, such as methods/probes, has an order of its own.
+        assert all(name.split(".")[:3] == module.split(".")[:3] and name.count(".") > 2 for name in same), same
 
 
 def test_no_import_cycles() -> None:
@@ -137,7 +194,7 @@ def test_files_and_functions_are_short(module: str) -> None:
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_only_the_backbone_room_knows_clip(module: str) -> None:
-    if FLOOR[room(module)] != FLOOR["backbone"]:
+    if room(module) != "backbones":
         assert "clip" not in {name.split(".")[0] for name in imported(parse(MODULES[module]))}
 
 

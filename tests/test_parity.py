@@ -25,13 +25,13 @@ from golden_cases import (
 )
 
 from cptlite.methods.base import Problem, PromptMethod, PromptOptions
-from cptlite.methods.cocoop import CoCoOp
-from cptlite.methods.coop import CoOp
-from cptlite.methods.kgcoop import KgCoOp
-from cptlite.methods.plot import Plot, Transport
-from cptlite.methods.prograd import ProGrad, project
-from cptlite.text import TEXT_PATHS
-from cptlite.training import learning_rate
+from cptlite.methods.prompts.cocoop import CoCoOp
+from cptlite.methods.prompts.coop import CoOp
+from cptlite.methods.prompts.kgcoop import KgCoOp
+from cptlite.methods.prompts.plot import Plot, Transport
+from cptlite.methods.prompts.prograd import ProGrad, project
+from cptlite.text.encoder import TEXT_PATHS
+from cptlite.training.loop import learning_rate
 
 STEPS = 10
 
@@ -116,7 +116,7 @@ def test_prograd_projects_at_the_recorded_steps(monkeypatch: pytest.MonkeyPatch)
         seen.append(bool((gradient * general).sum() < 0))
         return project(gradient, general, strength)
 
-    monkeypatch.setattr("cptlite.methods.prograd.project", watched)
+    monkeypatch.setattr("cptlite.methods.prompts.prograd.project", watched)
     method, labels = single_case("prograd", "fused")
     check_case(method, "single", "prograd", labels)
     assert seen == description("single")["cases"]["prograd"]["projected"]

@@ -24,7 +24,7 @@ from cptlite.config import ViewConfig
 from cptlite.errors import CptliteError, UsageError
 
 if TYPE_CHECKING:
-    from cptlite.encode import EncodeReport
+    from cptlite.cache.encode import EncodeReport
 
 __all__ = ["cache"]
 
@@ -89,8 +89,8 @@ def cache(
     from cptlite.datasets import load_catalog, read_dataset
 
     found = [read_dataset(spec, root) for spec in load_catalog().resolve(dataset)]
-    from cptlite.backbone import load_backbone
-    from cptlite.encode import encode_dataset
+    from cptlite.backbones.clip import load_backbone
+    from cptlite.cache.encode import encode_dataset
 
     encoder = load_backbone(backbone, device=device, precision=precision)
     show_configuration(

@@ -24,7 +24,7 @@ from cptlite.cli.train_options import REPEATED, with_training_options
 from cptlite.config import TrainConfig
 
 if TYPE_CHECKING:
-    from cptlite.backbone import Backbone
+    from cptlite.backbones.clip import Backbone
 
 __all__ = ["train"]
 
@@ -67,7 +67,7 @@ def train(
     base = _configure(dataset or [], backbone, cache_dir, suite, settings)
     configs = [replace(base, shots=shots, seed=seed) for shots, seed in product(grid["shots"], grid["seed"])]
     configs = list(dict.fromkeys(configs))
-    from cptlite.run_files import run_folder
+    from cptlite.runs.files import run_folder
 
     folders = [run_folder(out, config) for config in configs]
     finished = not force and all((folder / "results.json").exists() for folder in folders)
@@ -81,7 +81,7 @@ def train(
 
 
 def _load(config: TrainConfig) -> Backbone:
-    from cptlite.backbone import load_backbone
+    from cptlite.backbones.clip import load_backbone
 
     return load_backbone(config.backbone, device=config.device, precision=config.precision)
 
@@ -90,7 +90,7 @@ def _execute(
     configs: list[TrainConfig], backbone: Backbone, together: bool, places: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Carry the runs out, in one forward or one after the other."""
-    from cptlite.run import execute_together
+    from cptlite.runs.execute import execute_together
 
     results: list[dict[str, Any]] = []
     total = sum(config.epochs for config in configs)
@@ -120,7 +120,7 @@ def _configure(
     words: list[str], backbone: str | None, cache_dir: Path, suite: str, settings: dict[str, Any]
 ) -> TrainConfig:
     """Complete the flags with what is cached."""
-    from cptlite.backbone import backbone_slug
+    from cptlite.backbones.clip import backbone_slug
     from cptlite.cache import list_caches
     from cptlite.datasets import load_catalog
     from cptlite.methods.table import find_method, resolve_config

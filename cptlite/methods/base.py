@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cptlite.classifiers.linear import Classifier
 from cptlite.datasets.types import Task
-from cptlite.methods.classifiers import Classifier
-from cptlite.text import TextEncoder
+from cptlite.text.encoder import TextEncoder
 
 __all__ = [
     "FewShotRows",

@@ -10,21 +10,21 @@ from typing import Any
 from cptlite.config import PAPER, RECIPES, TrainConfig
 from cptlite.errors import UsageError
 from cptlite.methods.base import Method, Problem, PromptMethod, PromptOptions
-from cptlite.methods.cocoop import CoCoOp
-from cptlite.methods.coop import CoOp
-from cptlite.methods.cross_modal import CrossModal
-from cptlite.methods.estimator import FeatureClassifier
-from cptlite.methods.kgcoop import KgCoOp
-from cptlite.methods.linear_probe import LinearProbe
-from cptlite.methods.lp_plus_plus import LPPlusPlus
-from cptlite.methods.per_task import PerTask
-from cptlite.methods.plot import Plot
-from cptlite.methods.prograd import ProGrad
-from cptlite.methods.prototype import PrototypeClassifier
-from cptlite.methods.softcpt import VARIANTS, SoftCPT
-from cptlite.methods.task_res import TaskRes
-from cptlite.methods.tip_adapter import TipAdapter, TipAdapterF
-from cptlite.methods.zero_shot import ZeroShot
+from cptlite.methods.probes.cross_modal import CrossModal
+from cptlite.methods.probes.estimator import FeatureClassifier
+from cptlite.methods.probes.linear_probe import LinearProbe
+from cptlite.methods.probes.lp_plus_plus import LPPlusPlus
+from cptlite.methods.probes.per_task import PerTask
+from cptlite.methods.probes.prototype import PrototypeClassifier
+from cptlite.methods.probes.tip_adapter import TipAdapter, TipAdapterF
+from cptlite.methods.probes.zero_shot import ZeroShot
+from cptlite.methods.prompts.cocoop import CoCoOp
+from cptlite.methods.prompts.coop import CoOp
+from cptlite.methods.prompts.kgcoop import KgCoOp
+from cptlite.methods.prompts.plot import Plot
+from cptlite.methods.prompts.prograd import ProGrad
+from cptlite.methods.prompts.softcpt import VARIANTS, SoftCPT
+from cptlite.methods.prompts.task_res import TaskRes
 
 __all__ = ["METHODS", "MethodEntry", "find_method", "resolve_config"]
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cptlite.backbone import Backbone
+from cptlite.backbones.clip import Backbone
+from cptlite.cache.encode import encode_dataset
+from cptlite.cache.encode_pass import usable_cores
+from cptlite.datasets.images import normalise, open_rgb, plain_pixels
 from cptlite.datasets.types import Dataset
-from cptlite.encode import encode_dataset
-from cptlite.encode_pass import usable_cores
-from cptlite.images import normalise, open_rgb, plain_pixels
 from cptlite.timing.clock import Patience, Samples, seconds_of
 from cptlite.timing.pictures import draw_photos
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from cptlite.backbone import Backbone
-from cptlite.encode_pass import usable_cores
-from cptlite.methods.linear_probe import LinearProbe
-from cptlite.methods.per_task import PerTask
+from cptlite.backbones.clip import Backbone
+from cptlite.cache.encode_pass import usable_cores
+from cptlite.methods.probes.linear_probe import LinearProbe
+from cptlite.methods.probes.per_task import PerTask
 from cptlite.timing.clock import Patience, median_seconds
 from cptlite.timing.tasks import make_problem, make_rows
 

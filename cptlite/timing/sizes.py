@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cptlite.errors import UsageError
-from cptlite.prompts import TokenSource
+from cptlite.text.layout import TokenSource
 
 __all__ = ["SUITES", "TaskSize", "made_up_names", "suite_names"]
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from cptlite.backbone import Backbone
+from cptlite.backbones.clip import Backbone
 from cptlite.datasets.types import Task
 from cptlite.methods.base import FewShotRows, Problem
-from cptlite.text import TextEncoder
+from cptlite.text.encoder import TextEncoder
 
 __all__ = ["make_problem", "make_rows"]
 

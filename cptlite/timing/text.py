@@ -1,7 +1,8 @@
 """The text path against the original implementations' way: a step over all classes of a suite, forward and backward.
 
 Ways, slowest first: ``original`` runs one forward per task with every prompt padded to 77 positions, as CoOp and
-SoftCPT do; ``trimmed`` pads to the longest prompt of the task; ``fused`` is `cptlite.fused` over all tasks at once.
+SoftCPT do; ``trimmed`` pads to the longest prompt of the task; ``fused`` is `cptlite.text.fused` over all tasks at
+once.
 
 Axes: T tasks, K classes of all tasks, k of one task, S positions, L context tokens, W text width, D joint dimension.
 """
@@ -16,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cptlite.backbone import Backbone, TextTower
-from cptlite.fused import prepare_fused
-from cptlite.prompts import PromptLayout, layout_prompts
-from cptlite.prompts_plan import plan_rows
-from cptlite.text import prepare_plain
+from cptlite.backbones.clip import Backbone, TextTower
+from cptlite.text.encoder import prepare_plain
+from cptlite.text.fused import prepare_fused
+from cptlite.text.layout import PromptLayout, layout_prompts
+from cptlite.text.plan import plan_rows
 from cptlite.timing.clock import MatmulClock, Patience, Samples, peak_mib, seconds_of
 
 __all__ = ["WAYS", "bench_text", "linear_weights"]

@@ -20,16 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cptlite.backbone import Backbone
+from cptlite.backbones.clip import Backbone
+from cptlite.cache.encode_pass import usable_cores
 from cptlite.config import ViewConfig
-from cptlite.encode_pass import usable_cores
-from cptlite.images import normalise, open_rgb, random_pixels
+from cptlite.datasets.images import normalise, open_rgb, random_pixels
 from cptlite.methods.base import FewShotRows, PromptMethod, PromptOptions
-from cptlite.methods.softcpt import SoftCPT
+from cptlite.methods.prompts.softcpt import SoftCPT
 from cptlite.timing.clock import Patience, median_seconds
 from cptlite.timing.pictures import draw_photos
 from cptlite.timing.tasks import make_problem, make_rows
-from cptlite.training import Recipe, TrainingRun, take_learnables, train_together
+from cptlite.training.loop import Recipe, TrainingRun, take_learnables, train_together
 
 __all__ = ["TrainSizes", "bench_train"]
 

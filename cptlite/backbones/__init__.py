@@ -1,0 +1,1 @@
+"""Frozen CLIP towers: found by name or file, loaded, identified."""

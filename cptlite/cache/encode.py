@@ -1,0 +1,258 @@
+"""The one pass over the images of a dataset: a cache file, or an account of what is missing for one.
+
+Axes: N rows of a split, V views, M places of an image, D joint dimension.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cptlite.backbones.clip import Backbone
+from cptlite.cache.encode_pass import EncodingPass, OnProgress, usable_cores
+from cptlite.cache.format import Fingerprint, cache_path
+from cptlite.cache.parts import PartStore
+from cptlite.cache.read import BadImage, open_cache
+from cptlite.cache.write import replace_words, write_cache, writing
+from cptlite.config import ViewConfig
+from cptlite.datasets.types import Dataset
+from cptlite.errors import CptliteError, DataError, UsageError
+
+__all__ = ["EncodeReport", "encode_dataset"]
+
+DTYPES = ("float16", "float32")
+MOST_WORKERS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeReport:
+    """What a pass did.
+
+    Attributes
+    ----------
+    path : Path
+        The cache file; there only if `complete`.
+    complete : bool
+        Whether the file is there: not if images were unreadable and ``skip_bad`` was not given.
+    complete_already : bool
+        Whether it was there before, so that nothing was read.
+    rows : int
+        Rows of the dataset, unreadable images included.
+    resumed_rows, encoded_rows : int
+        Rows that earlier passes had finished, and rows encoded by this one.
+    bad : tuple of BadImage
+        Unreadable images; of a file that was there already those it leaves out.
+    words_replaced : bool
+        Whether task names, templates or metrics of a file that was there already were brought up to date.
+    seconds : float
+    """
+
+    path: Path
+    complete: bool
+    complete_already: bool = False
+    rows: int
+    resumed_rows: int = 0
+    encoded_rows: int = 0
+    bad: tuple[BadImage, ...] = ()
+    words_replaced: bool = False
+    seconds: float = 0.0
+
+
+def encode_dataset(
+    dataset: Dataset,
+    backbone: Backbone,
+    cache_dir: Path,
+    *,
+    views: ViewConfig | None = None,
+    dtype: str = "float16",
+    local: bool = False,
+    batch_size: int = 64,
+    part_rows: int = 128,
+    workers: int | None = None,
+    skip_bad: bool = False,
+    force: bool = False,
+    on_progress: OnProgress | None = None,
+) -> EncodeReport:
+    """Encode all images of a dataset into its cache file, going on where an interrupted pass stopped.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    backbone : Backbone
+    cache_dir : Path
+        Made if it is not there.
+    views : ViewConfig, optional
+        Views of the training images, one by default; validation and test images have the plain view only.
+    dtype : str
+        Stored number type, "float16" or "float32".
+    local : bool
+        Whether to store the plain view's M local features beside the pooled ones, which are the same to the bit.
+    batch_size : int
+        Images per batch of the encoder; a batch spans no two parts.
+    part_rows : int
+        Rows between two points from which a killed pass goes on. A pass with another number does not share parts.
+    workers : int, optional
+        Threads that read images; by default as many as there are cores, at most 16. 0 reads them in the calling
+        thread. The features do not depend on it.
+    skip_bad : bool
+        Leave unreadable images out instead of writing no file.
+    force : bool
+        Encode everything anew and replace what is there.
+    on_progress : callable, optional
+        Called with rows done, all rows and the split at work: first with what earlier passes had done, then after
+        every batch.
+
+    Returns
+    -------
+    EncodeReport
+
+    Raises
+    ------
+    UsageError
+        A number is out of range.
+    DataError
+        The file that is there holds something else; no image can be read; the folder cannot be written to.
+    CptliteError
+        Another process is writing the file; the disk is full; the GPU's memory is; features are not finite.
+    """
+    start = time.monotonic()
+    views = views or ViewConfig()
+    workers = min(usable_cores(), MOST_WORKERS) if workers is None else workers
+    _check_numbers(dtype, batch_size, part_rows, workers)
+    fingerprint = Fingerprint.of_pass(dataset, backbone, views, dtype, local=local)
+    path = cache_path(cache_dir, backbone.slug, dataset.name)
+    store = PartStore.of_pass(path, fingerprint, part_rows, anew=force)
+    work = EncodingPass(
+        dataset=dataset,
+        backbone=backbone,
+        store=store,
+        views=views,
+        dtype=dtype,
+        part_rows=part_rows,
+        batch_size=batch_size,
+        workers=workers,
+        local=local,
+        on_progress=on_progress,
+    )
+    report = None if force else _existing(work, fingerprint)
+    if report is None or report.words_replaced:
+        with writing(path):
+            # Another process may have made the file since.
+            report = None if force else _existing(work, fingerprint)
+            if report is None:
+                report = _execute(work, fingerprint, skip_bad)
+            elif report.words_replaced:
+                replace_words(path, dataset.tasks)
+    elif store.folder.exists():  # killed between the renaming of the file and the end of its parts
+        with suppress(CptliteError), writing(path):
+            store.remove()
+    return replace(report, seconds=time.monotonic() - start)
+
+
+def _check_numbers(dtype: str, batch_size: int, part_rows: int, workers: int) -> None:
+    if dtype not in DTYPES:
+        raise UsageError(f"features are stored as {' or '.join(DTYPES)}, got dtype {dtype!r}")
+    for name, value, least in (("batch-size", batch_size, 1), ("part-rows", part_rows, 1), ("workers", workers, 0)):
+        if value < least:
+            raise UsageError(f"{name} must be at least {least}, got {value}")
+
+
+def _existing(work: EncodingPass, fingerprint: Fingerprint) -> EncodeReport | None:
+    """Report on a file that is there; its ``words_replaced`` says that they have to be."""
+    path = work.store.target
+    if not path.exists():
+        return None
+    with open_cache(path, fingerprint) as cache:
+        return EncodeReport(
+            path=path,
+            complete=True,
+            complete_already=True,
+            rows=_num_rows(work.dataset),
+            bad=cache.bad,
+            words_replaced=cache.tasks != work.dataset.tasks,
+        )
+
+
+def _execute(work: EncodingPass, fingerprint: Fingerprint, skip_bad: bool) -> EncodeReport:
+    """Encode what is missing; then, unless images were unreadable, write the file and delete the parts."""
+    _check_images(work.dataset)
+    _check_space(work)
+    store, rows = work.store, _num_rows(work.dataset)
+    store.prepare()
+    work.run()
+    if len(work.bad) == rows:
+        store.remove()
+        first = work.bad[0]
+        raise DataError(
+            f"wanted {rows} images of {work.dataset.name} under {work.dataset.image_root}, could read none "
+            f"(the first, {first.path}: {first.reason}): check --root"
+        )
+    complete = skip_bad or not work.bad
+    if complete:
+        write_cache(
+            store.target,
+            fingerprint=fingerprint,
+            tasks=work.dataset.tasks,
+            splits=work.contents(),
+            facts=_facts(work.backbone),
+            bad=work.bad,
+        )
+        store.remove()
+    return EncodeReport(
+        path=store.target,
+        complete=complete,
+        rows=rows,
+        resumed_rows=work.resumed_rows,
+        encoded_rows=work.encoded_rows,
+        bad=tuple(work.bad),
+    )
+
+
+def _num_rows(dataset: Dataset) -> int:
+    return sum(len(rows) for rows in dataset.splits.values())
+
+
+def _check_images(dataset: Dataset) -> None:
+    if not _num_rows(dataset):
+        raise DataError(f"the dataset {dataset.name} has no images: check its split files and --root")
+    if not dataset.image_root.is_dir():
+        raise DataError(
+            f"wanted the images of {dataset.name} in the folder {dataset.image_root}, which is not there: check --root"
+        )
+
+
+def _check_space(work: EncodingPass) -> None:
+    """Refuse before hours of encoding what the disk cannot hold: the parts and the file made of them."""
+    item = np.dtype(work.dtype).itemsize * work.backbone.embed_dim
+    places = work.backbone.num_local if work.local else 0
+    items = {split: places + (work.views.views if split == "train" else 1) for split in work.dataset.splits}
+    wanted = 2 * item * sum(len(rows) * items[split] for split, rows in work.dataset.splits.items())
+    free = shutil.disk_usage(work.store.target.parent).free
+    if free < wanted:
+        raise CptliteError(
+            f"encoding {work.dataset.name} takes up to {wanted / 2**20:.0f} MiB in {work.store.target.parent}, "
+            f"{free / 2**20:.0f} MiB are free: free some, or give another --cache-dir"
+        )
+
+
+def _facts(backbone: Backbone) -> dict[str, str]:
+    device = torch.device(backbone.device)
+    return {
+        "torch_version": torch.__version__,
+        "clip_version": _clip_version(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
+def _clip_version() -> str:
+    for package in ("clip-anytorch", "clip"):
+        with suppress(PackageNotFoundError):
+            return f"{package} {version(package)}"
+    return "unknown"

@@ -1,0 +1,197 @@
+"""The form of a cache file: where it lies, what identifies it, how text is stored; ``cache/README.md`` explains it.
+
+Axes: N rows of a split, V views, M places of an image, D joint dimension.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from cptlite.config import ViewConfig
+from cptlite.datasets.types import Dataset
+
+__all__ = [
+    "LIBRARY_VERSION",
+    "SCHEMA_VERSION",
+    "Fingerprint",
+    "cache_path",
+    "chunk_rows",
+    "differences",
+    "preprocess_json",
+    "read_value",
+    "task_key",
+    "write_dataset",
+    "write_texts",
+    "write_value",
+]
+
+SCHEMA_VERSION = 2
+# From 1.10 on HDF5 checks its own structures too, not only the chunks of data.
+LIBRARY_VERSION = ("v110", "v110")
+CHUNK_BYTES = 2**18
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """Everything that the features of a cache file depend on, stored as attributes of its root.
+
+    Attributes
+    ----------
+    dataset : str
+    split_sha256 : str
+        `Dataset.split_sha256`: tasks, classes and labelled rows.
+    backbone : str
+        The name that loads it.
+    weights_sha256 : str
+    preprocess : str
+        The backbone's ``preprocess_spec`` as JSON.
+    views, view_seed, min_scale, flip : int, int, float, bool
+        `ViewConfig`; with one view the others are the defaults, since nothing depends on them.
+    layer : str
+        Where in the tower the features are taken.
+    normalized : bool
+        Whether the stored features have unit length.
+    dtype : str
+        Number type of the stored features.
+    precision : str
+        Number type the tower computed in.
+    local : int
+        Local features M of an image that are stored beside the pooled ones; 0 where there are none.
+    """
+
+    dataset: str
+    split_sha256: str
+    backbone: str
+    weights_sha256: str
+    preprocess: str
+    views: int
+    view_seed: int
+    min_scale: float
+    flip: bool
+    layer: str = "post_projection"
+    normalized: bool = False
+    dtype: str = "float16"
+    precision: str = "float32"
+    local: int = 0
+
+    @classmethod
+    def of_pass(
+        cls, dataset: Dataset, backbone: Any, views: ViewConfig, dtype: str, *, local: bool = False
+    ) -> Fingerprint:
+        """Fingerprint of what `cptlite.cache.encode.encode_dataset` would make of a dataset and a `Backbone`."""
+        drawn = views if views.views > 1 else ViewConfig()
+        return cls(
+            dataset=dataset.name,
+            split_sha256=dataset.split_sha256,
+            backbone=backbone.name,
+            weights_sha256=backbone.weights_sha256,
+            preprocess=preprocess_json(backbone.preprocess_spec),
+            views=views.views,
+            view_seed=drawn.seed,
+            min_scale=drawn.min_scale,
+            flip=drawn.flip,
+            dtype=dtype,
+            precision=backbone.precision,
+            local=backbone.num_local if local else 0,
+        )
+
+    @classmethod
+    def of_attributes(cls, attributes: Mapping[str, Any]) -> Fingerprint:
+        """Fingerprint among the attributes of a file; KeyError names one that lacks."""
+        return cls(**{item.name: attributes[item.name] for item in fields(cls)})
+
+    def of_pooled(self) -> dict[str, Any]:
+        """Give the fields that the pooled features depend on: they are the same with local ones beside them."""
+        return {name: value for name, value in asdict(self).items() if name != "local"}
+
+
+def preprocess_json(spec: Mapping[str, Any]) -> str:
+    """Text of a ``preprocess_spec``, equal for equal ones."""
+    return json.dumps(spec, sort_keys=True)
+
+
+def differences(there: Fingerprint, asked: Fingerprint | Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Compare field by field.
+
+    Parameters
+    ----------
+    there : Fingerprint
+        Of a file.
+    asked : Fingerprint or mapping
+        A mapping may hold some of the fields.
+
+    Returns
+    -------
+    list of (field, value there, value asked)
+        Empty if they agree. The same weights under another name agree, and so do local features nobody asked for.
+    """
+    wanted = asdict(asked) if isinstance(asked, Fingerprint) else dict(asked)
+    if wanted.get("weights_sha256") == there.weights_sha256:
+        wanted.pop("backbone", None)
+    if not wanted.get("local"):
+        wanted.pop("local", None)
+    stored = asdict(there)
+    assert wanted.keys() <= stored.keys(), f"not fields of a fingerprint: {wanted.keys() - stored.keys()}"
+    return [(name, stored[name], value) for name, value in wanted.items() if stored[name] != value]
+
+
+def cache_path(cache_dir: Path, backbone_slug: str, dataset_name: str) -> Path:
+    """Name of a cache file: ``CACHE_DIR/<backbone>/<dataset>.h5``."""
+    name = dataset_name.replace("/", "-").replace("\\", "-").lstrip(".")
+    return Path(cache_dir) / backbone_slug / f"{name}.h5"
+
+
+def task_key(task_id: str) -> str:
+    """Group name of a task: its id, with what HDF5 would read as a path written as in web addresses."""
+    key = task_id.replace("%", "%25").replace("/", "%2F")
+    return key if key.strip(".") else key.replace(".", "%2E")
+
+
+def chunk_rows(row_bytes: int) -> int:
+    """Rows per chunk of a dataset, for chunks of about 256 KiB."""
+    return max(1, CHUNK_BYTES // max(1, row_bytes))
+
+
+def write_value(place: Any, name: str, value: str | float | bool) -> None:
+    """Store an attribute; text as UTF-8 of fixed length, which HDF5 covers with a checksum, unlike the other kind."""
+    if isinstance(value, str):
+        raw = value.encode()
+        place.attrs.create(name, raw, dtype=h5py.string_dtype("utf-8", max(1, len(raw))))
+    else:
+        place.attrs[name] = value
+
+
+def read_value(value: Any) -> Any:
+    """Plain Python value of an attribute as h5py gives it."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def write_dataset(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: Any) -> h5py.Dataset:
+    """Make a dataset whose every chunk carries a checksum; any axis may be empty."""
+    dtype = np.dtype(dtype)
+    rows = chunk_rows(int(np.prod(shape[1:])) * dtype.itemsize)
+    return group.create_dataset(
+        name,
+        shape=shape,
+        dtype=dtype,
+        chunks=(max(1, min(rows, shape[0])), *shape[1:]),
+        maxshape=(None, *shape[1:]),
+        fletcher32=True,
+    )
+
+
+def write_texts(group: h5py.Group, name: str, texts: list[str]) -> None:
+    """Store UTF-8 texts as a dataset of fixed length."""
+    raw = [text.encode() for text in texts]
+    dtype = h5py.string_dtype("utf-8", max((len(text) for text in raw), default=1) or 1)
+    dataset = write_dataset(group, name, (len(raw),), dtype)
+    dataset[:] = np.array(raw, dtype=dtype)

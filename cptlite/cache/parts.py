@@ -1,0 +1,124 @@
+"""Finished parts of an encoding pass, so that a killed one goes on where it was.
+
+A part is the rows [k P, (k + 1) P) of a split, in one file that is either whole or not there. Parts lie in a hidden
+folder beside the cache file to be, named by a digest of everything the features depend on: parts of another pass are
+in another folder.
+
+Axes: P rows per part, V views, M places of an image, D joint dimension.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cptlite.cache.format import SCHEMA_VERSION, Fingerprint
+from cptlite.errors import CptliteError
+from cptlite.files import replacing
+
+__all__ = ["PartStore", "find_stores"]
+
+MANIFEST = "manifest.json"
+DIGEST_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class PartStore:
+    """The parts of one pass.
+
+    Attributes
+    ----------
+    target : Path
+        The cache file to be.
+    identity : dict
+        What the parts depend on; written into the folder's manifest.
+    """
+
+    target: Path
+    identity: dict[str, Any]
+
+    @classmethod
+    def of_pass(cls, target: Path, fingerprint: Fingerprint, part_rows: int, *, anew: bool) -> PartStore:
+        """Store of a pass; one that makes everything ``anew`` shares no parts with one that does not."""
+        identity = {"schema_version": SCHEMA_VERSION, "part_rows": part_rows, "anew": anew}
+        return cls(target, {**identity, "fingerprint": asdict(fingerprint)})
+
+    @property
+    def folder(self) -> Path:
+        """Where the parts lie."""
+        text = json.dumps(self.identity, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS]
+        return self.target.with_name(f".{self.target.name}.parts-{digest}")
+
+    def prepare(self) -> None:
+        """Make the folder, with its manifest, if it is not there."""
+        self.folder.mkdir(exist_ok=True)
+        for leftover in self.folder.glob(".*.tmp"):
+            leftover.unlink()
+        manifest = self.folder / MANIFEST
+        if not manifest.exists():
+            with replacing(manifest) as path:
+                path.write_text(json.dumps(self.identity, indent=1), encoding="utf-8")
+
+    def finished(self, split: str, part: int) -> np.ndarray | None:
+        """Which rows of a part are encoded, shape (P,), bool; None if the part is not there or not readable."""
+        try:
+            with self._path(split, part).open("rb") as file, np.load(file) as arrays:
+                return arrays["ok"]
+        except Exception:  # zipfile raises a dozen kinds on damaged files, and the remedy is the same
+            return None
+
+    def read(self, split: str, part: int, name: str = "features") -> tuple[np.ndarray, np.ndarray]:
+        """``features`` (P, V, D) or ``local`` (P, M, D), and which rows are encoded (P,); a damaged part is deleted."""
+        path = self._path(split, part)
+        try:
+            with path.open("rb") as file, np.load(file) as arrays:
+                return arrays[name], arrays["ok"]
+        except Exception as error:
+            path.unlink(missing_ok=True)
+            raise CptliteError(
+                f"wanted the features in {path}, got a damaged file ({error}); it is deleted: "
+                f"run the same command again, which encodes its rows anew"
+            ) from None
+
+    def write(self, split: str, part: int, arrays: Mapping[str, np.ndarray], ok: np.ndarray) -> None:
+        """Store a part; a reader sees the old one or the new one."""
+        content: dict[str, Any] = {**arrays, "ok": ok}
+        with replacing(self._path(split, part)) as path, path.open("wb") as file:
+            np.savez(file, **content)
+
+    def remove(self) -> None:
+        """Delete all parts."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def finished_rows(self) -> dict[str, int]:
+        """Rows encoded so far, by split."""
+        rows: dict[str, int] = {}
+        for path in sorted(self.folder.glob("*-*.npz")):
+            split, _, part = path.stem.rpartition("-")
+            ok = self.finished(split, int(part))
+            rows[split] = rows.get(split, 0) + (0 if ok is None else int(ok.sum()))
+        return rows
+
+    def _path(self, split: str, part: int) -> Path:
+        return self.folder / f"{split}-{part:06d}.npz"
+
+
+def find_stores(cache_dir: Path) -> Iterator[PartStore]:
+    """Find the stores of the unfinished passes under a cache folder."""
+    for manifest in sorted(cache_dir.glob(f"*/.*.parts-*/{MANIFEST}")):
+        name = manifest.parent.name[1:].rpartition(".parts-")[0]
+        try:
+            identity = json.loads(manifest.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        store = PartStore(manifest.parent.with_name(name), identity)
+        if store.folder == manifest.parent:
+            yield store

@@ -1,0 +1,274 @@
+"""Cache files opened, checked against what is wanted, and read.
+
+Axes: N rows of a split, n rows asked for, V views, M places of an image, D joint dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from cptlite.cache.format import SCHEMA_VERSION, Fingerprint, differences, read_value
+from cptlite.datasets.types import SPLITS, Task
+from cptlite.errors import DataError
+
+__all__ = ["BadImage", "FeatureCache", "damaged", "open_cache", "reading"]
+
+SHOWN_DIGITS = 12
+
+
+class BadImage(NamedTuple):
+    """An image that could not be read: its split, its path relative to the dataset's folder, and why."""
+
+    split: str
+    path: str
+    reason: str
+
+
+class FeatureCache:
+    """An open cache file; a context manager. Made by `open_cache`.
+
+    Attributes
+    ----------
+    path : Path
+    file : h5py.File
+        For what the methods do not offer.
+    attributes : dict
+        Those of the file's root as plain Python values.
+    fingerprint : Fingerprint
+    tasks : tuple of Task
+    """
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        self.path = path
+        self.file = file
+        with reading(path):
+            self.attributes = {name: read_value(value) for name, value in file.attrs.items()}
+            self.fingerprint = Fingerprint.of_attributes(self.attributes)
+            self.tasks = _read_tasks(file["tasks"])
+
+    def num_rows(self, split: str) -> int:
+        """Rows N of a split, 0 if the dataset lacks it."""
+        return int(self.file[split]["labels"].shape[0])
+
+    def labels(self, split: str) -> np.ndarray:
+        """Class within the row's task: shape (N,), int32."""
+        return self._read(split, "labels")
+
+    def row_tasks(self, split: str) -> np.ndarray:
+        """Index of the row's task in `tasks`: shape (N,), int32."""
+        return self._read(split, "tasks")
+
+    def paths(self, split: str) -> tuple[str, ...]:
+        """Image paths relative to the dataset's folder."""
+        return _texts(self._read(split, "paths"))
+
+    def features(
+        self, split: str, rows: np.ndarray | Sequence[int] | None = None, views: int | Sequence[int] | None = None
+    ) -> np.ndarray:
+        """Read features as they came out of the tower, not unit length.
+
+        Parameters
+        ----------
+        split : str
+        rows : sequence of int, optional
+            In any order, repeats allowed; all rows by default.
+        views : int or sequence of int, optional
+            Some of the views; all by default. View 0 is the plain one, and the only one of "val" and "test".
+
+        Returns
+        -------
+        ndarray of shape (n, V, D), in the stored number type
+        """
+        found = self._read_rows(split, "features", rows)
+        return found if views is None else found[:, np.atleast_1d(np.asarray(views))]
+
+    def local(self, split: str, rows: np.ndarray | Sequence[int] | None = None) -> np.ndarray:
+        """Read the plain view's local features, not unit length.
+
+        Parameters
+        ----------
+        split : str
+        rows : sequence of int, optional
+            As in `features`. A row of ViT-B/16 takes 196 times what its pooled feature takes.
+
+        Returns
+        -------
+        ndarray of shape (n, M, D), in the stored number type
+
+        Raises
+        ------
+        DataError
+            The cache was made without them.
+        """
+        if not self.fingerprint.local:
+            raise DataError(
+                f"wanted local features in {self.path}, got a cache without them: make it anew with "
+                f"`cptlite cache --local --force --dataset {self.fingerprint.dataset} "
+                f"--backbone {self.fingerprint.backbone}`"
+            )
+        return self._read_rows(split, "local", rows)
+
+    @property
+    def bad(self) -> tuple[BadImage, ...]:
+        """Images of the dataset left out because they could not be read."""
+        with reading(self.path):
+            columns = [_texts(self.file["bad"][name][:]) for name in BadImage._fields]
+        return tuple(BadImage(*row) for row in zip(*columns, strict=True))
+
+    def check(self, expected: Fingerprint | Mapping[str, Any]) -> None:
+        """Refuse to go on with other features than expected.
+
+        Parameters
+        ----------
+        expected : Fingerprint or mapping
+            What the features must be; a mapping may hold some of `Fingerprint`'s fields.
+
+        Raises
+        ------
+        DataError
+            They differ: the message names each field with both values.
+        """
+        found = differences(self.fingerprint, expected)
+        if found:
+            changed = "; ".join(f"{name} is {_shown(old)} there, {_shown(asked)} asked" for name, old, asked in found)
+            raise DataError(
+                f"{self.path} does not hold what was asked: {changed}. Ask for what it holds, give another "
+                f"--cache-dir, or replace it with `cptlite cache --force`"
+            )
+
+    def close(self) -> None:
+        """Close the file; reading afterwards is an error."""
+        self.file.close()
+
+    def __enter__(self) -> FeatureCache:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read(self, split: str, name: str) -> np.ndarray:
+        with reading(self.path):
+            return self.file[split][name][:]
+
+    def _read_rows(self, split: str, name: str, rows: np.ndarray | Sequence[int] | None) -> np.ndarray:
+        with reading(self.path):
+            dataset = self.file[split][name]
+            return dataset[:] if rows is None else _chosen_rows(dataset, np.asarray(rows, dtype=np.int64))
+
+
+def open_cache(path: Path, expected: Fingerprint | Mapping[str, Any] | None = None) -> FeatureCache:
+    """Open a cache file, if it is one and holds what is expected.
+
+    Parameters
+    ----------
+    path : Path
+    expected : Fingerprint or mapping, optional
+        As in `FeatureCache.check`.
+
+    Returns
+    -------
+    FeatureCache
+        To be closed, or used as a context manager. It does not hinder a process that replaces the file meanwhile.
+
+    Raises
+    ------
+    DataError
+        There is no such file, it is not a cache file or of another schema version, or it differs from what is
+        expected.
+    """
+    path = Path(path)
+    file = _open_file(path)
+    try:
+        with reading(path):
+            _check_schema(path, file)
+        cache = FeatureCache(path, file)
+        if expected is not None:
+            cache.check(expected)
+    except BaseException:
+        file.close()
+        raise
+    return cache
+
+
+def _open_file(path: Path) -> h5py.File:
+    if not path.exists():
+        raise DataError(
+            f"no feature cache at {path}: make it with `cptlite cache --dataset {path.stem}` "
+            f"and the same --backbone, or give another --cache-dir"
+        )
+    try:
+        return h5py.File(path, "r", locking=False)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"wanted a feature cache at {path}, got a file that cannot be read as HDF5 ({error}): "
+            f"delete it or give another --cache-dir, then run `cptlite cache` again"
+        ) from None
+
+
+def _check_schema(path: Path, file: h5py.File) -> None:
+    version = file.attrs.get("schema_version")
+    if version is None or not {*SPLITS, "tasks"} <= file.keys():
+        raise DataError(
+            f"wanted a feature cache at {path}, got another kind of HDF5 file (no schema_version, or no groups "
+            f"{', '.join(SPLITS)} and tasks): move it away or give another --cache-dir"
+        )
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"{path} is of schema version {version}, this release of cptlite reads {SCHEMA_VERSION}: "
+            f"cache the dataset anew with --force, or use the release that made it"
+        )
+
+
+def _shown(value: Any) -> str:
+    """Digests are cut: their first digits tell them apart."""
+    if isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"):
+        return f"{value[:SHOWN_DIGITS]}..."
+    return repr(value)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what h5py raises on a damaged file into a `DataError`."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise damaged(path, str(error)) from None
+
+
+def damaged(path: Path, reason: str) -> DataError:
+    """Error for a file that is a cache but does not hold what it should."""
+    return DataError(f"the feature cache {path} is damaged ({reason}): make it anew with `cptlite cache --force`")
+
+
+def _texts(raw: np.ndarray) -> tuple[str, ...]:
+    return tuple(text.decode() for text in raw.tolist())
+
+
+def _read_tasks(group: h5py.Group) -> tuple[Task, ...]:
+    found: dict[int, Task] = {}
+    for key in group:
+        item = group[key]
+        words = {name: read_value(item.attrs[name]) for name in ("id", "name", "template", "metric")}
+        found[int(item.attrs["index"])] = Task(class_names=_texts(item["classnames"][:]), **words)
+    return tuple(found[index] for index in sorted(found))
+
+
+def _chosen_rows(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
+    """Whole chunks are read and rows taken from them: h5py's own way is slow on many scattered rows."""
+    if rows.size and not (0 <= rows.min() and rows.max() < len(dataset)):
+        raise IndexError(f"rows must lie in [0, {len(dataset)}), got {rows.min()} to {rows.max()}")
+    found = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)  # (n, V, D) or (n, M, D)
+    size = dataset.chunks[0]
+    for chunk in np.unique(rows // size):
+        here = np.flatnonzero(rows // size == chunk)
+        found[here] = dataset[chunk * size : (chunk + 1) * size][rows[here] - chunk * size]
+    return found

@@ -1,0 +1,209 @@
+"""Cache files written by one process at a time, under a temporary name, then renamed.
+
+Axes: N rows of a split, V views, M places of an image, D joint dimension.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from filelock import FileLock, Timeout
+
+import cptlite
+from cptlite.cache.format import (
+    LIBRARY_VERSION,
+    SCHEMA_VERSION,
+    Fingerprint,
+    task_key,
+    write_dataset,
+    write_texts,
+    write_value,
+)
+from cptlite.cache.read import BadImage
+from cptlite.datasets.types import SPLITS, Task
+from cptlite.errors import CptliteError, DataError
+from cptlite.files import replacing
+
+__all__ = ["SplitContent", "replace_words", "write_cache", "writing"]
+
+# Unfilled chunks, tasks, and HDF5's own structures.
+SLACK_BYTES = 4 * 2**20
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitContent:
+    """The rows of one split, to be written.
+
+    Attributes
+    ----------
+    labels, tasks : ndarray of shape (N,), int32
+        As in `Rows`.
+    paths : sequence of str
+    shape : tuple of int
+        (N, V, D) of all blocks together.
+    blocks : iterable of ndarray of shape (n, V, D)
+        Features in row order; read once.
+    local_blocks : iterable of ndarray of shape (n, M, D)
+        Local features in row order, where the fingerprint says that there are any; read once, after ``blocks``.
+    """
+
+    labels: np.ndarray
+    tasks: np.ndarray
+    paths: Sequence[str]
+    shape: tuple[int, int, int]
+    blocks: Iterable[np.ndarray]
+    local_blocks: Iterable[np.ndarray] = ()
+
+
+def write_cache(
+    path: Path,
+    *,
+    fingerprint: Fingerprint,
+    tasks: Sequence[Task],
+    splits: Mapping[str, SplitContent],
+    facts: Mapping[str, str],
+    bad: Sequence[BadImage] = (),
+) -> None:
+    """Write a cache file; it is there, whole, when this returns, and not before.
+
+    Parameters
+    ----------
+    path : Path
+        In a folder that exists; replaced if it is there.
+    fingerprint : Fingerprint
+    tasks : sequence of Task
+    splits : mapping of str to SplitContent
+        Keys are those of `SPLITS`.
+    facts : mapping of str to str
+        Further attributes that say how the features came about: ``torch_version``, ``clip_version``, ``device``.
+    bad : sequence of BadImage
+        Images left out.
+    """
+    with replacing(path) as temporary:
+        _probe_space(temporary, sum(_num_bytes(content, fingerprint) for content in splits.values()))
+        with h5py.File(temporary, "w", libver=LIBRARY_VERSION, locking=False) as file:
+            _write_attributes(file, fingerprint, {**facts, "bad_images": len(bad)})
+            _write_tasks(file, tasks)
+            for split in SPLITS:
+                _write_split(file.create_group(split), splits[split], fingerprint)
+            group = file.create_group("bad")
+            for index, name in enumerate(BadImage._fields):
+                write_texts(group, name, [image[index] for image in bad])
+
+
+def _num_bytes(content: SplitContent, fingerprint: Fingerprint) -> int:
+    """Size of a split on disk, but for what `SLACK_BYTES` covers."""
+    longest_path = max((len(path.encode()) for path in content.paths), default=0)
+    rows, views, dim = content.shape
+    row_bytes = (views + fingerprint.local) * dim * np.dtype(fingerprint.dtype).itemsize
+    return rows * (row_bytes + longest_path + 8)
+
+
+def _probe_space(path: Path, num_bytes: int) -> None:
+    """Raise OSError here if the disk is full: when HDF5 meets a full disk, it may end the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, num_bytes + SLACK_BYTES)
+
+
+def replace_words(path: Path, tasks: Sequence[Task]) -> None:
+    """Replace the tasks of a cache file, whose classes stay; a reader sees the old file or the new one."""
+    with replacing(path) as temporary:
+        _probe_space(temporary, path.stat().st_size)
+        shutil.copyfile(path, temporary)
+        with h5py.File(temporary, "r+", libver=LIBRARY_VERSION, locking=False) as file:
+            del file["tasks"]
+            _write_tasks(file, tasks)
+
+
+def _write_attributes(file: h5py.File, fingerprint: Fingerprint, facts: Mapping[str, Any]) -> None:
+    values = {
+        "schema_version": SCHEMA_VERSION,
+        "cptlite_version": cptlite.__version__,
+        **asdict(fingerprint),
+        **facts,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    for name, value in values.items():
+        write_value(file, name, value)
+
+
+def _write_tasks(file: h5py.File, tasks: Sequence[Task]) -> None:
+    root = file.create_group("tasks")
+    for index, task in enumerate(tasks):
+        group = root.create_group(task_key(task.id))
+        group.attrs["index"] = index
+        for name in ("id", "name", "template", "metric"):
+            write_value(group, name, getattr(task, name))
+        write_texts(group, "classnames", list(task.class_names))
+
+
+def _write_split(group: h5py.Group, content: SplitContent, fingerprint: Fingerprint) -> None:
+    rows, _, dim = content.shape
+    assert rows == len(content.labels) == len(content.tasks) == len(content.paths)
+    _write_blocks(write_dataset(group, "features", content.shape, fingerprint.dtype), content.blocks)
+    if fingerprint.local:
+        local = write_dataset(group, "local", (rows, fingerprint.local, dim), fingerprint.dtype)
+        _write_blocks(local, content.local_blocks)
+    for name, values in (("labels", content.labels), ("tasks", content.tasks)):
+        write_dataset(group, name, (len(values),), np.int32)[:] = values
+    write_texts(group, "paths", list(content.paths))
+
+
+def _write_blocks(dataset: h5py.Dataset, blocks: Iterable[np.ndarray]) -> None:
+    """Fill a dataset block by block: no more than one is in memory."""
+    start = 0
+    for block in blocks:
+        dataset[start : start + len(block)] = block
+        start += len(block)
+    assert start == len(dataset)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Be the one process that writes a cache file; tidy up after killed ones.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder is made.
+
+    Raises
+    ------
+    CptliteError
+        Another process is writing it, or the disk is full.
+    DataError
+        The folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
+            for leftover in path.parent.glob(f".{escape(path.name)}.*.tmp"):
+                leftover.unlink()
+            yield
+    except Timeout:
+        raise CptliteError(
+            f"another process is writing {path}: wait until it is done, or give another --cache-dir"
+        ) from None
+    except OSError as error:
+        raise _explained(path.parent, error) from error
+
+
+def _explained(folder: Path, error: OSError) -> CptliteError:
+    if error.errno in NO_SPACE or "No space left" in str(error):
+        return CptliteError(
+            f"no space left in {folder}: free some and run the same command again, which goes on with what is encoded"
+        )
+    return DataError(f"cannot write to {folder} ({error}): give a folder you may write to with --cache-dir")

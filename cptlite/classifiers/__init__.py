@@ -1,0 +1,1 @@
+"""What every method ends as: scores for the classes of every task."""

@@ -1,0 +1,1 @@
+"""Methods fitted at once on cached features; one file per idea."""

@@ -1,0 +1,151 @@
+"""LP++: a linear probe blended with the zero-shot weights class by class, its step sizes derived from the data.
+
+Huang et al., "LP++: A Surprisingly Strong Linear Probe for Few-Shot CLIP" (CVPR 2024).
+
+Axes: C classes, N training rows, M validation rows, D joint dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cptlite.classifiers.linear import LinearClassifier
+from cptlite.methods.probes.estimator import LOGIT_SCALE, Learned, TaskRows, TextClassifier
+
+__all__ = ["Blend", "LPPlusPlus", "blend_step", "first_blend"]
+
+EPOCHS, ALPHA_EVERY, MOMENTUM, START = 300, 10, 0.9, 250
+
+
+@dataclass(kw_only=True)
+class Blend:
+    """What is learned for one task, and the data-derived rates.
+
+    Attributes
+    ----------
+    head : Tensor of shape (C, D)
+    bias : Tensor of shape (C,)
+    alpha : Tensor of shape (C,)
+        Factor on each class's zero-shot weight.
+    head_rate, alpha_rate : float
+    """
+
+    head: Tensor
+    bias: Tensor
+    alpha: Tensor
+    head_rate: float
+    alpha_rate: float
+
+    def weights(self, text: Tensor) -> Tensor:
+        """Head and zero-shot weights as one linear map, (C, D)."""
+        return self.head + self.alpha[:, None] * text
+
+
+class LPPlusPlus(TextClassifier):
+    """Linear head plus a learned share of the zero-shot weights.
+
+    Parameters
+    ----------
+    text_weights, classes, logit_scale
+        As in `TextClassifier`; the factor is not used.
+    epochs : int
+        Steps on all training rows.
+
+    Notes
+    -----
+    score = x . (w_k + alpha_k t_k) + b_k with unit-length x and t_k, and without CLIP's factor; loss = mean
+    cross-entropy over all training rows, by full-batch gradient descent in two blocks: w and b every epoch (momentum
+    0.9, rate 4 N / the largest eigenvalue of X^T X), alpha every tenth epoch (rate N / (4 max_k sum_n (x_n . t_k)^2)).
+    w starts at the sum of its class's rows, alpha at 250 times the mean over classes of the mean cosine with their own
+    text. Of 300 epochs the one best on validation rows is kept, the last of equals; without validation rows the last
+    one. C (D + 2) numbers are learned.
+
+    The rate of w is the edge of what is stable: with momentum and bias the loss swings on rows that no line separates,
+    and the kept epoch is what validation rows make of it.
+
+    Deviations: b starts at 0, not at random; the released code adds up alpha's gradients since the first epoch, here
+    each step takes the current one, as the paper's equation does; every cached view is a training row; one text a
+    class, from the dataset's template.
+    """
+
+    def __init__(
+        self,
+        text_weights: Any = None,
+        classes: Any = None,
+        logit_scale: float = LOGIT_SCALE,
+        epochs: int = EPOCHS,
+    ) -> None:
+        super().__init__(text_weights, classes, logit_scale)
+        self.epochs = epochs
+
+    def learn(self, rows: TaskRows) -> Learned:
+        """Train the blend and keep its best epoch."""
+        weights, bias, epoch = _best_epoch(rows, self.epochs)
+        return Learned(
+            classifier=LinearClassifier(weights=weights, bias=bias, logit_scale=0.0, unit_length=True),
+            num_parameters=weights.numel() + 2 * len(weights),
+            choices={"epoch": epoch} if len(rows.y_val) else {},
+        )
+
+
+def first_blend(x: Tensor, y: Tensor, text: Tensor) -> Blend:
+    """Where training starts, and its rates, from the data.
+
+    Parameters
+    ----------
+    x, y : Tensor of shape (N, D) and (N,)
+        Unit-length features and classes.
+    text : Tensor of shape (C, D)
+        Unit-length zero-shot weights.
+    """
+    cosines = x @ text.T  # (N, C)
+    counts = torch.bincount(y, minlength=len(text)).clamp(min=1)
+    own = cosines.gather(1, y[:, None])[:, 0]
+    means = own.new_zeros(len(text)).index_add(0, y, own) / counts
+    return Blend(
+        head=torch.zeros_like(text).index_add(0, y, x),
+        bias=text.new_zeros(len(text)),
+        alpha=(START * means.mean()).expand(len(text)).clone(),
+        head_rate=4 * len(x) / torch.linalg.matrix_norm(x, 2).square().item(),
+        alpha_rate=len(x) / (4 * cosines.square().sum(dim=0).max().item()),
+    )
+
+
+def blend_step(blend: Blend, x: Tensor, y: Tensor, text: Tensor, momentum: tuple[Tensor, Tensor], both: bool) -> float:
+    """One epoch in place: head and bias, and alpha too when ``both``; return the loss before it.
+
+    The gradients are in closed form: with p the softmax and e the one-hot labels, (p - e)^T X / N for the head.
+    """
+    cosines = x @ text.T  # (N, C)
+    logits = x @ blend.head.T + blend.alpha * cosines + blend.bias
+    error = (logits.softmax(dim=-1) - F.one_hot(y, len(text))) / len(x)  # (N, C)
+    for value, gradient, velocity in zip(
+        (blend.head, blend.bias), (error.T @ x, error.sum(dim=0)), momentum, strict=True
+    ):
+        velocity.mul_(MOMENTUM).add_(gradient)
+        value.sub_(blend.head_rate * velocity)
+    if both:
+        blend.alpha.sub_(blend.alpha_rate * (error * cosines).sum(dim=0))
+    return F.cross_entropy(logits, y).item()
+
+
+def _best_epoch(rows: TaskRows, epochs: int) -> tuple[Tensor, Tensor, int]:
+    """Weights (C, D) and bias (C,) of the epoch best on validation rows, and its number."""
+    text = rows.text
+    assert text is not None
+    x, y = rows.all_views()
+    blend = first_blend(x, y, text)
+    momentum = (torch.zeros_like(blend.head), torch.zeros_like(blend.bias))
+    best, kept = -1, (text, blend.bias, 0)
+    for epoch in range(1, epochs + 1):
+        blend_step(blend, x, y, text, momentum, epoch % ALPHA_EVERY == 0)
+        weights = blend.weights(text)
+        hits = int(((rows.units_val @ weights.T + blend.bias).argmax(dim=-1) == rows.y_val).sum())
+        if hits >= best:
+            best, kept = hits, (weights, blend.bias.clone(), epoch)
+    return kept

@@ -1,0 +1,94 @@
+"""An estimator of one task as a method of many: fitted on each task's rows on its own, and joined.
+
+Axes: T tasks, K classes of all tasks, C classes of one task, N rows, V views, D joint dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from torch import Tensor
+
+from cptlite.classifiers.linear import Classifier
+from cptlite.errors import DataError
+from cptlite.methods.base import FewShotRows, Method, Problem
+from cptlite.methods.probes.estimator import FeatureClassifier, TaskRows
+from cptlite.methods.templates import zero_shot_weights
+
+__all__ = ["PerTask", "split_tasks"]
+
+
+class PerTask(Method):
+    """One estimator a task.
+
+    Parameters
+    ----------
+    name : str
+        Of the method, for messages.
+    make : callable
+        Makes an estimator that is not fitted.
+    """
+
+    def __init__(self, name: str, make: Callable[[], FeatureClassifier]) -> None:
+        super().__init__()
+        self.name = name
+        self.make = make
+
+    def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows) -> Classifier:
+        """Fit every task's estimator on its rows.
+
+        Raises
+        ------
+        DataError
+            A task lacks validation rows to choose on, or training rows of enough classes.
+        """
+        estimator = self.make()
+        text = zero_shot_weights(problem) if estimator.needs_text else None  # (K, D)
+        parts = []
+        for rows in split_tasks(problem, train, val, text):
+            self._check(rows, estimator)
+            learned = estimator.learn(rows)
+            parts.append(learned.classifier)
+            self._size += learned.num_parameters
+            if learned.choices:
+                self.choices_[rows.id] = learned.choices
+        return estimator.join(parts)
+
+    def _check(self, rows: TaskRows, estimator: FeatureClassifier) -> None:
+        if estimator.chooses and not len(rows.y_val):
+            raise DataError(
+                f"{self.name} chooses on validation rows, and task {rows.id!r} has none cached: "
+                f"give the dataset a val split, or use --method prototype"
+            )
+        present = len(rows.y.unique())
+        if present < estimator.least_classes:
+            raise DataError(
+                f"{self.name} wants training rows of at least two classes of task {rows.id!r}, found those of "
+                f"{present}: cache more, or use --method prototype"
+            )
+
+
+def split_tasks(
+    problem: Problem, train: FewShotRows, val: FewShotRows, text: Tensor | None = None
+) -> Iterator[TaskRows]:
+    """Rows of each task, in order.
+
+    Parameters
+    ----------
+    problem : Problem
+    train, val : FewShotRows
+    text : Tensor of shape (K, D), optional
+        Unit-length zero-shot weights of all classes.
+    """
+    for task, (start, stop) in zip(problem.tasks, problem.class_ranges, strict=True):
+        own, own_val = (rows.of_classes(start, stop) for rows in (train, val))
+        yield TaskRows(
+            id=task.id,
+            num_classes=stop - start,
+            x=own.features.float(),
+            y=own.labels,
+            x_val=own_val.features[:, 0].float(),
+            y_val=own_val.labels,
+            text=None if text is None else text[start:stop],
+            logit_scale=problem.text.tower.logit_scale,
+        )

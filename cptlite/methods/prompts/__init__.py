@@ -1,0 +1,1 @@
+"""Methods that learn by gradient steps, most of them prompts; one file per idea."""

@@ -1,0 +1,1 @@
+"""Runs: rows are drawn, learned from, evaluated and filed."""

@@ -1,0 +1,74 @@
+"""The one place that reads test rows: a finished classifier on every task, once.
+
+Axes: N test rows, K classes of all tasks in task-major order, M places of an image, D joint dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from cptlite.cache import FeatureCache
+from cptlite.classifiers.linear import Classifier
+from cptlite.metrics import accuracy, mean_per_class_recall
+
+__all__ = ["evaluate"]
+
+CHUNK = 4096
+LOCAL_CHUNK = 256  # rows of up to 1 MiB each
+
+
+@torch.no_grad()
+def evaluate(
+    classifier: Classifier, caches: Sequence[FeatureCache], device: torch.device, *, local: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Score a classifier on the test rows of every task.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        Over the classes of all caches' tasks, in order.
+    caches : sequence of FeatureCache
+    device : torch.device
+        Of the classifier.
+    local : bool
+        Give the classifier local features (B, M, D), read as they are scored, instead of pooled ones (B, D).
+
+    Returns
+    -------
+    dict of str to dict
+        By task id: ``acc1`` and ``mean_per_class_recall`` in [0, 1], ``metric`` (the one that counts) and ``rows``.
+    """
+    results: dict[str, dict[str, Any]] = {}
+    first = 0
+    for cache in caches:
+        labels, tasks = cache.labels("test"), cache.row_tasks("test")
+        for index, task in enumerate(cache.tasks):
+            rows = np.flatnonzero(tasks == index)
+            classes = slice(first, first + len(task.class_names))
+            predicted = _predict(classifier, _chunks(cache, rows, local), classes, device)
+            results[task.id] = {
+                "acc1": accuracy(labels[rows], predicted),
+                "mean_per_class_recall": mean_per_class_recall(labels[rows], predicted),
+                "metric": task.metric,
+                "rows": len(rows),
+            }
+            first = classes.stop
+    return results
+
+
+def _chunks(cache: FeatureCache, rows: np.ndarray, local: bool) -> Iterator[np.ndarray]:
+    """Test features (n, D), or local ones (n, M, D), chunk by chunk: of a big dataset these do not fit into memory."""
+    size = LOCAL_CHUNK if local else CHUNK
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        yield cache.local("test", part) if local else cache.features("test", part, views=0)[:, 0]
+
+
+def _predict(classifier: Classifier, chunks: Iterable[np.ndarray], classes: slice, device: torch.device) -> np.ndarray:
+    """Best class within one task for each row: (N,)."""
+    best = [classifier.scores(torch.from_numpy(chunk).to(device), classes).argmax(dim=-1) for chunk in chunks]
+    return torch.cat(best).cpu().numpy() if best else np.zeros(0, np.int64)

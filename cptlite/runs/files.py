@@ -1,0 +1,182 @@
+"""A run's folder: what is in it, whether it is done, and how its files are written.
+
+``config.json`` is written first and ``results.json`` last, so a directory without results is unfinished and gone on
+with; one with results is returned as it is when it was made by the same configuration and refused when not. Between
+them comes ``prompts.safetensors``, where a training is done. Tasks that are learned separately have folders of their
+own in ``tasks``, with log, checkpoint and prompts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cptlite.backbones.clip import backbone_slug
+from cptlite.cache.format import task_key
+from cptlite.classifiers.linear import Classifier
+from cptlite.config import PAPER, TrainConfig
+from cptlite.errors import DataError, UsageError
+from cptlite.files import replacing
+from cptlite.methods.base import Problem
+from cptlite.methods.table import find_method
+
+__all__ = [
+    "finished_results",
+    "read_prompts",
+    "remove_checkpoints",
+    "run_folder",
+    "task_folder",
+    "write_classifier",
+    "write_json",
+    "write_prompts",
+]
+
+
+def run_folder(out: Path, config: TrainConfig) -> Path:
+    """Folder of a run: ``OUT/<suite>/<method>/<backbone>/shots16-seed1``.
+
+    A variant that is not the method's first, and a recipe that is not the paper's, stand behind the method's name.
+    """
+    entry, variant = find_method(config.method, config.variant)
+    words = [config.method]
+    if variant and variant != entry.variants[0]:
+        words.append(variant)
+    if config.recipe != PAPER:
+        words.append(config.recipe)
+    return (
+        out / config.suite / "-".join(words) / backbone_slug(config.backbone) / f"shots{config.shots}-seed{config.seed}"
+    )
+
+
+def task_folder(folder: Path, task_id: str) -> Path:
+    """Folder of a task that is learned on its own, in its run's folder."""
+    return folder / "tasks" / task_key(task_id)
+
+
+def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """Results in a run's folder, if it is done; None where it is not.
+
+    Parameters
+    ----------
+    folder : Path
+    identity : dict
+        ``config`` and ``caches`` as the run would write them.
+
+    Raises
+    ------
+    UsageError
+        The folder holds a run, finished or to be gone on with, of another configuration or other cached features.
+    DataError
+        A file of that run is damaged.
+    """
+    stored, results = folder / "config.json", folder / "results.json"
+    begun = any(_find(folder, "results.json", "checkpoint.pt", "prompts.safetensors"))
+    if not (begun and stored.exists()):
+        return None
+    old = _read_json(stored, "config")
+    changed = [f"{key} {there!r} there, {asked!r} asked" for key, there, asked in _differences(old, identity)]
+    if changed:
+        raise UsageError(
+            f"{folder} holds a run of another configuration ({'; '.join(changed)}): "
+            f"give --force to replace it, or another --out"
+        )
+    return _read_json(results, "tasks") if results.exists() else None
+
+
+def _find(folder: Path, *names: str) -> Iterator[Path]:
+    """Files of some names in a run's folder and in those of its tasks."""
+    for name in names:
+        yield from (path for path in (folder / name, *folder.glob(f"tasks/*/{name}")) if path.exists())
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove what a run that is done will not go on from."""
+    for path in _find(folder, "checkpoint.pt"):
+        path.unlink()
+
+
+def _read_json(path: Path, key: str) -> dict[str, Any]:
+    """Read a table with some key."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or key not in content:
+        raise DataError(
+            f"wanted what an earlier run wrote at {path}, got a damaged file: "
+            f"give --force to train anew, or another --out"
+        )
+    return content
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(name, old value, new value) of what differs, looking into nested tables."""
+    for key, value in new.items():
+        there = old.get(key)
+        if isinstance(value, dict) and isinstance(there, dict):
+            yield from ((f"{key}.{name}", was, now) for name, was, now in _differences(there, value))
+        elif there != value:
+            yield key, there, value
+
+
+def write_prompts(folder: Path, learnables: Mapping[str, nn.Parameter]) -> None:
+    """Write ``prompts.safetensors``: what was learned, by name."""
+    from safetensors.torch import save_file
+
+    values = {name: value.detach().cpu().contiguous().clone() for name, value in learnables.items()}
+    with replacing(folder / "prompts.safetensors") as path:
+        save_file(values, path)
+
+
+def read_prompts(folder: Path, learnables: Mapping[str, nn.Parameter]) -> float | None:
+    """Read what an earlier attempt learned into learnables, if its training is done.
+
+    Returns
+    -------
+    float or None
+        Seconds that the training took, as logged; None where there is no ``prompts.safetensors``.
+
+    Raises
+    ------
+    DataError
+        A file of that attempt is damaged, or not of these learnables.
+    """
+    from safetensors.torch import load_file
+
+    path = folder / "prompts.safetensors"
+    if not path.exists():
+        return None
+    try:
+        stored = load_file(path)
+        with torch.no_grad():
+            for name, value in learnables.items():
+                value.copy_(stored[name].view_as(value))
+        return float(json.loads((folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])["seconds"])
+    except Exception as error:  # the reader raises a class of its own on a damaged file
+        raise DataError(
+            f"wanted the prompts that an earlier attempt learned in {folder}, got files that cannot be read "
+            f"({type(error).__name__}): give --force to train anew, or another --out"
+        ) from None
+
+
+def write_classifier(folder: Path, problem: Problem, classifier: Classifier) -> None:
+    """Write ``classifier.npz``: all that scores again, with the names of classes and tasks."""
+    arrays: dict[str, Any] = {
+        **classifier.arrays(),
+        "names": np.array(problem.class_names),
+        "tasks": np.array([task.id for task in problem.tasks for _ in task.class_names]),
+    }
+    with replacing(folder / "classifier.npz") as path, path.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, all of it or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

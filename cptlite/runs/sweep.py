@@ -1,0 +1,110 @@
+"""Many runs: a grid of configurations carried out by joblib's workers.
+
+Runs are independent and end in files of their own, so workers share nothing but the folders; a finished run is not
+done again, which makes a sweep resumable. Runs that differ in shots and seed alone can be one job, trained together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from joblib import Parallel, delayed
+
+from cptlite.backbones.clip import Backbone, load_backbone
+from cptlite.config import TrainConfig, differ_in_rows_alone
+from cptlite.methods.table import resolve_config
+from cptlite.runs.execute import execute_together
+
+__all__ = ["grid", "run_all"]
+
+
+def grid(
+    given: Mapping[str, Any], *, methods: Sequence[str], shots: Sequence[int], seeds: Sequence[int]
+) -> list[TrainConfig]:
+    """Every combination of methods, shots and seeds on top of given fields, most expensive first.
+
+    Fields that are not given take each method's own defaults.
+    """
+    ordered = product(sorted(shots, reverse=True), reversed(methods), seeds)
+    return [
+        resolve_config({**given, "method": method, "shots": number, "seed": seed}) for number, method, seed in ordered
+    ]
+
+
+def run_all(
+    configs: Iterable[TrainConfig],
+    *,
+    cache_dir: Path,
+    out: Path,
+    jobs: int = 1,
+    together: bool = False,
+    force: bool = False,
+    on_run: Callable[[dict[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Carry out runs, several at a time.
+
+    Parameters
+    ----------
+    configs : iterable of TrainConfig
+    cache_dir, out : Path
+    jobs : int
+        Worker processes; each gets an equal share of the cores. 1 runs here.
+    together : bool
+        Train runs that differ in shots and seed alone as an axis of one forward.
+    force : bool
+        Replace runs that are there.
+    on_run : callable, optional
+        Told the results of each run as its job ends.
+
+    Returns
+    -------
+    list of dict
+        Results in the order of ``configs``.
+    """
+    configs = list(configs)
+    groups = _group(configs) if together else [[config] for config in configs]
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    tasks = (delayed(_run_group)(group, cache_dir, out, threads, force) for group in groups)
+    results = {}
+    for group, done in zip(groups, Parallel(n_jobs=jobs, return_as="generator")(tasks), strict=True):
+        for config, result in zip(group, done, strict=True):
+            results[config] = result
+            if on_run:
+                on_run(result)
+    return [results[config] for config in configs]
+
+
+def _group(configs: Sequence[TrainConfig]) -> list[list[TrainConfig]]:
+    """Put runs that can train together side by side, in the order of each group's first."""
+    groups: list[list[TrainConfig]] = []
+    for config in configs:
+        home = next((group for group in groups if differ_in_rows_alone([group[0], config])), None)
+        if home is None:
+            groups.append([config])
+        else:
+            home.append(config)
+    return groups
+
+
+def _run_group(
+    configs: Sequence[TrainConfig], cache_dir: Path, out: Path, threads: int, force: bool
+) -> list[dict[str, Any]]:
+    before = torch.get_num_threads()  # with one job this is the caller's own process
+    torch.set_num_threads(threads)
+    try:
+        backbone = _shared_backbone(configs[0].backbone, configs[0].device, configs[0].precision)
+        return execute_together(configs, backbone, cache_dir=cache_dir, out=out, force=force)
+    finally:
+        torch.set_num_threads(before)
+
+
+@cache
+def _shared_backbone(name: str, device: str, precision: str) -> Backbone:
+    """One backbone a worker process: loading takes as long as a small run."""
+    return load_backbone(name, device=device, precision=precision)

@@ -1,0 +1,1 @@
+"""Gradient steps over cached rows in memory: recipe, state, loop, checkpoint."""

@@ -1,0 +1,301 @@
+"""The command line, called in this process and as one of its own."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from cptlite import __version__
+from cptlite.cli import app, main
+from cptlite.cli.console import progress, show_configuration
+from cptlite.cli.groups import CommandGroup
+from cptlite.cli.train_options import HELP, RESOLVED, with_training_options
+from cptlite.config import TrainConfig
+from cptlite.errors import CptliteError, DataError, UsageError
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def call(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def process(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cptlite", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def failing(error: BaseException) -> typer.Typer:
+    """Make an app whose one command raises an error."""
+    broken = typer.Typer(cls=CommandGroup, pretty_exceptions_enable=False)
+
+    @broken.callback()
+    def options(debug: bool = False) -> None: ...
+
+    @broken.command()
+    def work() -> None:
+        raise error
+
+    return broken
+
+
+def test_version() -> None:
+    assert call("--version").stdout == f"cptlite {__version__}\n"
+
+
+def test_every_command_has_help() -> None:
+    assert {command.callback.__name__ for command in app.registered_commands if command.callback} >= {
+        "datasets",
+        "methods",
+        "report",
+    }
+    for command in app.registered_commands:
+        assert command.callback is not None
+        done = call(command.callback.__name__, "--help")
+        assert done.exit_code == 0
+        assert "Usage" in done.stdout
+
+
+def test_an_unknown_command_names_a_near_one() -> None:
+    done = call("dataset")
+    assert done.exit_code == 2
+    assert "Did you mean 'datasets'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (UsageError("wanted a, got b"), 2, "error: wanted a, got b\n"),
+        (DataError("no such data"), 3, "error: no such data\n"),
+        (CptliteError("failed"), 1, "error: failed\n"),
+        (OSError(28, "No space left on device", "x.h5"), 1, "error: No space left on device: x.h5"),
+        (KeyboardInterrupt(), 130, "\ninterrupted: the same command goes on where this one stopped\n"),
+    ],
+)
+def test_errors_for_the_user_end_in_one_message(error: BaseException, code: int, message: str) -> None:
+    done = CliRunner().invoke(failing(error), ["work"])
+    assert done.exit_code == code
+    assert done.stderr.startswith(message)
+    assert done.stdout == ""
+
+
+def test_debug_shows_where_an_error_came_from() -> None:
+    done = CliRunner().invoke(failing(DataError("no such data")), ["--debug", "work"])
+    assert done.exit_code == 3
+    assert "Traceback" in done.stderr
+    assert done.stderr.endswith("error: no such data\n")
+
+
+def test_any_other_error_is_a_bug_and_shows() -> None:
+    done = CliRunner().invoke(failing(ZeroDivisionError()), ["work"])
+    assert isinstance(done.exception, ZeroDivisionError)
+
+
+def test_main_returns_the_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["cptlite", "datasets", "no-such-dataset"])
+    assert main() == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_as_a_process() -> None:
+    done = process("datasets", "no-such-dataset")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: dataset 'no-such-dataset'")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    command = f"{sys.executable} -m cptlite datasets fgvc --json | head -c 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+
+
+def test_debug_may_be_set_by_the_environment() -> None:
+    done = process("datasets", "no-such-dataset", env={**os.environ, "CPTLITE_DEBUG": "1"})
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_shows_stages_counts_and_speed_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream, shown in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with progress("loading", "steps") as tick:
+            for done in (0, 20, 40):
+                tick(done, 40, "drawing", "images")
+                time.sleep(0.01)
+        assert (("drawing" in stream.getvalue()) and ("40/40" in stream.getvalue())) is shown
+        assert ("images/s" in stream.getvalue()) is shown
+
+
+def test_show_configuration_aligns_names_and_spells_values(capsys: pytest.CaptureFixture[str]) -> None:
+    show_configuration("cache", {"views": 1, "datasets": ["a", "b"], "flip": False, "init": "", "of": None})
+    assert capsys.readouterr().err == (
+        "cptlite cache\n  views     1\n  datasets  a, b\n  flip      no\n  init      none\n  of        none\n"
+    )
+
+
+def test_datasets_lists_names_counts_and_what_is_found(tmp_path: Path) -> None:
+    make_class_folders(tmp_path / "flowers", classes=2, images=1)
+    done = call("datasets", "--root", tmp_path)
+    assert done.exit_code == 0
+    assert "3334/3333/3333" in done.stdout
+    assert "suite general10: caltech101 dtd" in done.stdout
+    listed = json.loads(call("datasets", "--root", tmp_path, "--json").stdout)
+    by_name = {facts["name"]: facts for facts in listed["datasets"]}
+    assert by_name["fgvc_aircraft"]["aliases"] == ["fgvc"]
+    assert by_name["fgvc_aircraft"]["counts"] == [3334, 3333, 3333]
+    assert not by_name["fgvc_aircraft"]["found"]
+    assert len(listed["suites"]["general10"]) == 10
+
+
+def test_datasets_of_one_shows_its_tree_and_what_is_missing(tmp_path: Path) -> None:
+    done = call("datasets", "fgvc", "--root", tmp_path)
+    assert done.exit_code == 0
+    assert done.stdout.startswith("fgvc_aircraft (also fgvc)")
+    assert "images_variant_train.txt" in done.stdout
+    assert str(tmp_path / "fgvc_aircraft/variants.txt") in done.stdout.split("missing:")[1]
+
+
+def test_datasets_of_one_that_is_there_counts_it(tmp_path: Path) -> None:
+    make_class_folders(tmp_path / "leaves", classes=3, images=10)
+    (facts,) = json.loads(call("datasets", tmp_path / "leaves", "--json").stdout)
+    assert facts["found"]
+    assert facts["read_classes"] == 3
+    assert facts["read_counts"] == [15, 6, 9]
+    assert "3 classes, train/val/test 15/6/9" in call("datasets", tmp_path / "leaves").stdout
+
+
+def test_the_root_may_be_set_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CPTLITE_DATA", str(tmp_path))
+    assert str(tmp_path) in call("datasets", "fgvc").stdout
+
+
+def test_methods() -> None:
+    said = call("methods").stdout
+    assert "softcpt --variant: nata, nats, cata" in said
+    row = next(line for line in said.splitlines() if line.startswith("coop-ca "))
+    words = ("one context per task", "per task", "random views", "T L W", "Zhou et al., IJCV 2022")
+    assert all(word in row for word in words)
+    listed = {entry.pop("name"): entry for entry in json.loads(call("methods", "--json").stdout)}
+    assert {"zeroshot", "linear-probe", "prototype", "coop-mt", "coop-ca", "softcpt"} <= listed.keys()
+    assert listed["lp++"] == {
+        "variants": [],
+        "learns": "a linear head blended with the template class by class",
+        "multi_task": False,
+        "cached": "all views",
+        "parameters": "K D + 2 K",
+        "source": "Huang et al., CVPR 2024",
+    }
+
+
+def test_report_prints_tables_and_draws(tmp_path: Path) -> None:
+    for shots in (1, 4):
+        write_results(tmp_path / f"runs/shots{shots}-seed1", shots=shots, suite_score=0.1 * shots)
+    done = call("report", tmp_path / "runs", "--tasks", "--out", tmp_path / "plots")
+    assert done.exit_code == 0, done.stderr
+    assert "40.0" in done.stdout
+    assert "mine, 1 task at 4 shots (%)" in done.stdout
+    assert (tmp_path / "plots/shots.png").stat().st_size > 1000
+    data = json.loads(call("report", tmp_path / "runs", "--json").stdout)
+    assert [each["shots"] for each in data["mine, 1 task"]] == [1, 4]
+
+
+def test_demo_says_what_came_out_where_it_lies_and_what_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cptlite.demo import DemoPlan, DemoReport
+
+    write_results(tmp_path / "runs/one")
+    results = [json.loads((tmp_path / "runs/one/results.json").read_text())]
+    places = {name: tmp_path / name for name in ("data", "caches", "runs", "plot")}
+
+    plans = []
+
+    def run_demo(out: Path, plan: DemoPlan, *, on_progress: Any) -> DemoReport:
+        plans.append(plan)
+        for stage in ("draw", "cache", "train"):
+            on_progress(stage, 1, 2)
+        return DemoReport(results=results, **places, seconds={"train": 1.0})
+
+    monkeypatch.setattr("cptlite.demo.run_demo", run_demo)
+    done = call("demo", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "coop-mt" in done.stdout
+    for words in (*map(str, places.values()), "train 1 s", f"cptlite report {places['runs']}", "cptlite cache"):
+        assert words in done.stderr
+    assert json.loads(call("demo", "--json", "--all", "--recipe", "fast").stdout) == results
+    assert plans[0] == DemoPlan(settings={"recipe": "paper"})
+    assert set(plans[0].methods) < set(plans[1].methods)
+    assert plans[1].settings == {"recipe": "fast"}
+
+
+def test_report_of_nothing(tmp_path: Path) -> None:
+    done = call("report", tmp_path)
+    assert done.exit_code == 3
+    assert "cptlite train" in done.stderr
+
+
+def test_every_field_of_a_training_configuration_has_a_flag_with_help() -> None:
+    names = {item.name for item in fields(TrainConfig)}
+    assert names == set(HELP) | set(RESOLVED)
+
+
+def test_training_flags_carry_types_and_defaults() -> None:
+    seen: dict[str, Any] = {}
+    small = typer.Typer()
+
+    @small.command()
+    @with_training_options
+    def train(*, out: str = "runs", **settings: Any) -> None:
+        seen.update(settings, out=out)
+
+    assert CliRunner().invoke(small, ["--lr", "0.5", "--batch-size", "8", "--out", "x"]).exit_code == 0
+    assert (seen["lr"], seen["batch_size"], seen["out"]) == (0.5, 8, "x")
+    assert seen["method"] == "softcpt"
+    assert "epochs" not in seen  # its default is the method's
+    assert "templates" not in seen
+    assert CliRunner().invoke(small, ["--template", "a {}.", "--template", "{}!"]).exit_code == 0
+    assert seen["templates"] == ["a {}.", "{}!"]
+    assert CliRunner().invoke(small, ["--batch-size", "many"]).exit_code == 2
+
+
+def test_the_readme_and_the_justfile_say_the_same() -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    justfile = (REPOSITORY / "Justfile").read_text(encoding="utf-8")
+    for name in ("demo", "test"):
+        block = readme.split(f"<!-- ci:{name} -->\n")[1].split("```")[1]
+        command = block.removeprefix("bash").strip()
+        assert f"\n{name}:\n    {command}\n" in justfile
+
+
+def make_class_folders(folder: Path, *, classes: int, images: int) -> None:
+    """Draw a folder of class folders of small images that differ."""
+    from PIL import Image
+
+    for label in range(classes):
+        (folder / f"class {label}").mkdir(parents=True)
+        for index in range(images):
+            colour = (80 * label % 256, 25 * index % 256, 100)
+            Image.new("RGB", (40, 30), colour).save(folder / f"class {label}/{index:02}.png")
+
+
+def write_results(folder: Path, **changes: Any) -> None:
+    scores = {"acc1": 0.5, "mean_per_class_recall": 0.5, "metric": "acc1", "rows": 10}
+    result = {"method": "coop-mt", "variant": "", "suite": "mine", "shots": 1, "seed": 1}
+    result |= {"tasks": {"leaf": scores}, "suite_score": 0.5, "parameters": 8, "seconds": {"train": 1}}
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(result | changes))

@@ -1,0 +1,194 @@
+"""The probes as estimators: scikit-learn's own checks, and that a task fitted alone is the task fitted among others."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from golden_cases import make_task, text_encoder
+from sklearn.base import BaseEstimator, clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from cptlite.errors import UsageError
+from cptlite.methods.base import FewShotRows, Problem
+from cptlite.methods.probes.cross_modal import CrossModal
+from cptlite.methods.probes.estimator import FeatureClassifier, TaskRows, TextClassifier
+from cptlite.methods.probes.linear_probe import LinearProbe
+from cptlite.methods.probes.lp_plus_plus import LPPlusPlus
+from cptlite.methods.probes.per_task import PerTask, split_tasks
+from cptlite.methods.probes.prototype import PrototypeClassifier
+from cptlite.methods.probes.tip_adapter import TipAdapter, TipAdapterF
+from cptlite.methods.templates import zero_shot_weights
+
+DIM = 32  # of the recordings' CLIP
+
+# scikit-learn's checks make up (X, y) of many widths and numbers of classes, which no one array of text weights fits.
+# These take the class means for text, so that the checks run on everything else: the fit, the scores, the labels.
+
+
+class MeansForText(TextClassifier):
+    """Class means of the plain view in place of text features."""
+
+    def _text(self, rows: TaskRows) -> torch.Tensor:
+        members = F.one_hot(rows.y, rows.num_classes).to(rows.x)
+        return members.T @ rows.units[:, 0]
+
+
+class TipOnMeans(MeansForText, TipAdapter):
+    pass
+
+
+class TipFOnMeans(MeansForText, TipAdapterF):
+    pass
+
+
+class CrossModalOnMeans(MeansForText, CrossModal):
+    pass
+
+
+class LPOnMeans(MeansForText, LPPlusPlus):
+    pass
+
+
+@parametrize_with_checks(
+    [
+        LinearProbe(),
+        PrototypeClassifier(),
+        TipOnMeans(),
+        TipFOnMeans(epochs=3),
+        CrossModalOnMeans(steps=30),
+        LPOnMeans(epochs=30),
+    ]
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+def test_scikit_learns_own_checks(estimator: BaseEstimator, check: Any) -> None:
+    check(estimator)
+
+
+@pytest.mark.parametrize("estimator", [TipAdapter(), TipAdapterF(), CrossModal(), LPPlusPlus()], ids=repr)
+def test_checks_that_need_no_data_hold_without_the_stand_in(estimator: BaseEstimator) -> None:
+    assert clone(estimator).get_params() == estimator.get_params()
+    assert not vars(clone(estimator)).keys() - estimator.get_params().keys()
+    with pytest.raises(UsageError, match=r"wants text_weights of shape \(2, 3\) .* got none"):
+        estimator.fit(np.eye(3)[:2], [0, 1])
+
+
+@pytest.fixture
+def problem() -> Problem:
+    tasks = (make_task("animal", ["cat", "dog"]), make_task("fruit", ["fig", "kiwi", "plum"], "{} fruit."))
+    return Problem(tasks=tasks, text=text_encoder("fused"))
+
+
+def draw(rows_a_class: int, views: int = 1) -> FewShotRows:
+    """Rows around one corner a class."""
+    labels = torch.arange(5).repeat(rows_a_class)
+    features = 4 * torch.eye(5, DIM)[labels][:, None] + torch.randn(len(labels), views, DIM)
+    return FewShotRows(features=features, labels=labels)
+
+
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize(
+    "kind",
+    [LinearProbe, PrototypeClassifier, TipAdapter, TipAdapterF, partial(CrossModal, steps=60), LPPlusPlus],
+    ids=["linear-probe", "prototype", "tip-adapter", "tip-adapter-f", "cross-modal", "lp++"],
+)
+def test_a_task_by_itself_is_the_task_among_others(problem: Problem, kind: Any, views: int) -> None:
+    """Through arrays and words for labels, to the same scores and choices as the method of many tasks."""
+    train, val, test = draw(6, views), draw(3), torch.randn(9, DIM)
+    torch.manual_seed(3)
+    joint = PerTask("x", kind)
+    classifier = joint.fit(problem, train, val)
+    torch.manual_seed(3)
+    text = zero_shot_weights(problem)
+    for rows, names, classes in zip(
+        split_tasks(problem, train, val),
+        (["cat", "dog"], ["fig", "kiwi", "plum"]),
+        (slice(0, 2), slice(2, 5)),
+        strict=True,
+    ):
+        estimator: FeatureClassifier = kind()
+        if estimator.needs_text:
+            scale = problem.text.tower.logit_scale
+            estimator.set_params(text_weights=3 * text[classes].numpy(), logit_scale=scale)
+        words = np.array(names)
+        estimator.fit(rows.x.numpy(), words[rows.y], rows.x_val.numpy(), words[rows.y_val])
+        scores = classifier.scores(test, classes).numpy()
+        own = estimator.decision_function(test.numpy())
+        np.testing.assert_allclose(own, scores if len(names) > 2 else scores[:, 1] - scores[:, 0], rtol=1e-3, atol=1e-4)
+        assert estimator.predict(test.numpy()).tolist() == words[scores.argmax(1)].tolist()
+        assert estimator.choices_ == joint.choices_.get(rows.id, {})
+
+
+def test_linear_probe_with_a_given_c_is_scikit_learns() -> None:
+    x, y = np.random.default_rng(0).normal(size=(60, 5)), np.arange(60) % 3
+    ours, theirs = LinearProbe(C=0.3).fit(x, y), LogisticRegression(C=0.3, max_iter=1000).fit(x, y)
+    np.testing.assert_array_equal(ours.coef_, theirs.coef_)
+    np.testing.assert_array_equal(ours.intercept_, theirs.intercept_)
+    np.testing.assert_allclose(ours.decision_function(x), theirs.decision_function(x))
+    assert ours.choices_ == {}
+
+
+def test_the_best_c_on_validation_rows_beats_a_bad_one() -> None:
+    """Each image has a clear feature of large size and noise; the weakest regularisation wins, by the search alone."""
+    rng = np.random.default_rng(0)
+    y = np.arange(80) % 4
+    x = 0.01 * np.eye(4, 20)[y] + 0.002 * rng.normal(size=(80, 20))
+    searched = LinearProbe(C=1e-6).fit(x[:40], y[:40], x[40:], y[40:])
+    plain = LinearProbe(C=searched.choices_["C"]).fit(x[:40], y[:40])
+    np.testing.assert_array_equal(searched.coef_, plain.coef_)
+    assert searched.choices_["C"] > 1
+
+
+def test_probes_stand_in_pipelines_and_cross_validation() -> None:
+    rows = draw(8)
+    x, y = rows.features[:, 0].numpy(), rows.labels.numpy()
+    for probe in (LinearProbe(), PrototypeClassifier()):
+        assert cross_val_score(make_pipeline(Normalizer(), probe), x, y, cv=4).mean() > 0.8
+
+
+def test_seeded_estimators_leave_the_global_generator_alone() -> None:
+    rows, text = draw(4), torch.randn(5, DIM).numpy()
+    for kind in (TipAdapterF, partial(CrossModal, steps=20)):
+        state = torch.get_rng_state()
+        first, second = (
+            kind(text_weights=text, random_state=5).fit(rows.features.numpy(), rows.labels.numpy()) for _ in range(2)
+        )
+        assert torch.equal(torch.get_rng_state(), state)
+        x = rows.features[:, 0].numpy()
+        np.testing.assert_array_equal(first.decision_function(x), second.decision_function(x))
+
+
+def test_text_rows_may_name_classes_without_training_rows() -> None:
+    text = torch.randn(3, DIM).numpy()
+    x = np.concatenate([text[:2], text[:2]])
+    tip = TipAdapter(text_weights=text, classes=["b", "a", "c"]).fit(x, ["b", "a", "b", "a"])
+    assert tip.predict(text).tolist() == ["b", "a", "c"]
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    x, y = np.eye(4), [0, 1, 0, 1]
+    with pytest.raises(UsageError, match="both X_val and y_val"):
+        LinearProbe().fit(x, y, x)
+    with pytest.raises(UsageError, match="labels among the 2 classes, got .*7"):
+        LinearProbe().fit(x, y, x, [0, 1, 0, 7])
+    with pytest.raises(UsageError, match=r"shape \(2, 4\) .* got \(3, 4\)"):
+        TipAdapter(text_weights=np.ones((3, 4))).fit(x, y)
+    with pytest.raises(UsageError, match="at least 2 classes"):
+        LinearProbe().fit(x, [1, 1, 1, 1])
+
+
+def test_a_class_without_rows_is_never_predicted(problem: Problem) -> None:
+    train = draw(4)
+    kept = train.labels != 3
+    train = FewShotRows(features=train.features[kept], labels=train.labels[kept])
+    for name, kind in (("prototype", PrototypeClassifier), ("linear-probe", LinearProbe)):
+        classifier = PerTask(name, kind).fit(problem, train, draw(2))
+        assert 1 not in classifier.scores(torch.randn(200, DIM), slice(2, 5)).argmax(-1)
