@@ -1,14 +1,14 @@
 """What every method is: something that learns from few cached rows and ends as a classifier of all tasks.
 
-Axes: R runs trained together, T tasks, K classes of all tasks in task-major order, B images, N rows, W text width,
-D joint dimension.
+Axes: R runs trained together, T tasks, K classes of all tasks in task-major order, B images, N rows, V views, M places
+of an image, C contexts, L context tokens, W text width, D joint dimension.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -21,10 +21,13 @@ from cptlite.text.encoder import TextEncoder
 
 __all__ = [
     "FewShotRows",
-    "Method",
+    "Learned",
+    "Probe",
     "Problem",
     "PromptMethod",
-    "PromptOptions",
+    "cross_entropy",
+    "mask_other_tasks",
+    "new_context",
 ]
 
 
@@ -37,13 +40,10 @@ class Problem:
     tasks : tuple of Task
         T tasks; classes of all tasks are numbered in this order.
     text : TextEncoder
-    templates : tuple of str
-        Zero-shot prompts with ``{}`` for the class name, for all tasks; empty takes each task's own.
     """
 
     tasks: tuple[Task, ...]
     text: TextEncoder
-    templates: tuple[str, ...] = ()
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -91,132 +91,126 @@ class FewShotRows:
         return FewShotRows(features=self.features[here], labels=self.labels[here] - start)
 
 
-class Method(ABC):
-    """A method that is fitted at once and read off as a classifier.
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What a method learned.
 
     Attributes
     ----------
-    choices_ : dict of str to dict
-        Numbers chosen on validation rows, by task id, after `fit`.
+    classifier : Classifier
+        Over all K classes.
+    num_parameters : int
+        Numbers learned.
+    choices : dict of str to dict
+        Numbers chosen on validation rows, by task id.
+    learnables : dict of str to Tensor
+        Of a prompt method, by name.
+    seconds : float
+        That learning took, earlier attempts included.
     """
 
-    def __init__(self) -> None:
-        self.choices_: dict[str, dict[str, float]] = {}
-        self._size = 0
+    classifier: Classifier
+    num_parameters: int
+    choices: dict[str, dict[str, float]] = field(default_factory=dict)
+    learnables: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Probe(ABC):
+    """A method that is fitted at once."""
 
     @abstractmethod
-    def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows) -> Classifier:
-        """Learn from train rows, choose hyper-parameters on val rows."""
-
-    def num_parameters(self) -> int:
-        """Numbers learned."""
-        return self._size
+    def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows, generator: torch.Generator) -> Learned:
+        """Learn from train rows, choose hyper-parameters on val rows; draws come from a generator of the CPU."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PromptOptions:
-    """Choices shared by the prompt methods; the fields are those of `cptlite.config.TrainConfig`.
+class PromptMethod(ABC):
+    """A method that learns by gradient steps.
 
-    Attributes
-    ----------
-    context_length, task_context_length, class_context_length : int
-        L, M and Mc: context tokens of class prompts, task prompts and class-feature prompts.
-    position : str
-        Where the class name stands in class prompts: ``end``, ``middle`` or ``front``.
-    context_init, task_context_init, class_context_init : str
-        Words to start a context from; empty draws from N(0, 0.02^2).
-    sub_network : str
-        What enters SoftCPT's sub-network when it has class features: ``lin``, ``linmean`` or ``lincls``.
-    freeze_class_context : bool
-        Whether the class-feature context stays as it starts.
-    """
-
-    context_length: int = 16
-    task_context_length: int = 4
-    class_context_length: int = 4
-    position: str = "end"
-    context_init: str = ""
-    task_context_init: str = ""
-    class_context_init: str = ""
-    sub_network: str = "lin"
-    freeze_class_context: bool = False
-
-
-class PromptMethod(nn.Module, ABC):
-    """A method that learns prompts by gradient steps.
-
-    Runs that differ in seed and rows alone can train together: every learnable then has a leading axis R, so do the
-    rows, and each run has a loss of its own. Shapes below are written "..." where that axis may stand. A step does the
-    same work whatever is in the batch, so that it can be recorded.
+    It holds what is frozen: prompts as they are laid out and planned, anchors, options. What is learned is passed in by
+    name, with the axis R of runs in front. Runs differ in seed and rows alone and share nothing but the forward: each
+    has a loss of its own. A step does the same work whatever is in the batch, so that it can be recorded.
 
     Parameters
     ----------
     problem : Problem
-
-    Attributes
-    ----------
-    kept_classes : Tensor of shape (..., K), bool, optional
-        Classes that the loss is over besides those in the batch; None for all. Set before each step by the training
-        loop where it subsamples classes.
+    runs : int
+        R that prompts are planned for; others are planned when they come.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__()
+    def __init__(self, problem: Problem, runs: int = 1) -> None:
         self.problem = problem
+        self.runs = runs
         self.logit_scale = problem.text.tower.logit_scale
-        self.kept_classes: Tensor | None = None
 
     @abstractmethod
-    def classifier_logits(self, images: Tensor) -> Tensor:
+    def start(self, generator: torch.Generator) -> dict[str, nn.Parameter]:
+        """Draw where one run starts: its learnables by name, without the axis R.
+
+        One that is not learned requires no gradient. Draws come from a generator of the CPU, so that a seed gives the
+        same start on any device.
+        """
+
+    @abstractmethod
+    def logits(self, learnables: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Scaled cosines with every class of every task, differentiable in the learnables.
 
         Parameters
         ----------
-        images : Tensor of shape (..., B, D)
-            Raw features.
+        learnables : mapping of str to Tensor of shape (R, ...)
+        images : Tensor of shape (R, B, D)
+            Raw features; local ones (R, B, M, D) for a method that reads these.
 
         Returns
         -------
-        Tensor of shape (..., B, K), float32
+        Tensor of shape (R, B, K), float32
         """
 
     @abstractmethod
-    def classifier(self) -> Classifier:
-        """Return the classifier as it stands; later steps leave it as it is."""
+    def classifier(self, learnables: Mapping[str, Tensor]) -> Classifier:
+        """Make the classifier of one run, whose learnables have no axis R; later steps leave it as it is."""
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def loss(
+        self, learnables: Mapping[str, Tensor], images: Tensor, labels: Tensor, kept: Tensor | None = None
+    ) -> Tensor:
         """Cross-entropy of each image over its own task's classes, averaged over the batch.
 
         Parameters
         ----------
-        images : Tensor of shape (..., B, D)
-            Raw features.
-        labels : Tensor of shape (..., B), int64
+        learnables : mapping of str to Tensor of shape (R, ...)
+        images : Tensor of shape (R, B, D)
+            As in `logits`.
+        labels : Tensor of shape (R, B), int64
             Class among all K.
+        kept : Tensor of shape (R, K), bool, optional
+            Classes that the loss is over besides those in the batch; None for all.
 
         Returns
         -------
-        Tensor of shape (...)
+        Tensor of shape (R,)
         """
-        return cross_entropy(self.mask_classes(self.classifier_logits(images), labels), labels)
+        return cross_entropy(self.mask_classes(self.logits(learnables, images), labels, kept), labels)
 
-    def backward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Leave gradients on the learnables, which have none; return the loss, detached. Shapes as in `loss`."""
-        loss = self.loss(images, labels)
-        loss.sum().backward()  # runs share no learnable, so each gets the gradient of its own loss
-        return loss.detach()
+    def gradients(
+        self, learnables: Mapping[str, Tensor], images: Tensor, labels: Tensor, kept: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of each run, (R,), detached, and the gradient of each learnable that requires one, (R, ...), by name.
 
-    def mask_classes(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Put -inf at classes that a loss is not over: of other tasks, or not kept; (..., B, K) to (..., B, K)."""
+        Arguments are those of `loss`.
+        """
+        learned = {name: value for name, value in learnables.items() if value.requires_grad}
+        loss = self.loss(learnables, images, labels, kept)
+        # Runs share no learnable, so each gets the gradient of its own loss.
+        found = torch.autograd.grad(loss.sum(), list(learned.values()))
+        return loss.detach(), dict(zip(learned, found, strict=True))
+
+    def mask_classes(self, scores: Tensor, labels: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Put -inf at classes that a loss is not over: of other tasks, or not kept; (R, B, K) to (R, B, K)."""
         scores = mask_other_tasks(scores, self.problem.class_tasks, labels)
-        if self.kept_classes is None:
+        if kept is None:
             return scores
-        present = torch.zeros_like(self.kept_classes).scatter(-1, labels, True)  # (..., K)
-        return scores.masked_fill(~(self.kept_classes | present)[..., None, :], float("-inf"))
-
-    def num_parameters(self) -> int:
-        """Numbers learned."""
-        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        present = torch.zeros_like(kept).scatter(-1, labels, True)  # (R, K)
+        return scores.masked_fill(~(kept | present)[:, None], float("-inf"))
 
 
 def mask_other_tasks(scores: Tensor, class_tasks: Tensor, labels: Tensor) -> Tensor:
@@ -225,18 +219,15 @@ def mask_other_tasks(scores: Tensor, class_tasks: Tensor, labels: Tensor) -> Ten
 
 
 def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the batch of each run, from (..., B, K) and (..., B) to (...)."""
+    """Mean over the batch of each run, from (R, B, K) and (R, B) to (R,)."""
     return F.cross_entropy(scores.flatten(0, -2), labels.flatten(), reduction="none").view_as(labels).mean(dim=-1)
 
 
-def new_context(shape: Sequence[int], words: str, text: TextEncoder) -> nn.Parameter:
-    """Learnable context vectors of shape (C, L, W): from words, or drawn from N(0, 0.02^2).
-
-    Words set their own L. Draws come from PyTorch's CPU generator, so that a seed gives the same start on any device.
-    """
+def new_context(shape: Sequence[int], words: str, text: TextEncoder, generator: torch.Generator) -> nn.Parameter:
+    """Learnable context vectors of shape (C, L, W): from words, which set their own L, or drawn from N(0, 0.02^2)."""
     count, length, width = shape
     if words:
         start = text.word_vectors(words).expand(count, -1, -1).clone()
     else:
-        start = torch.randn(count, length, width) * 0.02
+        start = torch.randn(count, length, width, generator=generator) * 0.02
     return nn.Parameter(start.to(text.tower.device))

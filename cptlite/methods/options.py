@@ -1,0 +1,44 @@
+"""What the options of several methods have in common; each method's own stand in its file, derived from these."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cptlite.errors import UsageError
+from cptlite.options import Options, option
+
+__all__ = ["MethodOptions", "PromptOptions", "TemplateOptions"]
+
+# 75 of CLIP's 77 positions: one starts a prompt, one ends it.
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions(Options):
+    """Options of a method, none of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateOptions(MethodOptions):
+    """Options of a method that starts from, or is pulled to, zero-shot class weights."""
+
+    templates: tuple[str, ...] = option(
+        (), "Zero-shot prompt with {} for the class name, not the dataset's own; several make an ensemble."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for template in self.templates:
+            if re.findall(r"\{[^}]*\}?|\}", template) != ["{}"]:
+                raise UsageError(f"a template must have one {{}} for the class name, got {template!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions(MethodOptions):
+    """Options of a method that learns a context for class prompts."""
+
+    context_length: int = option(
+        16, "Context tokens of a class prompt, L.", least=1, most=75, why="; the text encoder reads 77 tokens"
+    )
+    context_init: str = option("", "Words to start the class context from, which set its length; else noise.")
+    position: str = option("end", "Where the class name stands.", choices=("end", "middle", "front"))
