@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +33,7 @@ KINDS = {
     "tuple[str, ...]": (tuple[str, ...], False),
 }
 """Annotations that an option may have: its type, and whether None is a value."""
+SIMPLE = (bool, int, float, str)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +120,7 @@ class Option:
 def option(default: Any, help: str, **facts: Any) -> Any:
     """Field of a class of options; facts are those of `Option`. All arguments are literals: `read_options` reads them.
 
-    A number without an upper bound of its own is bounded by `MOST_RATE`, of which every float32 result stays finite.
+    A class derived from it gives the option another default by ``name: type = value`` alone. A number without an upper bound of its own is bounded by `MOST_RATE`, of which every float32 result stays finite.
     """
     if isinstance(default, float) and "most" not in facts:
         facts["most"] = MOST_RATE
@@ -138,17 +139,19 @@ class Options:
 def options_of(kind: type) -> tuple[Option, ...]:
     """Those fields of a dataclass that `option` made, in order."""
     types = get_type_hints(kind)
+    facts: dict[str, Mapping[str, Any]] = {}
+    for base in reversed(kind.__mro__):
+        own = vars(base).get("__dataclass_fields__", {}).values()
+        facts |= {each.name: each.metadata for each in own if each.metadata}
     found = []
     for each in fields(kind):
-        if "help" in each.metadata:
-            base, optional = _kind(types[each.name])
-            found.append(Option(name=each.name, kind=base, optional=optional, default=each.default, **each.metadata))
+        if each.name in facts:
+            annotation = types[each.name]
+            base, optional = KINDS[annotation.__name__ if annotation in SIMPLE else str(annotation)]
+            found.append(
+                Option(name=each.name, kind=base, optional=optional, default=each.default, **facts[each.name])
+            )
     return tuple(found)
-
-
-def _kind(annotation: Any) -> tuple[Any, bool]:
-    text = annotation.__name__ if isinstance(annotation, type) and annotation in (bool, int, float, str) else annotation
-    return KINDS[str(text)]
 
 
 def read_options(module: str, name: str, bases: Mapping[str, type]) -> tuple[Option, ...]:
@@ -175,7 +178,7 @@ def read_options(module: str, name: str, bases: Mapping[str, type]) -> tuple[Opt
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     (found,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
     merged: dict[str, Option] = {}
-    for base in found.bases:
+    for base in reversed(found.bases):
         merged |= {each.name: each for each in read_options(module, ast.unparse(base), bases)}
     for node in found.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Call):
@@ -185,6 +188,9 @@ def read_options(module: str, name: str, bases: Mapping[str, type]) -> tuple[Opt
             )
             own, (kind, optional) = ast.unparse(node.target), KINDS[ast.unparse(node.annotation)]
             merged[own] = Option(name=own, kind=kind, optional=optional, default=made.default, **made.metadata)
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            own = ast.unparse(node.target)
+            merged[own] = replace(merged[own], default=ast.literal_eval(node.value))
     return tuple(merged.values())
 
 

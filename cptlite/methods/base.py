@@ -25,6 +25,7 @@ __all__ = [
     "Probe",
     "Problem",
     "PromptMethod",
+    "count_tokens",
     "cross_entropy",
     "mask_other_tasks",
     "new_context",
@@ -223,8 +224,13 @@ def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(scores.flatten(0, -2), labels.flatten(), reduction="none").view_as(labels).mean(dim=-1)
 
 
+def count_tokens(length: int, words: str, text: TextEncoder) -> int:
+    """Context tokens L: as many as the words it starts from, where there are any."""
+    return len(text.word_vectors(words)) if words else length
+
+
 def new_context(shape: Sequence[int], words: str, text: TextEncoder, generator: torch.Generator) -> nn.Parameter:
-    """Learnable context vectors of shape (C, L, W): from words, which set their own L, or drawn from N(0, 0.02^2)."""
+    """Learnable context vectors of shape (C, L, W): from L words, or drawn from N(0, 0.02^2)."""
     count, length, width = shape
     if words:
         start = text.word_vectors(words).expand(count, -1, -1).clone()

@@ -7,6 +7,8 @@ Axes: E templates, K classes of all tasks, D joint dimension.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,8 +18,8 @@ from cptlite.methods.base import Problem
 __all__ = ["template_features", "zero_shot_weights"]
 
 
-def template_features(problem: Problem) -> Tensor:
-    """Text features of each task's template, or of the problem's templates, with the class names.
+def template_features(problem: Problem, templates: Sequence[str] = ()) -> Tensor:
+    """Text features of each task's own template, or of the templates given, with the class names.
 
     Returns
     -------
@@ -25,13 +27,13 @@ def template_features(problem: Problem) -> Tensor:
         E templates of each class, in most cases one; *not* unit length.
     """
     owners = [task for task in problem.tasks for _ in task.class_names]
-    ensemble = [[template] * len(owners) for template in problem.templates] or [[task.template for task in owners]]
+    ensemble = [[template] * len(owners) for template in templates] or [[task.template for task in owners]]
     names = [name.replace("_", " ") for name in problem.class_names]
-    return torch.stack([problem.text.encode_texts(list(map(str.format, templates, names))) for templates in ensemble])
+    return torch.stack([problem.text.encode_texts(list(map(str.format, each, names))) for each in ensemble])
 
 
-def zero_shot_weights(problem: Problem) -> Tensor:
-    """Class weights from templates.
+def zero_shot_weights(problem: Problem, templates: Sequence[str] = ()) -> Tensor:
+    """Class weights from each task's own template, or from the templates given.
 
     Returns
     -------
@@ -39,5 +41,5 @@ def zero_shot_weights(problem: Problem) -> Tensor:
         normalise(text(template with the class name)); of several templates the normalised mean of these, as in the
         paper's ensembles.
     """
-    weights = F.normalize(template_features(problem), dim=-1)
+    weights = F.normalize(template_features(problem, templates), dim=-1)
     return F.normalize(weights.mean(dim=0), dim=-1) if len(weights) > 1 else weights[0]

@@ -1,11 +1,12 @@
 """Prompt methods whose class weights are the same for every image.
 
-Axes: K classes of all tasks, B images, D joint dimension; "..." is the axis of runs trained together.
+Axes: R runs trained together, K classes of all tasks, B images, D joint dimension.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -21,18 +22,19 @@ class ClassWeightMethod(PromptMethod):
     """A prompt method that ends as one weight a class."""
 
     @abstractmethod
-    def class_weights(self) -> Tensor:
-        """Unit-length class weights, differentiable in the learnables: Tensor of shape (..., K, D), float32."""
+    def class_weights(self, learnables: Mapping[str, Tensor]) -> Tensor:
+        """Unit-length class weights, differentiable in the learnables: Tensor of shape (R, K, D), float32."""
 
-    def classifier_logits(self, images: Tensor) -> Tensor:
-        """Scaled cosines with every class of every task, (..., B, D) to (..., B, K)."""
-        return self.cosine_logits(images, self.class_weights())
+    def logits(self, learnables: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """Scaled cosines with every class of every task, (R, B, D) to (R, B, K)."""
+        return self.cosine_logits(images, self.class_weights(learnables))
 
     def cosine_logits(self, images: Tensor, weights: Tensor) -> Tensor:
-        """Scaled cosines of raw images (..., B, D) with unit-length weights (..., K, D): Tensor (..., B, K)."""
+        """Scaled cosines of raw images (R, B, D) with unit-length weights (R, K, D) or (K, D): Tensor (R, B, K)."""
         return exp32(self.logit_scale) * F.normalize(images.float(), dim=-1) @ weights.mT
 
     @torch.no_grad()
-    def classifier(self) -> LinearClassifier:
-        """Return the classifier as it stands."""
-        return LinearClassifier.from_prompts(self.class_weights(), self.logit_scale)
+    def classifier(self, learnables: Mapping[str, Tensor]) -> LinearClassifier:
+        """Make the classifier of one run, whose learnables have no axis R."""
+        weights = self.class_weights({name: value[None] for name, value in learnables.items()})
+        return LinearClassifier.from_prompts(weights[0], self.logit_scale)

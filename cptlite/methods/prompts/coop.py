@@ -3,15 +3,20 @@
 Zhou et al., "Learning to Prompt for Vision-Language Models" (IJCV 2022); CA, CS and MT as named by SoftCPT
 (Ding et al., Neurocomputing 603:128290, 2024).
 
-Axes: T tasks, K classes in task-major order, L context tokens, W text width, D joint dimension.
+Axes: R runs trained together, T tasks, K classes in task-major order, C contexts, L context tokens, W text width,
+D joint dimension.
 """
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor
+from collections.abc import Mapping
 
-from cptlite.methods.base import Problem, PromptOptions, new_context
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cptlite.methods.base import Problem, count_tokens, new_context
+from cptlite.methods.options import PromptOptions
 from cptlite.methods.prompts.class_weights import ClassWeightMethod
 
 __all__ = ["CoOp"]
@@ -24,7 +29,7 @@ class CoOp(ClassWeightMethod):
     ----------
     problem : Problem
     options : PromptOptions
-        Uses ``context_length``, ``context_init`` and ``position``.
+    runs : int
     sharing : str
         ``all`` (CoOp-MT), ``task`` (CoOp-CA) or ``class`` (CoOp-CS).
 
@@ -35,24 +40,30 @@ class CoOp(ClassWeightMethod):
     T or K times.
     """
 
-    def __init__(self, problem: Problem, options: PromptOptions, sharing: str) -> None:
-        super().__init__(problem)
+    def __init__(self, problem: Problem, options: PromptOptions, runs: int = 1, *, sharing: str = "task") -> None:
+        super().__init__(problem, runs)
+        self.options = options
         num_classes = len(problem.class_names)
-        owners = {
-            "all": [0] * num_classes,
-            "task": problem.class_tasks.tolist(),
-            "class": list(range(num_classes)),
-        }
-        count = {"all": 1, "task": len(problem.tasks), "class": num_classes}[sharing]
-        text = problem.text
-        self.context = new_context((count, options.context_length, text.tower.width), options.context_init, text)
-        self._encode = text.prompts(
+        self.num_contexts, context_of_class = {
+            "all": (1, [0] * num_classes),
+            "task": (len(problem.tasks), problem.class_tasks.tolist()),
+            "class": (num_classes, list(range(num_classes))),
+        }[sharing]
+        self.context_length = count_tokens(options.context_length, options.context_init, problem.text)
+        self._encode = problem.text.prompts(
             problem.class_names,
-            context_length=self.context.shape[1],
-            contexts=owners[sharing],
+            context_length=self.context_length,
+            contexts=context_of_class,
             position=options.position,
+            runs=runs,
         )
 
-    def class_weights(self) -> Tensor:
-        """Unit-length class weights: Tensor of shape (K, D), float32."""
-        return F.normalize(self._encode(self.context), dim=-1)
+    def start(self, generator: torch.Generator) -> dict[str, nn.Parameter]:
+        """Draw ``context`` of shape (C, L, W)."""
+        text = self.problem.text
+        shape = (self.num_contexts, self.context_length, text.tower.width)
+        return {"context": new_context(shape, self.options.context_init, text, generator)}
+
+    def class_weights(self, learnables: Mapping[str, Tensor]) -> Tensor:
+        """Unit-length class weights: Tensor of shape (R, K, D), float32."""
+        return F.normalize(self._encode(learnables["context"]), dim=-1)

@@ -2,19 +2,34 @@
 
 Yao et al., "Visual-Language Prompt Tuning with Knowledge-guided Context Optimization" (CVPR 2023).
 
-Axes: T tasks, K classes in task-major order, B images, L context tokens, W text width, D joint dimension.
+Axes: R runs trained together, T tasks, K classes in task-major order, B images, L context tokens, W text width,
+D joint dimension.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.methods.base import Problem, PromptOptions, cross_entropy
+from cptlite.methods.base import Problem, cross_entropy
+from cptlite.methods.options import PromptOptions, TemplateOptions
 from cptlite.methods.prompts.coop import CoOp
 from cptlite.methods.templates import zero_shot_weights
+from cptlite.options import option
 
-__all__ = ["KgCoOp"]
+__all__ = ["KgCoOp", "KgCoOpOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KgCoOpOptions(TemplateOptions, PromptOptions):
+    """Options of `KgCoOp`."""
+
+    context_length: int = 4
+    context_init: str = "a photo of a"
+    strength: float = option(8.0, "Factor on the pull towards the template.", least=0)
 
 
 class KgCoOp(CoOp):
@@ -23,12 +38,8 @@ class KgCoOp(CoOp):
     Parameters
     ----------
     problem : Problem
-    options : PromptOptions
-        As `CoOp`; the paper starts from "a photo of a" (L 4).
-    variant : str
-        Unused.
-    strength : float
-        Factor on the pull, 8 in the paper.
+    options : KgCoOpOptions
+    runs : int
 
     Notes
     -----
@@ -40,19 +51,21 @@ class KgCoOp(CoOp):
     keeps a list of its own per dataset.
     """
 
-    def __init__(self, problem: Problem, options: PromptOptions, variant: str = "", *, strength: float = 8.0) -> None:
-        super().__init__(problem, options, "task")
-        self.strength = strength
-        self._anchors = zero_shot_weights(problem)  # (K, D)
+    options: KgCoOpOptions
+
+    def __init__(self, problem: Problem, options: KgCoOpOptions, runs: int = 1) -> None:
+        super().__init__(problem, options, runs, sharing="task")
+        self._anchors = zero_shot_weights(problem, options.templates)  # (K, D)
         members = F.one_hot(problem.class_tasks, len(problem.tasks)).float()
         self._shares = members / members.sum(dim=0)  # (K, T): a class's share of its task's mean
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def loss(
+        self, learnables: Mapping[str, Tensor], images: Tensor, labels: Tensor, kept: Tensor | None = None
+    ) -> Tensor:
         """Cross-entropy plus the pull; shapes as in `PromptMethod.loss`."""
-        weights = self.class_weights()  # (..., K, D)
-        scores = self.cosine_logits(images, weights)  # (..., B, K)
-        classes = self.problem.class_tasks
-        cosines = (weights * self._anchors).sum(dim=-1)  # (..., K)
-        pulls = 1 - cosines @ self._shares  # (..., T)
-        pull = pulls.gather(-1, classes[labels]).mean(dim=-1)
-        return cross_entropy(self.mask_classes(scores, labels), labels) + self.strength * pull
+        weights = self.class_weights(learnables)  # (R, K, D)
+        scores = self.mask_classes(self.cosine_logits(images, weights), labels, kept)  # (R, B, K)
+        cosines = (weights * self._anchors).sum(dim=-1)  # (R, K)
+        pulls = 1 - cosines @ self._shares  # (R, T)
+        pull = pulls.gather(-1, self.problem.class_tasks[labels]).mean(dim=-1)  # (R,)
+        return cross_entropy(scores, labels) + self.options.strength * pull

@@ -2,20 +2,34 @@
 
 Zhu et al., "Prompt-aligned Gradient for Prompt Tuning" (ICCV 2023).
 
-Axes: T tasks, K classes in task-major order, B images, L context tokens, W text width, D joint dimension.
+Axes: R runs trained together, T tasks, K classes in task-major order, B images, L context tokens, W text width,
+D joint dimension.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.methods.base import Problem, PromptOptions, cross_entropy
+from cptlite.methods.base import Problem, cross_entropy
+from cptlite.methods.options import PromptOptions, TemplateOptions
 from cptlite.methods.prompts.coop import CoOp
 from cptlite.methods.templates import zero_shot_weights
+from cptlite.options import option
 
-__all__ = ["ProGrad", "project"]
+__all__ = ["ProGrad", "ProGradOptions", "project"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProGradOptions(TemplateOptions, PromptOptions):
+    """Options of `ProGrad`."""
+
+    strength: float = option(1.0, "Share of the conflicting part that is taken out; lambda in the paper.", least=0)
+    temperature: float = option(1.0, "Of both softmaxes in the general direction; T in the paper.", above=0)
 
 
 class ProGrad(CoOp):
@@ -24,14 +38,8 @@ class ProGrad(CoOp):
     Parameters
     ----------
     problem : Problem
-    options : PromptOptions
-        As `CoOp`; L 16 from noise.
-    variant : str
-        Unused.
-    temperature : float
-        Of both softmaxes in the general direction; called T in the paper, 1.
-    strength : float
-        Share of the conflicting part taken out; lambda in the paper, 1.
+    options : ProGradOptions
+    runs : int
 
     Notes
     -----
@@ -43,35 +51,30 @@ class ProGrad(CoOp):
     the original keeps a list of its own per dataset.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        options: PromptOptions,
-        variant: str = "",
-        *,
-        temperature: float = 1.0,
-        strength: float = 1.0,
-    ) -> None:
-        super().__init__(problem, options, "task")
-        self.temperature = temperature
-        self.strength = strength
-        self._anchors = zero_shot_weights(problem)  # (K, D)
+    options: ProGradOptions
 
-    def backward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Leave the projected gradient on the context; return the cross-entropy with the labels."""
-        scores = self.mask_classes(self.classifier_logits(images), labels)  # (..., B, K)
-        teacher = self.mask_classes(self.cosine_logits(images, self._anchors), labels)
-        own = cross_entropy(scores, labels)  # (...)
-        (gradient,) = torch.autograd.grad(own.sum(), self.context, retain_graph=True)
-        (general,) = torch.autograd.grad(self._distance(scores, teacher).sum(), self.context)
-        self.context.grad = project(gradient, general, self.strength)
-        return own.detach()
+    def __init__(self, problem: Problem, options: ProGradOptions, runs: int = 1) -> None:
+        super().__init__(problem, options, runs, sharing="task")
+        self._anchors = zero_shot_weights(problem, options.templates)  # (K, D)
+
+    def gradients(
+        self, learnables: Mapping[str, Tensor], images: Tensor, labels: Tensor, kept: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy with the labels of each run, (R,), and the projected gradient of the context."""
+        scores = self.mask_classes(self.logits(learnables, images), labels, kept)  # (R, B, K)
+        teacher = self.mask_classes(self.cosine_logits(images, self._anchors), labels, kept)  # (R, B, K)
+        loss = cross_entropy(scores, labels)  # (R,)
+        context = learnables["context"]
+        (gradient,) = torch.autograd.grad(loss.sum(), context, retain_graph=True)
+        (general,) = torch.autograd.grad(self._distance(scores, teacher).sum(), context)
+        return loss.detach(), {"context": project(gradient, general, self.options.strength)}
 
     def _distance(self, scores: Tensor, teacher: Tensor) -> Tensor:
-        """Cross-entropy between the softmaxes of (..., B, K) logits, -inf at classes of other tasks in both."""
-        known = F.softmax(teacher / self.temperature, dim=-1)
-        current = F.log_softmax(scores / self.temperature, dim=-1).masked_fill(teacher.isneginf(), 0)
-        return -(known * current).sum(dim=-1).mean(dim=-1) * self.temperature**2
+        """Cross-entropy between the softmaxes of (R, B, K) logits, -inf at classes of other tasks in both: (R,)."""
+        temperature = self.options.temperature
+        known = F.softmax(teacher / temperature, dim=-1)
+        current = F.log_softmax(scores / temperature, dim=-1).masked_fill(teacher.isneginf(), 0)
+        return -(known * current).sum(dim=-1).mean(dim=-1) * temperature**2
 
 
 def project(gradient: Tensor, general: Tensor, strength: float) -> Tensor:
@@ -79,14 +82,14 @@ def project(gradient: Tensor, general: Tensor, strength: float) -> Tensor:
 
     Parameters
     ----------
-    gradient, general : Tensor of shape (..., T, L, W)
+    gradient, general : Tensor of shape (R, T, L, W)
     strength : float
         1 leaves nothing of the conflicting part.
 
     Returns
     -------
-    Tensor of shape (..., T, L, W)
+    Tensor of shape (R, T, L, W)
     """
-    direction = F.normalize(general.flatten(-2), dim=-1, eps=1e-30)  # (..., T, L * W); zero for tasks not in the batch
+    direction = F.normalize(general.flatten(-2), dim=-1, eps=1e-30)  # (R, T, L * W); zero for tasks not in the batch
     conflict = (gradient.flatten(-2) * direction).sum(dim=-1, keepdim=True).clamp(max=0)
     return gradient - strength * (conflict * direction).view_as(gradient)

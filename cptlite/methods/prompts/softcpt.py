@@ -3,21 +3,26 @@
 Ding et al., "Multi-task prompt tuning with soft context sharing for vision-language models" (Neurocomputing
 603:128290, 2024; arXiv 2208.13474).
 
-Axes: T tasks, K classes in task-major order, L class-prompt, M task-prompt and Mc class-feature context tokens,
-W text width, D joint dimension.
+Axes: R runs trained together, T tasks, K classes in task-major order, L class-prompt, M task-prompt and Mc class-feature
+context tokens, W text width, D joint dimension.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cptlite.errors import UsageError
-from cptlite.methods.base import Problem, PromptOptions, new_context
+from cptlite.methods.base import Problem, count_tokens, new_context
+from cptlite.methods.options import MethodOptions
 from cptlite.methods.prompts.class_weights import ClassWeightMethod
+from cptlite.options import option
 
-__all__ = ["SUB_NETWORKS", "VARIANTS", "SoftCPT"]
+__all__ = ["VARIANTS", "SoftCPT", "SoftCPTOptions"]
 
 # Variant: (class features, one class-feature context per class, one task context per task).
 VARIANTS = {
@@ -28,7 +33,42 @@ VARIANTS = {
     "csta": (True, True, False),
     "csts": (True, True, True),
 }
-SUB_NETWORKS = ("lin", "linmean", "lincls")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftCPTOptions(MethodOptions):
+    """Options of `SoftCPT`."""
+
+    variant: str = option(
+        "nata",
+        "No, shared or specific class features (na, ca, cs), shared or specific task contexts (ta, ts).",
+        choices=("nata", "nats", "cata", "cats", "csta", "csts"),
+    )
+    context_length: int = option(
+        16, "Context tokens of a class prompt, L.", least=1, most=75, why="; the text encoder reads 77 tokens"
+    )
+    task_context_length: int = option(
+        4, "Context tokens of a task prompt, M.", least=0, most=75, why="; the text encoder reads 77 tokens"
+    )
+    class_context_length: int = option(
+        4, "Context tokens of a class-feature prompt, Mc.", least=0, most=75, why="; the text encoder reads 77 tokens"
+    )
+    position: str = option("end", "Where the class name stands.", choices=("end", "middle", "front"))
+    task_context_init: str = option("", "Words to start the task context from, which set its length; else noise.")
+    class_context_init: str = option("", "Words to start the class-feature context from, as the task context's.")
+    sub_network: str = option(
+        "lin", "Input of the meta network where there are class features.", choices=("lin", "linmean", "lincls")
+    )
+    freeze_class_context: bool = option(False, "Leave the class-feature context as it starts.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.freeze_class_context and not VARIANTS[self.variant][0]:
+            having = ", ".join(name for name, (has_class_features, *_) in VARIANTS.items() if has_class_features)
+            raise UsageError(
+                f"softcpt-{self.variant} has no class-feature context to freeze: drop --freeze-class-context, "
+                f"or give --variant one of {having}"
+            )
 
 
 class SoftCPT(ClassWeightMethod):
@@ -37,9 +77,8 @@ class SoftCPT(ClassWeightMethod):
     Parameters
     ----------
     problem : Problem
-    options : PromptOptions
-    variant : str
-        One of `VARIANTS`.
+    options : SoftCPTOptions
+    runs : int
 
     Notes
     -----
@@ -50,78 +89,58 @@ class SoftCPT(ClassWeightMethod):
     there are class features, and P of (D, L W), or (2D, L W) with ``lin``.
     """
 
-    def __init__(self, problem: Problem, options: PromptOptions, variant: str = "nata") -> None:
-        super().__init__(problem)
-        if variant not in VARIANTS:
-            raise UsageError(f"unknown variant {variant!r} of softcpt: give one of {', '.join(VARIANTS)}")
-        if options.sub_network not in SUB_NETWORKS:
-            raise UsageError(f"unknown sub-network {options.sub_network!r}: give one of {', '.join(SUB_NETWORKS)}")
-        if options.context_init:
-            raise UsageError("softcpt generates its class-prompt context: --context-init is for coop; drop it")
-        if options.freeze_class_context and not VARIANTS[variant][0]:
-            having = ", ".join(name for name, (has_class_features, *_) in VARIANTS.items() if has_class_features)
-            raise UsageError(
-                f"softcpt-{variant} has no class-feature context to freeze: drop --freeze-class-context, "
-                f"or give --variant one of {having}"
-            )
-        self.sub_network = options.sub_network
-        self.context_length = options.context_length
-        self.has_class_features, class_specific, task_specific = VARIANTS[variant]
-        self._init_task_prompts(options, task_specific)
-        if self.has_class_features:
-            self._init_class_prompts(options, class_specific)
-        dim, width = problem.text.tower.projection.shape[1], problem.text.tower.width
-        inputs = 2 * dim if self.has_class_features and self.sub_network == "lin" else dim
-        start = torch.randn(inputs, self.context_length * width) * 0.02
-        self.projection = nn.Parameter(start.to(problem.text.tower.device))
-        self._encode = problem.text.prompts(
-            problem.class_names,
-            context_length=self.context_length,
-            contexts=range(len(problem.class_names)) if self.has_class_features else problem.class_tasks.tolist(),
-            position=options.position,
-        )
-
-    def _init_task_prompts(self, options: PromptOptions, task_specific: bool) -> None:
-        text, tasks = self.problem.text, self.problem.tasks
-        count = len(tasks) if task_specific else 1
-        shape = (count, options.task_context_length, text.tower.width)
-        self.task_context = new_context(shape, options.task_context_init, text)
-        self._encode_tasks = text.prompts(
-            [task.name for task in tasks],
-            context_length=self.task_context.shape[1],
-            contexts=range(len(tasks)) if task_specific else None,
-        )
-
-    def _init_class_prompts(self, options: PromptOptions, class_specific: bool) -> None:
-        text, names = self.problem.text, self.problem.class_names
-        count = len(names) if class_specific else 1
-        shape = (count, options.class_context_length, text.tower.width)
-        self.class_context = new_context(shape, options.class_context_init, text)
-        # Without a gradient the class features cost a forward a step, and nothing is kept for a backward.
-        self.class_context.requires_grad_(not options.freeze_class_context)
-        self._encode_classes = text.prompts(
+    def __init__(self, problem: Problem, options: SoftCPTOptions, runs: int = 1) -> None:
+        super().__init__(problem, runs)
+        self.options = options
+        self.has_class_features, class_specific, task_specific = VARIANTS[options.variant]
+        names, tasks, text = problem.class_names, problem.tasks, problem.text
+        num_classes, num_tasks, width = len(names), len(tasks), text.tower.width
+        self._encode = text.prompts(
             names,
-            context_length=self.class_context.shape[1],
-            contexts=range(len(names)) if class_specific else None,
+            context_length=options.context_length,
+            contexts=range(num_classes) if self.has_class_features else problem.class_tasks.tolist(),
+            position=options.position,
+            runs=runs,
         )
-
-    def contexts(self) -> Tensor:
-        """Run the meta network: Tensor of shape (T, L, W), or (K, L, W) with class features."""
-        task_features = self._encode_tasks(self.task_context)  # (T, D)
-        inputs = task_features
+        length = count_tokens(options.task_context_length, options.task_context_init, text)
+        self.task_shape = (num_tasks if task_specific else 1, length, width)
+        contexts = range(num_tasks) if task_specific else None
+        self._encode_tasks = text.prompts(
+            [task.name for task in tasks], context_length=length, contexts=contexts, runs=runs
+        )
         if self.has_class_features:
-            inputs = self._mix(self._encode_classes(self.class_context), task_features)  # (K, D) or (K, 2D)
-        return (inputs @ self.projection).unflatten(-1, (self.context_length, -1))
+            length = count_tokens(options.class_context_length, options.class_context_init, text)
+            self.class_shape = (num_classes if class_specific else 1, length, width)
+            contexts = range(num_classes) if class_specific else None
+            self._encode_classes = text.prompts(names, context_length=length, contexts=contexts, runs=runs)
 
-    def _mix(self, class_features: Tensor, task_features: Tensor) -> Tensor:
-        """Sub-network input for each class from (K, D) and (T, D)."""
-        if self.sub_network == "lincls":
-            return class_features
-        of_class = task_features[..., self.problem.class_tasks, :]  # (K, D)
-        if self.sub_network == "linmean":
-            return (class_features + of_class) / 2
-        return torch.cat([class_features, of_class], dim=-1)  # (K, 2D)
+    def start(self, generator: torch.Generator) -> dict[str, nn.Parameter]:
+        """Draw ``task_context`` (U), ``class_context`` (V) where there are class features, and ``projection`` (P)."""
+        options, text = self.options, self.problem.text
+        found = {"task_context": new_context(self.task_shape, options.task_context_init, text, generator)}
+        if self.has_class_features:
+            context = new_context(self.class_shape, options.class_context_init, text, generator)
+            # Without a gradient the class features cost a forward a step, and nothing is kept for a backward.
+            found["class_context"] = context.requires_grad_(not options.freeze_class_context)
+        dim, width = text.tower.projection.shape[1], text.tower.width
+        inputs = 2 * dim if self.has_class_features and options.sub_network == "lin" else dim
+        projection = torch.randn(inputs, options.context_length * width, generator=generator) * 0.02
+        return {**found, "projection": nn.Parameter(projection.to(text.tower.device))}
 
-    def class_weights(self) -> Tensor:
-        """Unit-length class weights: Tensor of shape (K, D), float32."""
-        return F.normalize(self._encode(self.contexts()), dim=-1)
+    def contexts(self, learnables: Mapping[str, Tensor]) -> Tensor:
+        """Run the meta network: Tensor of shape (R, T, L, W), or (R, K, L, W) with class features."""
+        inputs = self._encode_tasks(learnables["task_context"])  # (R, T, D)
+        if self.has_class_features:
+            class_features = self._encode_classes(learnables["class_context"])  # (R, K, D)
+            task_features = inputs[:, self.problem.class_tasks]  # (R, K, D)
+            if self.options.sub_network == "lincls":
+                inputs = class_features
+            elif self.options.sub_network == "linmean":
+                inputs = (class_features + task_features) / 2
+            else:
+                inputs = torch.cat([class_features, task_features], dim=-1)  # (R, K, 2D)
+        return (inputs @ learnables["projection"]).unflatten(-1, (self.options.context_length, -1))
+
+    def class_weights(self, learnables: Mapping[str, Tensor]) -> Tensor:
+        """Unit-length class weights: Tensor of shape (R, K, D), float32."""
+        return F.normalize(self._encode(self.contexts(learnables)), dim=-1)

@@ -2,20 +2,32 @@
 
 Yu et al., "Task Residual for Tuning Vision-Language Models" (CVPR 2023).
 
-Axes: K classes in task-major order, D joint dimension; "..." is the axis of runs trained together, where there is one.
+Axes: R runs trained together, K classes in task-major order, D joint dimension.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cptlite.methods.base import Problem, PromptOptions
+from cptlite.methods.base import Problem
+from cptlite.methods.options import TemplateOptions
 from cptlite.methods.prompts.class_weights import ClassWeightMethod
 from cptlite.methods.templates import template_features
+from cptlite.options import option
 
-__all__ = ["TaskRes"]
+__all__ = ["TaskRes", "TaskResOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResOptions(TemplateOptions):
+    """Options of `TaskRes`."""
+
+    strength: float = option(0.5, "Factor on the residuals; alpha in the paper.", least=0)
 
 
 class TaskRes(ClassWeightMethod):
@@ -24,12 +36,8 @@ class TaskRes(ClassWeightMethod):
     Parameters
     ----------
     problem : Problem
-    options : PromptOptions
-        Unused: there is no context.
-    variant : str
-        Unused.
-    strength : float
-        Factor on the residuals; alpha in the paper, 0.5.
+    options : TaskResOptions
+    runs : int
 
     Notes
     -----
@@ -38,12 +46,15 @@ class TaskRes(ClassWeightMethod):
     AdamW keeps the two apart. The template is the dataset's own; the original keeps a list of its own per dataset.
     """
 
-    def __init__(self, problem: Problem, options: PromptOptions, variant: str = "", *, strength: float = 0.5) -> None:
-        super().__init__(problem)
-        self.strength = strength
-        self._texts = template_features(problem).mean(dim=0)  # (K, D)
-        self.residuals = nn.Parameter(torch.zeros_like(self._texts))
+    def __init__(self, problem: Problem, options: TaskResOptions, runs: int = 1) -> None:
+        super().__init__(problem, runs)
+        self.options = options
+        self._texts = template_features(problem, options.templates).mean(dim=0)  # (K, D)
 
-    def class_weights(self) -> Tensor:
-        """Unit-length class weights: Tensor of shape (..., K, D), float32."""
-        return F.normalize(self._texts + self.strength * self.residuals, dim=-1)
+    def start(self, generator: torch.Generator) -> dict[str, nn.Parameter]:
+        """Residuals of zero, (K, D); nothing is drawn."""
+        return {"residuals": nn.Parameter(torch.zeros_like(self._texts))}
+
+    def class_weights(self, learnables: Mapping[str, Tensor]) -> Tensor:
+        """Unit-length class weights: Tensor of shape (R, K, D), float32."""
+        return F.normalize(self._texts + self.options.strength * learnables["residuals"], dim=-1)
