@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cptlite.backbones.clip import Backbone
 from cptlite.cache import FeatureCache
-from cptlite.classifiers.linear import ALL, Classifier, LinearClassifier
+from cptlite.classifiers import ALL, Classifier, LinearClassifier
 from cptlite.config import TrainConfig
 from cptlite.datasets.types import Task
 from cptlite.errors import UsageError

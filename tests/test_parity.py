@@ -24,11 +24,12 @@ from golden_cases import (
     text_encoder,
 )
 
+from cptlite.classifiers import Transport
 from cptlite.methods.base import Problem, PromptMethod, PromptOptions
 from cptlite.methods.prompts.cocoop import CoCoOp
 from cptlite.methods.prompts.coop import CoOp
 from cptlite.methods.prompts.kgcoop import KgCoOp
-from cptlite.methods.prompts.plot import Plot, Transport
+from cptlite.methods.prompts.plot import Plot
 from cptlite.methods.prompts.prograd import ProGrad, project
 from cptlite.text.encoder import TEXT_PATHS
 from cptlite.training.loop import learning_rate

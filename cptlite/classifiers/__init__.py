@@ -1,1 +1,24 @@
 """What every method ends as: scores for the classes of every task."""
+
+from cptlite.classifiers.base import ALL, Classifier, exp32
+from cptlite.classifiers.image_conditioned import ImageConditionedClassifier
+from cptlite.classifiers.joined import JoinedClassifier, join_classifiers
+from cptlite.classifiers.linear import LinearClassifier
+from cptlite.classifiers.tip import TipClassifier, votes
+from cptlite.classifiers.transport import EACH_PAIR, WHOLE_BATCH, Transport, TransportClassifier
+
+__all__ = [
+    "ALL",
+    "EACH_PAIR",
+    "WHOLE_BATCH",
+    "Classifier",
+    "ImageConditionedClassifier",
+    "JoinedClassifier",
+    "LinearClassifier",
+    "TipClassifier",
+    "Transport",
+    "TransportClassifier",
+    "exp32",
+    "join_classifiers",
+    "votes",
+]

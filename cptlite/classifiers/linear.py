@@ -1,34 +1,21 @@
-"""What training ends as: scores for every class of every task.
+"""Class weights over image features: what most methods end as.
 
 Axes: K classes of all tasks in task-major order, C of a range, B images, D joint dimension.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ALL", "Classifier", "JoinedClassifier", "LinearClassifier", "exp32", "join_classifiers"]
+from cptlite.classifiers.base import ALL, exp32
 
-ALL = slice(None)
-
-
-class Classifier(Protocol):
-    """Scores for every class of every task."""
-
-    def scores(self, features: Tensor, classes: slice = ALL) -> Tensor:
-        """From raw features (B, D) to scores of a range of classes, (B, C); comparable within a task only."""
-        ...
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """All that ``classifier.npz`` needs to score again."""
-        ...
+__all__ = ["LinearClassifier"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,65 +69,3 @@ class LinearClassifier:
             "logit_scale": np.array(self.logit_scale, np.float32),
             "unit_length": np.array(self.unit_length),
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class JoinedClassifier:
-    """Asks each task's own classifier about that task's classes.
-
-    Attributes
-    ----------
-    parts : tuple of Classifier
-        In task order.
-    sizes : tuple of int
-        Classes of each.
-    """
-
-    parts: tuple[Classifier, ...]
-    sizes: tuple[int, ...]
-
-    def scores(self, features: Tensor, classes: slice = ALL) -> Tensor:
-        """From raw features (B, D) to scores of a range of classes, (B, C)."""
-        return torch.cat([part.scores(features, own) for part, own in self._asked(classes)], dim=-1)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Arrays of every part, under ``<index of the task>/<name>``."""
-        return {
-            f"{index}/{name}": array for index, part in enumerate(self.parts) for name, array in part.arrays().items()
-        }
-
-    def _asked(self, classes: slice) -> Iterator[tuple[Classifier, slice]]:
-        """Parts with classes in a range, each with the range among its own."""
-        start, stop, _ = classes.indices(sum(self.sizes))
-        first = 0
-        for part, size in zip(self.parts, self.sizes, strict=True):
-            own = slice(max(start - first, 0), min(stop - first, size))
-            if own.start < own.stop:
-                yield part, own
-            first += size
-
-
-def join_classifiers(parts: Sequence[Classifier], sizes: Sequence[int]) -> Classifier:
-    """One classifier of all tasks.
-
-    Parameters
-    ----------
-    parts : sequence of Classifier
-        Of one task each, in task order, all by one method.
-    sizes : sequence of int
-        Classes of each.
-
-    Returns
-    -------
-    Classifier
-        A linear one where all are.
-    """
-    linear = [part for part in parts if isinstance(part, LinearClassifier)]
-    if len(linear) == len(parts):
-        return LinearClassifier.join(linear)
-    return JoinedClassifier(parts=tuple(parts), sizes=tuple(sizes))
-
-
-def exp32(log: float) -> float:
-    """Exponential as float32 has it, without a tensor that would have to travel to the device."""
-    return float(np.exp(np.float32(log)))

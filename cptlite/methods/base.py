@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cptlite.classifiers.linear import Classifier
+from cptlite.classifiers import Classifier
 from cptlite.datasets.types import Task
 from cptlite.text.encoder import TextEncoder
 

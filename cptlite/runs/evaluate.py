@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from cptlite.cache import FeatureCache
-from cptlite.classifiers.linear import Classifier
+from cptlite.classifiers import Classifier
 from cptlite.metrics import accuracy, mean_per_class_recall
 
 __all__ = ["evaluate"]

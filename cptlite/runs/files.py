@@ -19,7 +19,7 @@ from torch import nn
 
 from cptlite.backbones.clip import backbone_slug
 from cptlite.cache.format import task_key
-from cptlite.classifiers.linear import Classifier
+from cptlite.classifiers import Classifier
 from cptlite.config import PAPER, TrainConfig
 from cptlite.errors import DataError, UsageError
 from cptlite.files import replacing

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cptlite.classifiers.linear import Classifier, join_classifiers
+from cptlite.classifiers import Classifier, join_classifiers
 from cptlite.config import TrainConfig
 from cptlite.errors import CptliteError, DataError
 from cptlite.methods.base import FewShotRows, Problem, PromptMethod, PromptOptions

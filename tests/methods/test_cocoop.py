@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from golden_cases import make_task, text_encoder
 
+from cptlite.classifiers import ImageConditionedClassifier
 from cptlite.errors import UsageError
 from cptlite.methods.base import FewShotRows, Problem, PromptOptions
-from cptlite.methods.prompts.cocoop import CoCoOp, ImageClassifier
+from cptlite.methods.prompts.cocoop import CoCoOp
 from cptlite.text.encoder import TEXT_PATHS, TextEncoder
 from cptlite.training.loop import Recipe, train_prompts
 
@@ -50,7 +51,7 @@ def test_the_length_of_a_feature_does_not_matter() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 8])
 def test_scoring_in_chunks(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cptlite.methods.prompts.cocoop.PROMPTS_AT_ONCE", 4 * len(NAMES))
+    monkeypatch.setattr("cptlite.classifiers.image_conditioned.PROMPTS_AT_ONCE", 4 * len(NAMES))
     method, batch = make_method(), images(count)
     scores = method.classifier().scores(batch)
     assert scores.shape == (count, len(NAMES))
@@ -64,7 +65,7 @@ def test_chunks_of_one_size_are_packed_once(monkeypatch: pytest.MonkeyPatch) -> 
     prepared = []
     prepare = TextEncoder._prepare
     monkeypatch.setattr(TextEncoder, "_prepare", lambda self, layout: prepared.append(0) or prepare(self, layout))
-    monkeypatch.setattr("cptlite.methods.prompts.cocoop.PROMPTS_AT_ONCE", 4 * len(NAMES))
+    monkeypatch.setattr("cptlite.classifiers.image_conditioned.PROMPTS_AT_ONCE", 4 * len(NAMES))
     make_method().classifier().scores(images(9))
     assert len(prepared) == 1
 
@@ -91,7 +92,7 @@ def test_arrays_are_enough_to_score_again() -> None:
     encode = text_encoder("plain").prompts(
         NAMES, context_length=arrays["context"].shape[-2], position=str(arrays["position"])
     )
-    again = ImageClassifier(
+    again = ImageConditionedClassifier(
         **learned,
         encode=encode,
         logit_scale=float(arrays["logit_scale"]),

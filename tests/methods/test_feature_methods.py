@@ -14,6 +14,7 @@ from golden_cases import make_task, text_encoder
 from scipy.optimize import approx_fprime, minimize
 from scipy.special import log_softmax, softmax
 
+from cptlite.classifiers import TipClassifier
 from cptlite.errors import DataError
 from cptlite.methods.base import FewShotRows, Problem
 from cptlite.methods.probes.cross_modal import AdamW, CrossModal, cross_modal_loss
@@ -24,7 +25,6 @@ from cptlite.methods.probes.tip_adapter import (
     BETAS,
     TipAdapter,
     TipAdapterF,
-    TipClassifier,
     search_blend,
     train_keys,
 )

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from golden_cases import golden_backbone, make_task, text_encoder
 
-from cptlite.classifiers.linear import LinearClassifier
+from cptlite.classifiers import LinearClassifier
 from cptlite.datasets.types import Task
 from cptlite.errors import DataError, UsageError
 from cptlite.methods.base import FewShotRows, Problem, PromptOptions, mask_other_tasks

@@ -13,14 +13,15 @@ from cache_fakes import FakeBackbone, make_dataset
 from golden_cases import make_task, text_encoder
 from scipy.optimize import linprog
 
-import cptlite.methods.prompts.plot
+import cptlite.classifiers.transport
 import cptlite.runs.evaluate
 from cptlite.cache import open_cache
 from cptlite.cache.encode import encode_dataset
+from cptlite.classifiers import EACH_PAIR, WHOLE_BATCH, Transport, TransportClassifier
 from cptlite.config import ViewConfig
 from cptlite.errors import DataError, UsageError
 from cptlite.methods.base import Problem, PromptOptions, mask_other_tasks
-from cptlite.methods.prompts.plot import EACH_PAIR, WHOLE_BATCH, Plot, Transport, TransportClassifier
+from cptlite.methods.prompts.plot import Plot
 from cptlite.runs.evaluate import evaluate
 from cptlite.runs.rows import draw_few_shots
 
@@ -155,7 +156,7 @@ def test_scores_depend_on_nothing_beside_the_image_and_the_class(
     whole = classifier.scores(images)
     assert whole.shape == (7, 5)
     torch.testing.assert_close(classifier.scores(images[2:4], slice(1, 3)), whole[2:4, 1:3])
-    monkeypatch.setattr(cptlite.methods.prompts.plot, "SCORED_AT_ONCE", 1)
+    monkeypatch.setattr(cptlite.classifiers.transport, "SCORED_AT_ONCE", 1)
     torch.testing.assert_close(classifier.scores(images), whole)
     assert classifier.scores(images[:0]).shape == (0, 5)
 

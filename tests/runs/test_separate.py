@@ -16,7 +16,7 @@ from trees import draw_classes
 
 from cptlite.backbones.clip import Backbone, load_backbone
 from cptlite.cache.encode import encode_dataset
-from cptlite.classifiers.linear import JoinedClassifier, LinearClassifier, join_classifiers
+from cptlite.classifiers import JoinedClassifier, LinearClassifier, join_classifiers
 from cptlite.config import TrainConfig, ViewConfig
 from cptlite.datasets import load_catalog, read_dataset
 from cptlite.errors import DataError, UsageError

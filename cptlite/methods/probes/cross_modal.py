@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.classifiers.linear import LinearClassifier
+from cptlite.classifiers import LinearClassifier
 from cptlite.methods.probes.estimator import LOGIT_SCALE, Learned, TaskRows, TextClassifier, new_generator
 
 __all__ = ["AdamW", "CrossModal", "cross_modal_loss"]

@@ -24,7 +24,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from cptlite.classifiers.linear import Classifier, LinearClassifier
+from cptlite.classifiers import Classifier, LinearClassifier
 from cptlite.errors import UsageError
 
 __all__ = ["LOGIT_SCALE", "FeatureClassifier", "Learned", "TaskRows", "TextClassifier", "new_generator"]

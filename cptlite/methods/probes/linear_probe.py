@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from cptlite.classifiers.linear import LinearClassifier
+from cptlite.classifiers import LinearClassifier
 from cptlite.methods.probes.estimator import FeatureClassifier, Learned, TaskRows
 
 __all__ = ["LinearProbe", "search_c"]

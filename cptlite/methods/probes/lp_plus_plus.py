@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.classifiers.linear import LinearClassifier
+from cptlite.classifiers import LinearClassifier
 from cptlite.methods.probes.estimator import LOGIT_SCALE, Learned, TaskRows, TextClassifier
 
 __all__ = ["Blend", "LPPlusPlus", "blend_step", "first_blend"]

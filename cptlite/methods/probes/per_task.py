@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-from cptlite.classifiers.linear import Classifier
+from cptlite.classifiers import Classifier
 from cptlite.errors import DataError
 from cptlite.methods.base import FewShotRows, Method, Problem
 from cptlite.methods.probes.estimator import FeatureClassifier, TaskRows

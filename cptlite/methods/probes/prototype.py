@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from cptlite.classifiers.linear import LinearClassifier
+from cptlite.classifiers import LinearClassifier
 from cptlite.methods.probes.estimator import FeatureClassifier, Learned, TaskRows
 
 __all__ = ["PrototypeClassifier"]

@@ -9,66 +9,21 @@ D joint dimension.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.classifiers.linear import ALL
+from cptlite.classifiers import TipClassifier, votes
 from cptlite.methods.probes.estimator import LOGIT_SCALE, Learned, TaskRows, TextClassifier, new_generator
 
-__all__ = ["TipAdapter", "TipAdapterF", "TipClassifier", "search_blend", "train_keys"]
+__all__ = ["TipAdapter", "TipAdapterF", "search_blend", "train_keys"]
 
 BETAS = [0.1 + step * (7 - 0.1) / 200 for step in range(200)]
 ALPHAS = [0.1 + step * (3 - 0.1) / 20 for step in range(20)]
 START_ALPHA, START_BETA = 1.17, 1.0
 EPOCHS, BATCH, RATE, EPSILON = 20, 256, 1e-3, 1e-4
-TENSORS = ("weights", "keys", "alpha", "beta")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TipClassifier:
-    """Zero-shot scores blended with votes.
-
-    Attributes
-    ----------
-    weights : Tensor of shape (K, D)
-        Unit-length zero-shot weights.
-    logit_scale : float
-        The *log* of the factor on the cosines.
-    keys : Tensor of shape (N, D)
-        Unit length unless trained.
-    key_labels : Tensor of shape (N,), int64
-        Class of each key among all K.
-    alpha, beta : Tensor of shape (K,)
-        Weight and sharpness of the votes, those of each class's task.
-    """
-
-    weights: Tensor
-    logit_scale: float
-    keys: Tensor
-    key_labels: Tensor
-    alpha: Tensor
-    beta: Tensor
-
-    def scores(self, features: Tensor, classes: slice = ALL) -> Tensor:
-        """From raw features (B, D) to scores of a range of classes, (B, C)."""
-        start, stop, _ = classes.indices(len(self.weights))
-        own = torch.nonzero((start <= self.key_labels) & (self.key_labels < stop))[:, 0]
-        labels = self.key_labels[own]
-        images = F.normalize(features.to(self.weights.dtype), dim=-1)
-        text = torch.tensor(self.logit_scale).exp().to(images) * images @ self.weights[classes].T  # (B, C)
-        votes = _votes(images @ self.keys[own].T, labels - start, self.beta[labels], stop - start)
-        return text + self.alpha[classes] * votes
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return the attributes under their names."""
-        tensors = {name: getattr(self, name) for name in (*TENSORS, "key_labels")}
-        arrays = {name: value.cpu().numpy() for name, value in tensors.items()}
-        return {**arrays, "logit_scale": np.array(self.logit_scale, np.float32)}
 
 
 class TipAdapter(TextClassifier):
@@ -127,10 +82,7 @@ class TipAdapter(TextClassifier):
     @staticmethod
     def join(parts: Sequence[TipClassifier]) -> TipClassifier:
         """One classifier of all tasks, from those of each in order."""
-        first = np.cumsum([0, *(len(part.weights) for part in parts)])
-        joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
-        labels = torch.cat([part.key_labels + int(start) for part, start in zip(parts, first, strict=False)])
-        return replace(parts[0], **joined, key_labels=labels)
+        return TipClassifier.join(parts)
 
     def _train(self, keys: Tensor, rows: TaskRows, text_weights: Tensor) -> tuple[Tensor, int]:
         """Return the keys to use, and how many numbers in them are learned."""
@@ -195,7 +147,7 @@ def search_blend(text: Tensor, affinity: Tensor, key_labels: Tensor, labels: Ten
     alphas = text.new_tensor(ALPHAS)[:, None, None]
     best, chosen = -1, (ALPHAS[0], BETAS[0])
     for beta in BETAS:
-        scores = text + alphas * _votes(affinity, key_labels, beta, text.shape[1])  # (alphas, M, C)
+        scores = text + alphas * votes(affinity, key_labels, beta, text.shape[1])  # (alphas, M, C)
         hits = (scores.argmax(dim=-1) == labels).sum(dim=-1).tolist()
         if max(hits) > best:
             best = max(hits)
@@ -241,16 +193,10 @@ def train_keys(
         images = x[torch.arange(count), view]  # (N, D)
         for picked in torch.randperm(count, generator=generator).to(x.device).split(BATCH):
             batch = images[picked]  # (B, D)
-            votes = _votes(batch @ keys.T, y, START_BETA, len(text_weights))
-            loss = F.cross_entropy(batch @ text_weights.T + START_ALPHA * votes, y[picked])
+            blend = START_ALPHA * votes(batch @ keys.T, y, START_BETA, len(text_weights))  # (B, C)
+            loss = F.cross_entropy(batch @ text_weights.T + blend, y[picked])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
     return keys.detach()
-
-
-def _votes(affinity: Tensor, key_labels: Tensor, beta: Tensor | float, num_classes: int) -> Tensor:
-    """Sum of exp(-beta (1 - affinity)) by class, (B, N) to (B, C)."""
-    votes = (beta * (affinity - 1)).exp()
-    return votes.new_zeros(len(votes), num_classes).index_add(1, key_labels, votes)

@@ -5,7 +5,7 @@ Radford et al., "Learning Transferable Visual Models From Natural Language Super
 
 from __future__ import annotations
 
-from cptlite.classifiers.linear import LinearClassifier
+from cptlite.classifiers import LinearClassifier
 from cptlite.methods.base import FewShotRows, Method, Problem
 from cptlite.methods.templates import zero_shot_weights
 

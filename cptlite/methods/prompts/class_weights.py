@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.classifiers.linear import LinearClassifier, exp32
+from cptlite.classifiers import LinearClassifier, exp32
 from cptlite.methods.base import PromptMethod
 
 __all__ = ["ClassWeightMethod"]

@@ -1,0 +1,79 @@
+"""Zero-shot scores plus votes of the training rows: what Tip-Adapter ends as.
+
+Zhang et al., "Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification" (ECCV 2022).
+
+Axes: K classes of all tasks in task-major order, C of a range, B images, N training rows, D joint dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cptlite.classifiers.base import ALL
+
+__all__ = ["TipClassifier", "votes"]
+
+TENSORS = ("weights", "keys", "alpha", "beta")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TipClassifier:
+    """Zero-shot scores blended with votes.
+
+    Attributes
+    ----------
+    weights : Tensor of shape (K, D)
+        Unit-length zero-shot weights.
+    logit_scale : float
+        The *log* of the factor on the cosines.
+    keys : Tensor of shape (N, D)
+        Unit length unless trained.
+    key_labels : Tensor of shape (N,), int64
+        Class of each key among all K.
+    alpha, beta : Tensor of shape (K,)
+        Weight and sharpness of the votes, those of each class's task.
+    """
+
+    weights: Tensor
+    logit_scale: float
+    keys: Tensor
+    key_labels: Tensor
+    alpha: Tensor
+    beta: Tensor
+
+    @classmethod
+    def join(cls, parts: Sequence[TipClassifier]) -> TipClassifier:
+        """One classifier of all tasks, from those of each in order."""
+        first = np.cumsum([0, *(len(part.weights) for part in parts)])
+        joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
+        labels = torch.cat([part.key_labels + int(start) for part, start in zip(parts, first, strict=False)])
+        return replace(parts[0], **joined, key_labels=labels)
+
+    def scores(self, features: Tensor, classes: slice = ALL) -> Tensor:
+        """From raw features (B, D) to scores of a range of classes, (B, C)."""
+        start, stop, _ = classes.indices(len(self.weights))
+        own = torch.nonzero((start <= self.key_labels) & (self.key_labels < stop))[:, 0]
+        labels = self.key_labels[own]
+        images = F.normalize(features.to(self.weights.dtype), dim=-1)
+        text = torch.tensor(self.logit_scale).exp().to(images) * images @ self.weights[classes].T  # (B, C)
+        blend = self.alpha[classes] * votes(images @ self.keys[own].T, labels - start, self.beta[labels], stop - start)
+        return text + blend  # (B, C)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the attributes under their names."""
+        tensors = {name: getattr(self, name) for name in (*TENSORS, "key_labels")}
+        arrays = {name: value.cpu().numpy() for name, value in tensors.items()}
+        return {**arrays, "logit_scale": np.array(self.logit_scale, np.float32)}
+
+
+def votes(affinity: Tensor, key_labels: Tensor, beta: Tensor | float, num_classes: int) -> Tensor:
+    """Sum of exp(-beta (1 - affinity)) by class, (B, N) to (B, C)."""
+    each = (beta * (affinity - 1)).exp()  # (B, N)
+    return each.new_zeros(len(each), num_classes).index_add(1, key_labels, each)  # (B, C)
