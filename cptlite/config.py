@@ -1,203 +1,164 @@
-"""Frozen keyword-only configurations, checked once when they are made."""
+"""One run's configuration: what is learned, on what, and how; checked once, when it is made.
+
+It has three parts: the fields of `RunConfig` itself, those of the recipe (of a method that takes gradient steps) and
+those of the method's own options. To the command line, to Python's keywords and to ``config.json`` they are one flat
+list of names: `resolve_config` takes it apart.
+"""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from cptlite.errors import UsageError
+from cptlite.methods.options import MethodOptions
+from cptlite.methods.table import MethodEntry, find_method
+from cptlite.options import MOST_SEED, Option, Options, did_you_mean, option, options_of
+from cptlite.training.recipe import PAPER, RECIPES, Recipe
 
-__all__ = ["OWN_ROWS", "PAPER", "RECIPES", "TrainConfig", "ViewConfig", "differ_in_rows_alone"]
+__all__ = ["OWN_ROWS", "RunConfig", "check_names", "differ_in_rows_alone", "known_options", "resolve_config"]
 
 OWN_ROWS = ("shots", "seed")
 """Fields in which runs that train together may differ."""
 
-MOST_CONTEXT = 75  # of CLIP's 77 positions; one starts a prompt, one ends it
-MOST_RATE = 1e38  # of float32's 3.4e38
-MOST_SEED = 2**63 - 1  # the largest that torch takes
+NAMED = ("method", "suite", "datasets", "backbone")
+"""Fields without a default."""
 
-OPTIMIZERS = ("sgd", "adamw")
-PAPER = "paper"
-RECIPES: dict[str, dict[str, Any]] = {
-    PAPER: {},
-    "fast": {"batch_size": 256, "least_steps": 12, "optimizer": "adamw", "lr": 0.001},  # by scripts/choose_recipe.py
-}
-"""Fields of `TrainConfig` that a recipe sets where the user does not; the paper's are the defaults."""
+STEPPED = ("separate", "text_path", "text_memory", "cuda_graphs")
+"""Fields of `RunConfig` that say how gradient steps are taken, and mean nothing to other methods."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewConfig:
-    """Which views of a training image are cached.
-
-    Attributes
-    ----------
-    views : int
-        Views per training image, at least 1: the plain preprocess and ``views - 1`` random ones.
-    seed : int
-        Seed of the random views, at least 0.
-    min_scale : float
-        Smallest share of the image's area that a random crop keeps, in (0, 1].
-    flip : bool
-        Whether a random view is mirrored with probability one half.
-    """
-
-    views: int = 1
-    seed: int = 0
-    min_scale: float = 0.08
-    flip: bool = True
-
-    def __post_init__(self) -> None:
-        if self.views < 1:
-            raise UsageError(f"views must be at least 1 (1 is the plain view), got {self.views}.")
-        if not 0 <= self.seed <= MOST_SEED:
-            raise UsageError(f"the seed of the views must be from 0 to {MOST_SEED}, got {self.seed}.")
-        if not 0 < self.min_scale <= 1:
-            raise UsageError(
-                f"min_scale, the smallest share of the area a crop keeps, must lie in (0, 1], got {self.min_scale}."
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """One run: what is learned, on what, and how.
+class RunConfig(Options):
+    """One run.
 
     Attributes
     ----------
     method : str
         Name in the method table.
-    variant : str
-        Variant of the method; empty for methods without any.
     suite : str
         Folder name the results are filed under.
     datasets : tuple of str
         Cached datasets trained on jointly, in task order.
-    separate : bool
-        Whether a prompt method learns each task on its own instead: own rows, batches and schedule.
     backbone : str
-    shots, seed : int
-        Labelled training images per class, and the seed that draws them and everything else.
-    recipe : str
-        Name in `RECIPES`; the fields below say what came of it.
-    epochs, batch_size : int
-    optimizer : str
-        ``sgd`` or ``adamw``.
-    lr, momentum, weight_decay : float
-        Of the optimiser; momentum is AdamW's first beta.
-    warmup_epochs : int
-        Epochs at ``warmup_lr`` before the cosine begins.
-    warmup_lr : float
-    least_steps : int
-        Steps of an epoch: where rows are too few for them, batches are smaller, down to 32.
-    class_fraction : float
-        Probability with which a class that is not in a step's batch counts in its loss.
-    context_length, task_context_length, class_context_length : int
-        Context tokens L, M and Mc.
-    position : str
-        Where the class name stands: ``end``, ``middle`` or ``front``.
-    context_init, task_context_init, class_context_init : str
-        Words to start a context from; empty draws from N(0, 0.02^2).
-    sub_network : str
-        Input of SoftCPT's sub-network: ``lin``, ``linmean`` or ``lincls``.
-    freeze_class_context : bool
-        Whether SoftCPT's class-feature context stays as it starts.
-    templates : tuple of str
-        Zero-shot prompts with ``{}`` for the class name, instead of the dataset's; several make an ensemble.
-    text_path : str
-        ``fused`` or ``plain``.
-    text_memory : float
-        GiB that one text forward may keep for its backward, about; more is done in chunks.
-    cuda_graphs : bool
-        Whether a GPU replays recorded steps.
-    device, precision : str
+    options : MethodOptions
+        The method's own.
+    recipe : Recipe, optional
+        How steps are taken; None for a method that is fitted at once.
+
+    The other fields say themselves what they are.
     """
 
     method: str
-    variant: str = ""
     suite: str
     datasets: tuple[str, ...]
     backbone: str
-    separate: bool = False
-    shots: int = 16
-    seed: int = 1
-    recipe: str = PAPER
-    epochs: int = 50
-    batch_size: int = 32
-    optimizer: str = "sgd"
-    lr: float = 0.002
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    warmup_epochs: int = 1
-    warmup_lr: float = 1e-5
-    least_steps: int = 1
-    class_fraction: float = 1.0
-    context_length: int = 16
-    task_context_length: int = 4
-    class_context_length: int = 4
-    position: str = "end"
-    context_init: str = ""
-    task_context_init: str = ""
-    class_context_init: str = ""
-    sub_network: str = "lin"
-    freeze_class_context: bool = False
-    templates: tuple[str, ...] = ()
-    text_path: str = "fused"
-    text_memory: float = 8.0
-    cuda_graphs: bool = True
-    device: str = "auto"
-    precision: str = "auto"
+    options: MethodOptions
+    recipe: Recipe | None = None
+    separate: bool = option(False, "Learn prompts one task at a time, not jointly.")
+    shots: int = option(16, "Training images per class.", least=1)
+    seed: int = option(1, "Draws the images and everything else.", least=0, most=MOST_SEED)
+    text_path: str = option("fused", "Packed, or CLIP's own modules on 77 positions.", choices=("fused", "plain"))
+    text_memory: float = option(8.0, "GiB a text forward may keep; more classes are done in chunks.", above=0)
+    cuda_graphs: bool = option(True, "Record a step on the GPU and replay it.")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
+    precision: str = option("auto", "Of the frozen towers: auto, float32, fp16 or bf16.")
 
     def __post_init__(self) -> None:
-        if self.recipe not in RECIPES:
-            raise UsageError(f"unknown recipe {self.recipe!r}: give one of {', '.join(RECIPES)}")
-        if self.optimizer not in OPTIMIZERS:
-            raise UsageError(f"unknown optimizer {self.optimizer!r}: give one of {', '.join(OPTIMIZERS)}")
-        for name in ("shots", "epochs", "batch_size", "least_steps"):
-            _check_range(name, getattr(self, name), 1)
-        _check_range("warmup_epochs", self.warmup_epochs, 0)
-        for name in ("momentum", "weight_decay", "warmup_lr"):
-            _check_range(name, getattr(self, name), 0, MOST_RATE)
-        if self.optimizer == "adamw" and self.momentum >= 1:
-            raise UsageError(f"momentum must be below 1 with adamw, whose first beta it is, got {self.momentum}")
-        _check_range("class_fraction", self.class_fraction, 0, 1)
-        _check_range("seed", self.seed, 0, MOST_SEED)
-        for name, least in (("context_length", 1), ("task_context_length", 0), ("class_context_length", 0)):
-            _check_range(name, getattr(self, name), least, MOST_CONTEXT, "; the text encoder reads 77 tokens")
-        if not 0 < self.text_memory <= MOST_RATE:
-            raise UsageError(f"text-memory must be above 0 (GiB), got {self.text_memory}")
-        if not 0 < self.lr <= MOST_RATE:
-            raise UsageError(f"lr must be above 0 and at most {MOST_RATE}, got {self.lr}")
+        super().__post_init__()
         if self.suite in ("", ".", "..") or "/" in self.suite or "\\" in self.suite:
             raise UsageError(f"suite must be a plain folder name below --out, got {self.suite!r}")
 
-        for template in self.templates:
-            if re.findall(r"\{[^}]*\}?|\}", template) != ["{}"]:
-                raise UsageError(f"a template must have one {{}} for the class name, got {template!r}")
+    @property
+    def entry(self) -> MethodEntry:
+        """The method's row in the table."""
+        return find_method(self.method)
+
+    @property
+    def variant(self) -> str:
+        """Variant of the method, empty for one without any."""
+        return getattr(self.options, "variant", "")
+
+    @property
+    def recipe_name(self) -> str:
+        """Name of the recipe; where a method has but one way, that of its paper."""
+        return self.recipe.recipe if self.recipe else PAPER
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, to be read back by `from_json`."""
-        return {**asdict(self), "datasets": list(self.datasets), "templates": list(self.templates)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Read back what `to_json` wrote; an unknown key is an error."""
-        known = {item.name for item in fields(cls)}
-        unknown = sorted(values.keys() - known)
-        if unknown:
-            raise UsageError(f"unknown configuration key {unknown[0]!r}: the known ones are {', '.join(sorted(known))}")
-        texts = {name: tuple(values[name]) for name in ("datasets", "templates") if name in values}
-        return cls(**{**values, **texts})
+        """Plain values under one flat list of names, for `resolve_config` to read back."""
+        parts = asdict(self)
+        flat = {**parts.pop("options"), **(parts.pop("recipe") or {})}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in {**parts, **flat}.items()}
 
 
-def differ_in_rows_alone(configs: Sequence[TrainConfig]) -> bool:
+def known_options(entry: MethodEntry) -> Iterator[tuple[str, Option]]:
+    """Every option that a method has, each after the part it belongs to: ``run``, ``recipe`` or ``method``."""
+    yield from (("run", each) for each in options_of(RunConfig) if entry.stepped or each.name not in STEPPED)
+    if entry.stepped:
+        yield from (("recipe", each) for each in options_of(Recipe) if not (entry.recipe and each.name == "recipe"))
+    yield from (("method", each) for each in entry.list_options())
+
+
+def check_names(method: str, given: Mapping[str, Any]) -> None:
+    """Refuse what is no option of a method.
+
+    Raises
+    ------
+    UsageError
+        The method is unknown, or a name is none of its options.
+    """
+    entry = find_method(method)
+    known = [each.name for _, each in known_options(entry)]
+    for name in given:
+        if name == "recipe" and entry.recipe and given[name] != PAPER:
+            raise UsageError(
+                f"{method} is stepped as its own paper does ({_spelt(entry.recipe)}), not by a recipe of others, got "
+                f"{given[name]!r}: leave --recipe out, or give these numbers one by one"
+            )
+        if name not in known and name not in NAMED and not (name == "recipe" and entry.recipe):
+            raise UsageError(f"{method} has no option {name!r}: {did_you_mean(name, known)}")
+
+
+def _spelt(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', '-')} {value}" for name, value in values.items())
+
+
+def resolve_config(given: Mapping[str, Any]) -> RunConfig:
+    """Complete what the user gave: by the recipe, then by defaults.
+
+    Parameters
+    ----------
+    given : mapping
+        ``method``, ``suite``, ``datasets``, ``backbone`` and any of the method's options, in one flat list.
+
+    Raises
+    ------
+    UsageError
+        Unknown method, an option the method does not have, or a value out of range.
+    """
+    entry = find_method(given["method"])
+    check_names(given["method"], given)
+    parts: dict[str, dict[str, Any]] = {"run": {}, "recipe": {}, "method": {}}
+    for part, each in known_options(entry):
+        if each.name in given:
+            parts[part][each.name] = given[each.name]
+    recipe = None
+    if entry.recipe:
+        recipe = Recipe(**{**entry.recipe, **parts["recipe"]})
+    elif entry.stepped:
+        name = parts["recipe"].get("recipe", PAPER)
+        recipe = Recipe(**{**RECIPES.get(name, {}), **parts["recipe"]})
+    return RunConfig(
+        **{name: given[name] for name in NAMED if name != "datasets"},
+        datasets=tuple(given["datasets"]),
+        options=entry.new_options(**parts["method"]),
+        recipe=recipe,
+        **{"separate": entry.separate, **parts["run"]},
+    )
+
+
+def differ_in_rows_alone(configs: Sequence[RunConfig]) -> bool:
     """Whether configurations agree in all but shots and seed."""
     rests = [{name: value for name, value in config.to_json().items() if name not in OWN_ROWS} for config in configs]
     return all(rest == rests[0] for rest in rests)
-
-
-def _check_range(name: str, value: float, least: float, most: float = math.inf, why: str = "") -> None:
-    if not (least <= value <= most and value < math.inf):
-        limit = f"from {least} to {most}" if most < math.inf else f"a number of at least {least}"
-        raise UsageError(f"{name.replace('_', '-')} must be {limit}{why}, got {value}")

@@ -120,7 +120,8 @@ class Option:
 def option(default: Any, help: str, **facts: Any) -> Any:
     """Field of a class of options; facts are those of `Option`. All arguments are literals: `read_options` reads them.
 
-    A class derived from it gives the option another default by ``name: type = value`` alone. A number without an upper bound of its own is bounded by `MOST_RATE`, of which every float32 result stays finite.
+    A class derived from another gives an option of it another default by ``name: type = value`` alone. A number
+    without an upper bound of its own is bounded by `MOST_RATE`, so that what it is multiplied with stays finite.
     """
     if isinstance(default, float) and "most" not in facts:
         facts["most"] = MOST_RATE
@@ -148,9 +149,7 @@ def options_of(kind: type) -> tuple[Option, ...]:
         if each.name in facts:
             annotation = types[each.name]
             base, optional = KINDS[annotation.__name__ if annotation in SIMPLE else str(annotation)]
-            found.append(
-                Option(name=each.name, kind=base, optional=optional, default=each.default, **facts[each.name])
-            )
+            found.append(Option(name=each.name, kind=base, optional=optional, default=each.default, **facts[each.name]))
     return tuple(found)
 
 

@@ -20,6 +20,7 @@ from cptlite.cli.groups import CommandGroup
 from cptlite.cli.methods import methods
 from cptlite.cli.report import report
 from cptlite.cli.train import train
+from cptlite.cli.train_options import TrainCommand
 
 __all__ = ["app", "main"]
 
@@ -70,7 +71,7 @@ app.command(rich_help_panel=DATA)(cache)
 app.command(rich_help_panel=DATA)(caches)
 app.command(rich_help_panel=DATA)(verify)
 app.command(rich_help_panel=TRAIN)(methods)
-app.command(rich_help_panel=TRAIN)(train)
+app.command(rich_help_panel=TRAIN, cls=TrainCommand)(train)
 app.command(rich_help_panel=RESULTS)(report)
 app.command(rich_help_panel=RESULTS)(bench)
 

@@ -10,11 +10,12 @@ import typer
 
 from cptlite.cli.console import note, print_json, print_table, progress
 from cptlite.cli.options import HOW, WHAT, WHERE, JsonOption
-from cptlite.cli.train_options import HELP
-from cptlite.config import PAPER
+from cptlite.options import options_of
+from cptlite.training.recipe import PAPER, Recipe
 
 __all__ = ["demo"]
 
+RECIPE_HELP = next(each.help for each in options_of(Recipe) if each.name == "recipe")
 STAGES = {"draw": ("drawing", "images"), "cache": ("encoding", "images"), "train": ("training", "runs")}
 
 
@@ -25,7 +26,7 @@ def demo(
     every_method: Annotated[
         bool, typer.Option("--all", help="Train every method there is, not only four.", rich_help_panel=WHAT)
     ] = False,
-    recipe: Annotated[str, typer.Option("--recipe", help=HELP["recipe"][1], rich_help_panel=HOW)] = PAPER,
+    recipe: Annotated[str, typer.Option("--recipe", help=RECIPE_HELP, rich_help_panel=HOW)] = PAPER,
     json: JsonOption = False,
 ) -> None:
     """Run the whole on six small tasks, offline.

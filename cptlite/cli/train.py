@@ -21,7 +21,7 @@ from cptlite.cli.options import (
     JsonOption,
 )
 from cptlite.cli.train_options import REPEATED, with_training_options
-from cptlite.config import TrainConfig
+from cptlite.config import RunConfig, check_names, resolve_config
 
 if TYPE_CHECKING:
     from cptlite.backbones.clip import Backbone
@@ -32,6 +32,15 @@ __all__ = ["train"]
 @with_training_options
 def train(
     *,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            "-m",
+            help="What to train: `cptlite methods` lists them, `--method NAME --help` shows the options of one.",
+            rich_help_panel=WHAT,
+        ),
+    ] = "softcpt",
     dataset: DatasetOption = None,
     backbone: Annotated[
         str | None,
@@ -63,8 +72,9 @@ def train(
     On everything cached, unless --dataset narrows it. Several --shots and --seed make a run of each pair. A run that
     was stopped goes on with the same command.
     """
-    grid = {name: settings.pop(name, None) or [getattr(TrainConfig, name)] for name in REPEATED}
-    base = _configure(dataset or [], backbone, cache_dir, suite, settings)
+    check_names(method, settings)
+    grid = {name: settings.pop(name, None) or [getattr(RunConfig, name)] for name in REPEATED}
+    base = _configure(dataset or [], backbone, cache_dir, suite, {"method": method, **settings})
     configs = [replace(base, shots=shots, seed=seed) for shots, seed in product(grid["shots"], grid["seed"])]
     configs = list(dict.fromkeys(configs))
     from cptlite.runs.files import run_folder
@@ -80,28 +90,28 @@ def train(
         note(f"{'already done' if finished else 'written'}: {folder}{' (--force trains again)' if finished else ''}")
 
 
-def _load(config: TrainConfig) -> Backbone:
+def _load(config: RunConfig) -> Backbone:
     from cptlite.backbones.clip import load_backbone
 
     return load_backbone(config.backbone, device=config.device, precision=config.precision)
 
 
 def _execute(
-    configs: list[TrainConfig], backbone: Backbone, together: bool, places: dict[str, Any]
+    configs: list[RunConfig], backbone: Backbone, together: bool, places: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Carry the runs out, in one forward or one after the other."""
-    from cptlite.runs.execute import execute_together
+    from cptlite.runs.execute import execute_runs
 
     results: list[dict[str, Any]] = []
-    total = sum(config.epochs for config in configs)
+    epochs = configs[0].recipe.epochs if configs[0].recipe else 0
     with progress(configs[0].method, "epochs") as tick:
         for group in [configs] if together else [[config] for config in configs]:
-            before = sum(config.epochs for config in configs[: len(results)])
+            before = epochs * len(results)
 
             def count(done: float, loss: float, before: int = before) -> None:
-                tick(before + done, total)
+                tick(before + done, epochs * len(configs))
 
-            results += execute_together(group, backbone, on_epoch=count, **places)
+            results += execute_runs(group, backbone, on_epoch=count, **places)
     return results
 
 
@@ -118,14 +128,12 @@ def _show(results: list[dict[str, Any]], json: bool) -> None:
 
 def _configure(
     words: list[str], backbone: str | None, cache_dir: Path, suite: str, settings: dict[str, Any]
-) -> TrainConfig:
+) -> RunConfig:
     """Complete the flags with what is cached."""
     from cptlite.backbones.clip import backbone_slug
     from cptlite.cache import list_caches
     from cptlite.datasets import load_catalog
-    from cptlite.methods.table import find_method, resolve_config
 
-    find_method(settings["method"], settings.get("variant", ""))
     cached: dict[str, list[str]] = {}
     for summary in list_caches(cache_dir):
         if summary.complete:

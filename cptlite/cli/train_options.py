@@ -1,91 +1,141 @@
-"""One flag per field of a training configuration, made from the fields, so that none can be forgotten."""
+"""The flags of ``cptlite train``: one for each option of a run, of the recipe and of every method.
+
+They are made from the options themselves, so that a method that is added brings its own. ``train --help`` shows all,
+``train --method NAME --help`` what applies to one method, with its defaults.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Iterator
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import wraps
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from cptlite.cli.options import HOW, WHAT
-from cptlite.config import TrainConfig
+from cptlite.config import known_options
+from cptlite.methods.table import METHODS
+from cptlite.options import Option
 
-__all__ = ["HELP", "REPEATED", "RESOLVED", "with_training_options"]
+__all__ = ["REPEATED", "TrainCommand", "with_training_options"]
 
-RECIPE = "Recipe"
-PROMPTS = "Prompts"
-
-RESOLVED = ("suite", "datasets", "backbone")
-"""Fields that come from what is cached, not from a flag of their own."""
-
+RECIPE = "Recipe (of methods that learn by gradient steps)"
+METHOD = "Options of methods"
+RUN_PANELS = {"separate": WHAT, "shots": WHAT, "seed": WHAT}
 REPEATED = ("shots", "seed")
-"""Fields whose flag can be given more than once."""
+"""Options whose flag can be given more than once."""
 
-HELP: dict[str, tuple[str, str]] = {
-    "method": (WHAT, "What to train; `cptlite methods` lists them."),
-    "variant": (WHAT, "Variant of the method; by default its first."),
-    "separate": (WHAT, "Learn prompts one task at a time, not jointly."),
-    "shots": (WHAT, "Training images per class; repeatable."),
-    "seed": (WHAT, "Draws the images and everything else; repeatable."),
-    "recipe": (RECIPE, "paper, or fast: fewer and larger steps."),
-    "epochs": (RECIPE, "Passes over the joint training set."),
-    "batch_size": (RECIPE, "Images per step."),
-    "optimizer": (RECIPE, "sgd or adamw."),
-    "lr": (RECIPE, "Learning rate at its height."),
-    "momentum": (RECIPE, "Of SGD; AdamW's first beta."),
-    "weight_decay": (RECIPE, "Of the optimizer."),
-    "warmup_epochs": (RECIPE, "Epochs at the warm-up rate before the cosine."),
-    "warmup_lr": (RECIPE, "Learning rate of the warm-up."),
-    "least_steps": (RECIPE, "Steps of an epoch; few rows make smaller batches, down to 32."),
-    "class_fraction": (RECIPE, "Share of the classes not in a batch that its loss is over."),
-    "context_length": (PROMPTS, "Context tokens of a class prompt, L."),
-    "task_context_length": (PROMPTS, "Context tokens of a task prompt, M."),
-    "class_context_length": (PROMPTS, "Context tokens of a class-feature prompt, Mc."),
-    "position": (PROMPTS, "Where the class name stands: end, middle or front."),
-    "context_init": (PROMPTS, "Words to start the class context from, not noise."),
-    "task_context_init": (PROMPTS, "Words to start the task context from."),
-    "class_context_init": (PROMPTS, "Words to start the class-feature context from."),
-    "sub_network": (PROMPTS, "SoftCPT's input with class features: lin, linmean or lincls."),
-    "freeze_class_context": (PROMPTS, "Leave SoftCPT's class-feature context as it starts."),
-    "templates": (PROMPTS, "Zero-shot prompt with {} for the class name; several make an ensemble."),
-    "text_path": (HOW, "fused (packed) or plain."),
-    "text_memory": (HOW, "GiB a text forward may keep; more classes are done in chunks."),
-    "cuda_graphs": (HOW, "Record a step on the GPU and replay it."),
-    "device": (HOW, "auto, cpu, cuda or cuda:N."),
-    "precision": (HOW, "Of the frozen towers: auto, float32, fp16 or bf16."),
-}
-"""Help panel and help of each field's flag."""
+
+@dataclass(frozen=True, kw_only=True)
+class _Flag:
+    """An option as a flag: its help panel, and its help."""
+
+    option: Option
+    panel: str
+    help: str
+
+    @property
+    def word(self) -> str:
+        """``--batch-size``; of a list of texts ``--template``, which is repeated."""
+        name = self.option.flag
+        return f"--{name.removesuffix('s') if self.option.kind == tuple[str, ...] else name}"
+
+
+def _flags(methods: dict[str, Any]) -> dict[str, _Flag]:
+    """Make the flags of some methods, by option; help says which of several has it, with which default."""
+    found: dict[str, _Flag] = {}
+    holders: dict[str, list[tuple[str, Option]]] = {}
+    for name, entry in methods.items():
+        for part, each in known_options(entry):
+            if part == "method":
+                holders.setdefault(each.name, []).append((name, each))
+            else:
+                panel = RECIPE if part == "recipe" else RUN_PANELS.get(each.name, HOW)
+                found.setdefault(each.name, _Flag(option=each, panel=panel, help=_help(each)))
+    for name, having in holders.items():
+        option = having[0][1]
+        if len(methods) == 1:
+            found[name] = _Flag(option=option, panel=f"Options of {having[0][0]}", help=_help(option))
+            continue
+        where = "; ".join(f"{', '.join(names)}{default}" for default, names in _by_default(having))
+        if name in found:
+            found[name] = replace(found[name], help=f"{found[name].help} Also of {where}.")
+        else:
+            found[name] = _Flag(option=replace(option, default=None), panel=METHOD, help=f"{_help(option)} [{where}]")
+    return found
+
+
+def _by_default(having: list[tuple[str, Option]]) -> Iterator[tuple[str, list[str]]]:
+    """Methods that have an option, put together by its default."""
+    groups: dict[str, list[str]] = {}
+    for name, each in having:
+        shown = "" if each.default in (None, "", (), False) else f" {each.default}"
+        groups.setdefault(shown, []).append(name)
+    yield from groups.items()
+
+
+def _help(option: Option) -> str:
+    return option.help + (f" One of {', '.join(option.choices)}." if option.choices else "")
+
+
+class TrainCommand(TyperCommand):
+    """A command whose help is about one method when it is given with it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Note the method before help, which ends the parsing, is asked for."""
+        for word, following in zip(args, [*args[1:], ""], strict=True):
+            if word in ("--method", "-m") or word.startswith("--method="):
+                ctx.meta["method"] = word.partition("=")[2] or following
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Show all flags, or those of the one method that was named."""
+        method = ctx.meta.get("method")
+        if method not in METHODS:
+            super().format_help(ctx, formatter)
+            return
+        shown, flags, every = copy(self), _flags({method: METHODS[method]}), _flags(METHODS)
+        shown.params = []
+        for parameter in self.params:
+            if parameter.name in flags:
+                parameter = copy(parameter)
+                flag = flags[parameter.name]
+                parameter.help, parameter.rich_help_panel = flag.help, flag.panel  # type: ignore[attr-defined]
+                parameter.default = flag.option.default if flag.option.default not in ((), "") else None
+            if parameter.name in flags or parameter.name not in every:
+                shown.params.append(parameter)
+        super(TrainCommand, shown).format_help(ctx, formatter)
 
 
 def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command a flag for every field of `TrainConfig`, with the field's type and default.
+    """Give a command a flag for every option there is.
 
     Parameters
     ----------
     command : callable
-        Its own options are keyword parameters. The method and the values of flags that the user gave reach it as
-        further keywords; the others are left out, since their defaults depend on the method.
+        Its own options are keyword parameters. The values of flags that the user gave reach it as further keywords; the
+        others are left out, since their defaults depend on the method.
 
     Returns
     -------
     callable
         With a signature that Typer reads.
     """
+    flags = _flags(METHODS)
 
     @wraps(command)
     def wrapped(context: typer.Context, **values: Any) -> None:
-        optional = {item.name for item in fields(TrainConfig) if hasattr(TrainConfig, item.name)}
-        command(**{name: value for name, value in values.items() if name not in optional or _is_given(context, name)})
+        command(**{name: value for name, value in values.items() if name not in flags or _is_given(context, name)})
 
     own = inspect.signature(command, eval_str=True).parameters.values()
     parameters = [parameter for parameter in own if parameter.kind is not parameter.VAR_KEYWORD]
     parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]
     parameters.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
-    types = get_type_hints(TrainConfig)
-    parameters += (_flag(item.name, types[item.name]) for item in fields(TrainConfig) if item.name not in RESOLVED)
+    parameters += (_parameter(flag) for flag in flags.values())
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapped
@@ -96,18 +146,19 @@ def _is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
-def _flag(name: str, kind: Any) -> inspect.Parameter:
-    """Make the parameter that becomes ``--batch-size`` of ``batch_size``."""
-    panel, words = HELP.get(name, (HOW, ""))
-    flag = f"--{name.replace('_', '-')}"
+def _parameter(flag: _Flag) -> inspect.Parameter:
+    """Make the parameter that becomes the flag."""
+    option, word = flag.option, flag.word
+    kind, default = option.kind, option.default
     if kind is bool:
-        flag = f"{flag}/--no-{flag[2:]}"
-    if kind == tuple[str, ...]:  # one word a flag, which is repeated
-        flag = flag.removesuffix("s")
-    option = typer.Option(flag, help=words, rich_help_panel=panel)
-    default = getattr(TrainConfig, name, "softcpt")
+        word = f"{word}/--no-{word[2:]}"
     if kind == tuple[str, ...]:
         kind, default = list[str], []
-    if name in REPEATED:
+    elif option.name in REPEATED:
         kind, default = list[kind], [default]  # type: ignore[valid-type]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+    elif default is None:
+        kind = kind | None
+    made = typer.Option(word, help=flag.help, rich_help_panel=flag.panel, show_default=flag.panel != METHOD)
+    return inspect.Parameter(
+        option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made]
+    )

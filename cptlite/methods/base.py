@@ -108,6 +108,8 @@ class Learned:
         Of a prompt method, by name.
     seconds : float
         That learning took, earlier attempts included.
+    graph : str
+        What became of recording the steps on a GPU; empty where none was asked for.
     """
 
     classifier: Classifier
@@ -115,6 +117,7 @@ class Learned:
     choices: dict[str, dict[str, float]] = field(default_factory=dict)
     learnables: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
+    graph: str = ""
 
 
 class Probe(ABC):

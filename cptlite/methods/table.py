@@ -1,32 +1,26 @@
-"""The methods by name: the one place that knows them all."""
+"""The methods by name: the one place that knows them all.
+
+A row names its class and its options; both are loaded when they are first asked for, so that names, help and flags are
+there before PyTorch is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from cptlite.config import PAPER, RECIPES, TrainConfig
 from cptlite.errors import UsageError
-from cptlite.methods.base import Method, Problem, PromptMethod, PromptOptions
-from cptlite.methods.probes.cross_modal import CrossModal
-from cptlite.methods.probes.estimator import FeatureClassifier
-from cptlite.methods.probes.linear_probe import LinearProbe
-from cptlite.methods.probes.lp_plus_plus import LPPlusPlus
-from cptlite.methods.probes.per_task import PerTask
-from cptlite.methods.probes.prototype import PrototypeClassifier
-from cptlite.methods.probes.tip_adapter import TipAdapter, TipAdapterF
-from cptlite.methods.probes.zero_shot import ZeroShot
-from cptlite.methods.prompts.cocoop import CoCoOp
-from cptlite.methods.prompts.coop import CoOp
-from cptlite.methods.prompts.kgcoop import KgCoOp
-from cptlite.methods.prompts.plot import Plot
-from cptlite.methods.prompts.prograd import ProGrad
-from cptlite.methods.prompts.softcpt import VARIANTS, SoftCPT
-from cptlite.methods.prompts.task_res import TaskRes
+from cptlite.methods.options import MethodOptions, PromptOptions, TemplateOptions
+from cptlite.options import Option, did_you_mean, read_options
 
-__all__ = ["METHODS", "MethodEntry", "find_method", "resolve_config"]
+if TYPE_CHECKING:
+    from cptlite.methods.base import Probe, Problem, PromptMethod
+
+__all__ = ["METHODS", "MethodEntry", "find_method"]
+
+SHARED_OPTIONS: dict[str, type] = {kind.__name__: kind for kind in (MethodOptions, PromptOptions, TemplateOptions)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,18 +29,22 @@ class MethodEntry:
 
     Attributes
     ----------
+    home : str
+        ``folder.file:Class`` below `cptlite.methods`: a `PromptMethod` in ``prompts``, a `FeatureClassifier` or a
+        `Probe` in ``probes``.
+    options : str
+        Name of its class of options, in the same file or in `cptlite.methods.options`.
     learns : str
         What is learned, for `cptlite methods`.
-    prompts : callable, optional
-        Makes a method that learns prompts by gradient steps from (problem, options, variant).
-    probe : callable, optional
-        Makes a method that is fitted at once.
-    variants : tuple of str
-        The first is the default; empty for methods without any.
+    fixed : mapping
+        Arguments of the class by which this row differs from others of the same class.
+    recipe : mapping
+        Fields of `cptlite.training.recipe.Recipe` that its source sets otherwise than SoftCPT's does; such a method has
+        no other recipe.
+    separate : bool
+        Whether it learns one task at a time unless told otherwise.
     multi_task : bool
         Whether the tasks share what is learned.
-    defaults : mapping
-        Fields of `TrainConfig` whose default differs for this method.
     needs_rows : bool
         Whether it looks at training rows at all.
     needs_local : bool
@@ -54,155 +52,205 @@ class MethodEntry:
     cached : str
         What it reads of the training images' cached features.
     parameters : str
-        How many numbers the first variant learns: products of axes, added up. T tasks, K classes of all tasks, N
-        training rows, L context tokens of a class prompt, M of a task prompt, P prompts of a class, W text width, D
-        joint dimension, H hidden units.
+        How many numbers it learns by default: products of axes, added up. T tasks, K classes of all tasks, N training
+        rows, L context tokens of a class prompt, M of a task prompt, P prompts of a class, W text width, D joint
+        dimension, H hidden units.
     source : str
         Paper it comes from.
     """
 
+    home: str
     learns: str
-    prompts: Callable[[Problem, PromptOptions, str], PromptMethod] | None = None
-    probe: Callable[[], Method] | None = None
-    variants: tuple[str, ...] = ()
+    options: str = "MethodOptions"
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    separate: bool = False
     multi_task: bool = False
-    defaults: Mapping[str, Any] = field(default_factory=dict)
     needs_rows: bool = True
     needs_local: bool = False
     cached: str = ""
     parameters: str = ""
     source: str = ""
 
+    @property
+    def stepped(self) -> bool:
+        """Whether it learns by gradient steps, by a recipe; if not, it is fitted at once."""
+        return self.home.startswith("prompts.")
 
-def _coop(problem: Problem, options: PromptOptions, variant: str, *, sharing: str) -> CoOp:
-    return CoOp(problem, options, sharing)
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Values of its option ``variant``, the default first; empty where it has none."""
+        return next((each.choices for each in self.list_options() if each.name == "variant"), ())
 
+    @property
+    def module(self) -> str:
+        """Full name of its file's module."""
+        return f"cptlite.methods.{self.home.partition(':')[0]}"
 
-def _per_task(name: str, estimator: Callable[[], FeatureClassifier]) -> Callable[[], Method]:
-    return partial(PerTask, name, estimator)
+    def load(self) -> Any:
+        """Return its class."""
+        return getattr(import_module(self.module), self.home.partition(":")[2])
 
+    def list_options(self) -> tuple[Option, ...]:
+        """Return its options, without loading its class."""
+        return read_options(self.module, self.options, SHARED_OPTIONS)
 
-A_PHOTO_OF_A = {"context_length": 4, "context_init": "a photo of a"}
-SEPARATE = {"separate": True}
+    def new_options(self, **given: Any) -> MethodOptions:
+        """Check values of its options; those not given take their defaults."""
+        kind = SHARED_OPTIONS.get(self.options) or getattr(import_module(self.module), self.options)
+        return kind(**given)
+
+    def method(self, problem: Problem, options: MethodOptions, runs: int = 1) -> PromptMethod:
+        """Make a method that learns by gradient steps, its prompts planned for a number of runs."""
+        assert self.stepped
+        return self.load()(problem, options, runs, **self.fixed)
+
+    def probe(self, name: str, options: MethodOptions) -> Probe:
+        """Make a method that is fitted at once; ``name`` is the row's, for messages."""
+        from cptlite.methods.base import Probe
+        from cptlite.methods.probes.per_task import PerTask
+
+        kind = self.load()
+        return kind(options) if issubclass(kind, Probe) else PerTask(name, kind, options)
+
 
 METHODS: dict[str, MethodEntry] = {
     "zeroshot": MethodEntry(
+        home="probes.zero_shot:ZeroShot",
+        options="TemplateOptions",
         learns="nothing: the dataset's template or your own (--template)",
-        probe=ZeroShot,
         needs_rows=False,
         cached="nothing",
         parameters="0",
         source="Radford et al., ICML 2021",
     ),
     "prototype": MethodEntry(
+        home="probes.prototype:PrototypeClassifier",
         learns="the mean feature of each class",
-        probe=_per_task("prototype", PrototypeClassifier),
         cached="all views",
         parameters="K D",
         source="Snell et al., NeurIPS 2017",
     ),
     "linear-probe": MethodEntry(
+        home="probes.linear_probe:LinearProbe",
+        options="LinearProbeOptions",
         learns="logistic regression on raw features",
-        probe=_per_task("linear-probe", LinearProbe),
         cached="view 0",
         parameters="K D + K",
         source="Radford et al., ICML 2021",
     ),
     "tip-adapter": MethodEntry(
+        home="probes.tip_adapter:TipAdapter",
+        options="TipAdapterOptions",
         learns="nothing: training rows vote beside the template",
-        probe=_per_task("tip-adapter", TipAdapter),
         cached="all views",
         parameters="0",
         source="Zhang et al., ECCV 2022",
     ),
     "tip-adapter-f": MethodEntry(
+        home="probes.tip_adapter:TipAdapterF",
+        options="TipAdapterFOptions",
         learns="the voting rows' features",
-        probe=_per_task("tip-adapter-f", TipAdapterF),
         cached="all views",
         parameters="N D",
         source="Zhang et al., ECCV 2022",
     ),
     "cross-modal": MethodEntry(
+        home="probes.cross_modal:CrossModal",
+        options="CrossModalOptions",
         learns="a linear head on images and class texts",
-        probe=_per_task("cross-modal", CrossModal),
         cached="all views",
         parameters="K D",
         source="Lin et al., CVPR 2023",
     ),
     "lp++": MethodEntry(
+        home="probes.lp_plus_plus:LPPlusPlus",
+        options="LPPlusPlusOptions",
         learns="a linear head blended with the template class by class",
-        probe=_per_task("lp++", LPPlusPlus),
         cached="all views",
         parameters="K D + 2 K",
         source="Huang et al., CVPR 2024",
     ),
     "taskres": MethodEntry(
+        home="prompts.task_res:TaskRes",
+        options="TaskResOptions",
         learns="what is added to the template's class weights",
-        prompts=TaskRes,
-        defaults=SEPARATE | {"optimizer": "adamw", "lr": 0.002, "batch_size": 256, "epochs": 100},
+        recipe={"optimizer": "adamw", "lr": 0.002, "batch_size": 256, "epochs": 100},
+        separate=True,
         cached="random views",
         parameters="K D",
         source="Yu et al., CVPR 2023",
     ),
     "coop-mt": MethodEntry(
+        home="prompts.coop:CoOp",
+        options="PromptOptions",
         learns="one context for all tasks",
-        prompts=partial(_coop, sharing="all"),
+        fixed={"sharing": "all"},
         multi_task=True,
         cached="random views",
         parameters="L W",
         source="Zhou et al., IJCV 2022",
     ),
     "coop-ca": MethodEntry(
+        home="prompts.coop:CoOp",
+        options="PromptOptions",
         learns="one context per task",
-        prompts=partial(_coop, sharing="task"),
+        fixed={"sharing": "task"},
         cached="random views",
         parameters="T L W",
         source="Zhou et al., IJCV 2022",
     ),
     "coop-cs": MethodEntry(
+        home="prompts.coop:CoOp",
+        options="PromptOptions",
         learns="one context per class",
-        prompts=partial(_coop, sharing="class"),
+        fixed={"sharing": "class"},
         cached="random views",
         parameters="K L W",
         source="Zhou et al., IJCV 2022",
     ),
     "cocoop": MethodEntry(
+        home="prompts.cocoop:CoCoOp",
+        options="CoCoOpOptions",
         learns="one context per task, and a net that shifts it by the image",
-        prompts=CoCoOp,
-        defaults=A_PHOTO_OF_A | SEPARATE | {"epochs": 10, "batch_size": 1},
+        recipe={"epochs": 10, "batch_size": 1},
+        separate=True,
         cached="random views",
         parameters="T L W + T D H + T H + T H W + T W",
         source="Zhou et al., CVPR 2022",
     ),
     "kgcoop": MethodEntry(
+        home="prompts.kgcoop:KgCoOp",
+        options="KgCoOpOptions",
         learns="one context per task, pulled towards the template",
-        prompts=KgCoOp,
-        defaults=A_PHOTO_OF_A | SEPARATE,
+        separate=True,
         cached="random views",
         parameters="T L W",
         source="Yao et al., CVPR 2023",
     ),
     "prograd": MethodEntry(
+        home="prompts.prograd:ProGrad",
+        options="ProGradOptions",
         learns="one context per task, never against the template",
-        prompts=ProGrad,
-        defaults=SEPARATE,
+        separate=True,
         cached="random views",
         parameters="T L W",
         source="Zhu et al., ICCV 2023",
     ),
     "plot": MethodEntry(
+        home="prompts.plot:Plot",
+        options="PlotOptions",
         learns="four contexts per task, matched to local image features",
-        prompts=Plot,
-        defaults=SEPARATE,
+        separate=True,
         needs_local=True,
         cached="local features (cptlite cache --local)",
         parameters="T P L W",
         source="Chen et al., ICLR 2023",
     ),
     "softcpt": MethodEntry(
+        home="prompts.softcpt:SoftCPT",
+        options="SoftCPTOptions",
         learns="a meta network from task names to contexts",
-        prompts=SoftCPT,
-        variants=tuple(VARIANTS),
         multi_task=True,
         cached="random views",
         parameters="M W + D L W",
@@ -211,55 +259,14 @@ METHODS: dict[str, MethodEntry] = {
 }
 
 
-def find_method(name: str, variant: str = "") -> tuple[MethodEntry, str]:
+def find_method(name: str) -> MethodEntry:
     """Look a method up.
 
-    Parameters
-    ----------
-    name : str
-    variant : str
-        Empty takes the method's default.
-
-    Returns
-    -------
-    MethodEntry
-    str
-        The variant, resolved; empty for methods without any.
-
     Raises
     ------
     UsageError
-        Unknown name or variant.
+        Unknown name.
     """
     if name not in METHODS:
-        raise UsageError(f"unknown method {name!r}: give one of {', '.join(METHODS)}")
-    entry = METHODS[name]
-    if not entry.variants:
-        if variant:
-            raise UsageError(f"method {name} has no variants, got {variant!r}: leave --variant out")
-        return entry, ""
-    variant = variant or entry.variants[0]
-    if variant not in entry.variants:
-        raise UsageError(f"unknown variant {variant!r} of {name}: give one of {', '.join(entry.variants)}")
-    return entry, variant
-
-
-def resolve_config(given: Mapping[str, Any]) -> TrainConfig:
-    """Complete what the user gave: by the recipe, then the method's own defaults, then those of `TrainConfig`.
-
-    Parameters
-    ----------
-    given : mapping
-        Fields of `TrainConfig`, ``method`` among them.
-
-    Raises
-    ------
-    UsageError
-        Unknown method, variant or field, or a value out of range.
-    """
-    entry, variant = find_method(given["method"], given.get("variant", ""))
-    recipe = given.get("recipe", PAPER)
-    if entry.prompts is None and recipe in RECIPES:
-        recipe = PAPER  # nothing is stepped, so that there is but one way
-    completed = {**entry.defaults, **RECIPES.get(recipe, {}), **given}
-    return TrainConfig.from_json({**completed, "variant": variant, "recipe": recipe})
+        raise UsageError(f"unknown method {name!r}: {did_you_mean(name, list(METHODS))}")
+    return METHODS[name]

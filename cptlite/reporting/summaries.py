@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cptlite.config import PAPER
 from cptlite.errors import DataError
 from cptlite.metrics import mean_and_std
+from cptlite.training.recipe import PAPER
 
 __all__ = [
     "Result",

@@ -20,11 +20,11 @@ from torch import nn
 from cptlite.backbones.clip import backbone_slug
 from cptlite.cache.format import task_key
 from cptlite.classifiers import Classifier
-from cptlite.config import PAPER, TrainConfig
+from cptlite.config import RunConfig
 from cptlite.errors import DataError, UsageError
 from cptlite.files import replacing
 from cptlite.methods.base import Problem
-from cptlite.methods.table import find_method
+from cptlite.training.recipe import PAPER
 
 __all__ = [
     "finished_results",
@@ -38,17 +38,16 @@ __all__ = [
 ]
 
 
-def run_folder(out: Path, config: TrainConfig) -> Path:
+def run_folder(out: Path, config: RunConfig) -> Path:
     """Folder of a run: ``OUT/<suite>/<method>/<backbone>/shots16-seed1``.
 
     A variant that is not the method's first, and a recipe that is not the paper's, stand behind the method's name.
     """
-    entry, variant = find_method(config.method, config.variant)
     words = [config.method]
-    if variant and variant != entry.variants[0]:
-        words.append(variant)
-    if config.recipe != PAPER:
-        words.append(config.recipe)
+    if config.variant and config.variant != config.entry.variants[0]:
+        words.append(config.variant)
+    if config.recipe_name != PAPER:
+        words.append(config.recipe_name)
     return (
         out / config.suite / "-".join(words) / backbone_slug(config.backbone) / f"shots{config.shots}-seed{config.seed}"
     )
@@ -134,13 +133,13 @@ def write_prompts(folder: Path, learnables: Mapping[str, nn.Parameter]) -> None:
         save_file(values, path)
 
 
-def read_prompts(folder: Path, learnables: Mapping[str, nn.Parameter]) -> float | None:
+def read_prompts(folder: Path | None, learnables: Mapping[str, nn.Parameter]) -> float | None:
     """Read what an earlier attempt learned into learnables, if its training is done.
 
     Returns
     -------
     float or None
-        Seconds that the training took, as logged; None where there is no ``prompts.safetensors``.
+        Seconds that the training took, as logged; None where there is no folder or no ``prompts.safetensors``.
 
     Raises
     ------
@@ -149,8 +148,8 @@ def read_prompts(folder: Path, learnables: Mapping[str, nn.Parameter]) -> float 
     """
     from safetensors.torch import load_file
 
-    path = folder / "prompts.safetensors"
-    if not path.exists():
+    path = folder / "prompts.safetensors" if folder else None
+    if folder is None or path is None or not path.exists():
         return None
     try:
         stored = load_file(path)

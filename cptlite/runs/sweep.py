@@ -17,28 +17,34 @@ import torch
 from joblib import Parallel, delayed
 
 from cptlite.backbones.clip import Backbone, load_backbone
-from cptlite.config import TrainConfig, differ_in_rows_alone
-from cptlite.methods.table import resolve_config
-from cptlite.runs.execute import execute_together
+from cptlite.config import RunConfig, differ_in_rows_alone, known_options, resolve_config
+from cptlite.methods.table import find_method
+from cptlite.runs.execute import execute_runs
 
 __all__ = ["grid", "run_all"]
 
 
 def grid(
     given: Mapping[str, Any], *, methods: Sequence[str], shots: Sequence[int], seeds: Sequence[int]
-) -> list[TrainConfig]:
-    """Every combination of methods, shots and seeds on top of given fields, most expensive first.
+) -> list[RunConfig]:
+    """Every combination of methods, shots and seeds on top of given options, most expensive first.
 
-    Fields that are not given take each method's own defaults.
+    An option that some of the methods have is given to these alone; what is not given takes each method's default.
     """
+    known = {method: {each.name for _, each in known_options(find_method(method))} for method in methods}
+    somewhere = set().union(*known.values())
     ordered = product(sorted(shots, reverse=True), reversed(methods), seeds)
     return [
-        resolve_config({**given, "method": method, "shots": number, "seed": seed}) for number, method, seed in ordered
+        resolve_config(
+            {name: value for name, value in given.items() if name in known[method] or name not in somewhere}
+            | {"method": method, "shots": number, "seed": seed}
+        )
+        for number, method, seed in ordered
     ]
 
 
 def run_all(
-    configs: Iterable[TrainConfig],
+    configs: Iterable[RunConfig],
     *,
     cache_dir: Path,
     out: Path,
@@ -51,7 +57,7 @@ def run_all(
 
     Parameters
     ----------
-    configs : iterable of TrainConfig
+    configs : iterable of RunConfig
     cache_dir, out : Path
     jobs : int
         Worker processes; each gets an equal share of the cores. 1 runs here.
@@ -71,7 +77,7 @@ def run_all(
     groups = _group(configs) if together else [[config] for config in configs]
     threads = max(1, (os.cpu_count() or 1) // jobs)
     tasks = (delayed(_run_group)(group, cache_dir, out, threads, force) for group in groups)
-    results = {}
+    results: dict[RunConfig, dict[str, Any]] = {}
     for group, done in zip(groups, Parallel(n_jobs=jobs, return_as="generator")(tasks), strict=True):
         for config, result in zip(group, done, strict=True):
             results[config] = result
@@ -80,9 +86,9 @@ def run_all(
     return [results[config] for config in configs]
 
 
-def _group(configs: Sequence[TrainConfig]) -> list[list[TrainConfig]]:
+def _group(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
     """Put runs that can train together side by side, in the order of each group's first."""
-    groups: list[list[TrainConfig]] = []
+    groups: list[list[RunConfig]] = []
     for config in configs:
         home = next((group for group in groups if differ_in_rows_alone([group[0], config])), None)
         if home is None:
@@ -93,13 +99,13 @@ def _group(configs: Sequence[TrainConfig]) -> list[list[TrainConfig]]:
 
 
 def _run_group(
-    configs: Sequence[TrainConfig], cache_dir: Path, out: Path, threads: int, force: bool
+    configs: Sequence[RunConfig], cache_dir: Path, out: Path, threads: int, force: bool
 ) -> list[dict[str, Any]]:
     before = torch.get_num_threads()  # with one job this is the caller's own process
     torch.set_num_threads(threads)
     try:
         backbone = _shared_backbone(configs[0].backbone, configs[0].device, configs[0].precision)
-        return execute_together(configs, backbone, cache_dir=cache_dir, out=out, force=force)
+        return execute_runs(configs, backbone, cache_dir=cache_dir, out=out, force=force)
     finally:
         torch.set_num_threads(before)
 

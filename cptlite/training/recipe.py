@@ -19,7 +19,6 @@ __all__ = ["PAPER", "RECIPES", "Recipe"]
 SMALL_BATCH = 32  # the paper's
 
 PAPER = "paper"
-OWN = "own"
 RECIPES: dict[str, dict[str, Any]] = {
     PAPER: {},
     "fast": {"batch_size": 256, "least_steps": 12, "optimizer": "adamw", "lr": 0.001},  # by scripts/choose_recipe.py
@@ -31,7 +30,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 class Recipe(Options):
     """How the learnables are stepped; momentum is AdamW's first beta too."""
 
-    recipe: str = option(PAPER, "paper, or fast: fewer and larger steps.", choices=(PAPER, "fast", OWN))
+    recipe: str = option(PAPER, "paper, or fast: fewer and larger steps.", choices=(PAPER, "fast"))
     epochs: int = option(50, "Passes over the joint training set.", least=1)
     batch_size: int = option(32, "Images per step.", least=1)
     optimizer: str = option("sgd", "Takes the steps.", choices=("sgd", "adamw"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -18,13 +19,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cptlite.classifiers import LinearClassifier
-from cptlite.methods.probes.estimator import LOGIT_SCALE, Learned, TaskRows, TextClassifier, new_generator
+from cptlite.methods.options import TemplateOptions
+from cptlite.methods.probes.estimator import LOGIT_SCALE, Fitted, TaskRows, TextClassifier
+from cptlite.options import option
 
-__all__ = ["AdamW", "CrossModal", "cross_modal_loss"]
+__all__ = ["AdamW", "CrossModal", "CrossModalOptions", "cross_modal_loss"]
 
 RATES, DECAYS = (1e-3, 1e-4), (0.0, 1e-2, 1e-4)
-STEPS, WARMUP_STEPS, LOOK_EVERY = 1000, 50, 50
+WARMUP_STEPS, LOOK_EVERY = 50, 50
 HALF_BATCH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossModalOptions(TemplateOptions):
+    """Options of `CrossModal`."""
+
+    steps: int = option(1000, "Gradient steps; the original takes 12,800.", least=1)
 
 
 class CrossModal(TextClassifier):
@@ -56,20 +66,20 @@ class CrossModal(TextClassifier):
         text_weights: Any = None,
         classes: Any = None,
         logit_scale: float = LOGIT_SCALE,
-        steps: int = STEPS,
+        steps: int = CrossModalOptions.steps,
         random_state: Any = None,
     ) -> None:
         super().__init__(text_weights, classes, logit_scale)
         self.steps = steps
         self.random_state = random_state
 
-    def learn(self, rows: TaskRows) -> Learned:
+    def learn(self, rows: TaskRows, generator: torch.Generator | None = None) -> Fitted:
         """Train the heads and keep the best."""
-        head, choices = _best_head(rows, self.steps, new_generator(self.random_state))
+        head, choices = _best_head(rows, self.steps, generator)
         classifier = LinearClassifier(
             weights=head, bias=head.new_zeros(len(head)), logit_scale=rows.logit_scale, unit_length=True
         )
-        return Learned(classifier=classifier, num_parameters=head.numel(), choices=choices)
+        return Fitted(classifier=classifier, num_parameters=head.numel(), choices=choices)
 
 
 def cross_modal_loss(heads: Tensor, x: Tensor, y: Tensor, scale: float) -> Tensor:

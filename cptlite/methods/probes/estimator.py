@@ -27,7 +27,7 @@ from torch import Tensor
 from cptlite.classifiers import Classifier, LinearClassifier
 from cptlite.errors import UsageError
 
-__all__ = ["LOGIT_SCALE", "FeatureClassifier", "Learned", "TaskRows", "TextClassifier", "new_generator"]
+__all__ = ["LOGIT_SCALE", "FeatureClassifier", "Fitted", "TaskRows", "TextClassifier"]
 
 LOGIT_SCALE = math.log(100)  # where OpenAI's checkpoints end, all of them
 FLOATS = (np.float32, np.float64)
@@ -79,7 +79,7 @@ class TaskRows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learned:
+class Fitted:
     """What an estimator makes of the rows of one task.
 
     Attributes
@@ -113,11 +113,18 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator, ABC):
 
     least_classes = 1
     needs_text = False
-    chooses = True  # on validation rows
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it chooses on validation rows."""
+        return True
 
     @abstractmethod
-    def learn(self, rows: TaskRows) -> Learned:
-        """Fit the rows of one task; nothing is kept in the estimator."""
+    def learn(self, rows: TaskRows, generator: torch.Generator | None) -> Fitted:
+        """Fit the rows of one task; nothing is kept in the estimator.
+
+        Draws come from a generator of the CPU; None is PyTorch's global one.
+        """
 
     def fit(self, X: Any, y: Any, X_val: Any = None, y_val: Any = None) -> Self:
         """Learn from labelled rows, on the CPU.
@@ -158,8 +165,8 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator, ABC):
             x_val=x_val,
             y_val=places_val,
         )
-        learned = self.learn(self._with_text(rows))
-        self.classifier_, self.choices_ = learned.classifier, learned.choices
+        fitted = self.learn(self._with_text(rows), self._new_generator())
+        self.classifier_, self.choices_ = fitted.classifier, fitted.choices
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -177,6 +184,10 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator, ABC):
         scores = self._scores(X)
         return scores[:, -1] - scores[:, 0] if scores.shape[1] == 2 else scores
 
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Softmax of the scores, by class: (B, D) to (B, C)."""
+        return torch.from_numpy(self._scores(X)).softmax(dim=1).numpy()
+
     def predict(self, X: Any) -> np.ndarray:
         """Label of the highest score of each row, (B, D) to (B,)."""
         best = self._scores(X).argmax(axis=1)
@@ -192,6 +203,13 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator, ABC):
         x = validate_data(self, X, dtype=FLOATS, reset=False)
         with torch.no_grad():
             return self.classifier_.scores(torch.tensor(x)).numpy()
+
+    def _new_generator(self) -> torch.Generator | None:
+        """Make PyTorch's generator of ``random_state``, where the estimator has one."""
+        state = getattr(self, "random_state", None)
+        if state is None:
+            return None
+        return torch.Generator().manual_seed(int(check_random_state(state).randint(2**31 - 1)))
 
     def _find_classes(self, y: np.ndarray) -> np.ndarray:
         return np.unique(y)
@@ -259,10 +277,3 @@ class TextClassifier(FeatureClassifier):
                 f"give one row a class, and their labels as classes where y lacks some"
             )
         return torch.tensor(check_array(self.text_weights, dtype=FLOATS))
-
-
-def new_generator(random_state: Any) -> torch.Generator | None:
-    """Make PyTorch's generator of scikit-learn's ``random_state``; None stands for PyTorch's global one."""
-    if random_state is None:
-        return None
-    return torch.Generator().manual_seed(int(check_random_state(random_state).randint(2**31 - 1)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -19,13 +20,23 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from cptlite.classifiers import LinearClassifier
-from cptlite.methods.probes.estimator import FeatureClassifier, Learned, TaskRows
+from cptlite.methods.options import MethodOptions
+from cptlite.methods.probes.estimator import FeatureClassifier, Fitted, TaskRows
+from cptlite.options import option
 
-__all__ = ["LinearProbe", "search_c"]
+__all__ = ["LinearProbe", "LinearProbeOptions", "search_c"]
 
 COARSE = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
 STEPS = 8
+START_C = 1.0
 SMALL = 10**9  # N D C, below which threads wait for one another longer than they work; measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearProbeOptions(MethodOptions):
+    """Options of `LinearProbe`."""
+
+    C: float | None = option(None, "Inverse regularisation; by default chosen on validation rows.", above=0)
 
 
 def search_c(score: Callable[[float], float]) -> float:
@@ -60,9 +71,9 @@ class LinearProbe(FeatureClassifier):
 
     Parameters
     ----------
-    C : float
-        Inverse regularisation, where `fit` gets no validation rows; with them it is chosen (`search_c`), and is the
-        one choice in ``choices_``.
+    C : float, optional
+        Inverse regularisation. None chooses it on validation rows (`search_c`; it is the one choice in ``choices_``),
+        or takes 1 where `fit` gets none.
 
     Notes
     -----
@@ -72,8 +83,13 @@ class LinearProbe(FeatureClassifier):
 
     least_classes = 2
 
-    def __init__(self, C: float = 1.0) -> None:
+    def __init__(self, C: float | None = None) -> None:
         self.C = C
+
+    @property
+    def chooses(self) -> bool:
+        """Whether C is chosen on validation rows."""
+        return self.C is None
 
     @property
     def coef_(self) -> np.ndarray:
@@ -85,15 +101,15 @@ class LinearProbe(FeatureClassifier):
         """Biases of the fitted probe: ndarray of shape (C,)."""
         return self.classifier_.bias.numpy()
 
-    def learn(self, rows: TaskRows) -> Learned:
+    def learn(self, rows: TaskRows, generator: torch.Generator | None = None) -> Fitted:
         """Fit, after choosing C where there are validation rows."""
         x, y = rows.x[:, 0].cpu().numpy(), rows.y.cpu().numpy()
         with threadpool_limits(1 if x.size * rows.num_classes < SMALL else None):
-            if len(rows.y_val):
+            if self.C is None and len(rows.y_val):
                 probe, c = _best_probe(x, y, rows.x_val.cpu().numpy(), rows.y_val.cpu().numpy())
                 choices = {"C": c}
             else:
-                probe, choices = _fit(x, y, self.C), {}
+                probe, choices = _fit(x, y, self.C or START_C), {}
         weights, bias = np.zeros((rows.num_classes, x.shape[1])), np.full(rows.num_classes, -np.inf)
         weights[probe.classes_], bias[probe.classes_] = _per_class(probe)
         classifier = LinearClassifier(
@@ -102,7 +118,7 @@ class LinearProbe(FeatureClassifier):
             logit_scale=0.0,
             unit_length=False,
         )
-        return Learned(classifier=classifier, num_parameters=weights.size + bias.size, choices=choices)
+        return Fitted(classifier=classifier, num_parameters=weights.size + bias.size, choices=choices)
 
 
 def _best_probe(x: np.ndarray, y: np.ndarray, x_val: np.ndarray, y_val: np.ndarray) -> tuple[LogisticRegression, float]:

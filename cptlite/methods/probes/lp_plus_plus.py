@@ -15,11 +15,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cptlite.classifiers import LinearClassifier
-from cptlite.methods.probes.estimator import LOGIT_SCALE, Learned, TaskRows, TextClassifier
+from cptlite.methods.options import TemplateOptions
+from cptlite.methods.probes.estimator import LOGIT_SCALE, Fitted, TaskRows, TextClassifier
+from cptlite.options import option
 
-__all__ = ["Blend", "LPPlusPlus", "blend_step", "first_blend"]
+__all__ = ["Blend", "LPPlusPlus", "LPPlusPlusOptions", "blend_step", "first_blend"]
 
-EPOCHS, ALPHA_EVERY, MOMENTUM, START = 300, 10, 0.9, 250
+ALPHA_EVERY, MOMENTUM, START = 10, 0.9, 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class LPPlusPlusOptions(TemplateOptions):
+    """Options of `LPPlusPlus`."""
+
+    epochs: int = option(300, "Steps on all training rows.", least=1)
 
 
 @dataclass(kw_only=True)
@@ -78,15 +87,15 @@ class LPPlusPlus(TextClassifier):
         text_weights: Any = None,
         classes: Any = None,
         logit_scale: float = LOGIT_SCALE,
-        epochs: int = EPOCHS,
+        epochs: int = LPPlusPlusOptions.epochs,
     ) -> None:
         super().__init__(text_weights, classes, logit_scale)
         self.epochs = epochs
 
-    def learn(self, rows: TaskRows) -> Learned:
+    def learn(self, rows: TaskRows, generator: torch.Generator | None = None) -> Fitted:
         """Train the blend and keep its best epoch."""
         weights, bias, epoch = _best_epoch(rows, self.epochs)
-        return Learned(
+        return Fitted(
             classifier=LinearClassifier(weights=weights, bias=bias, logit_scale=0.0, unit_length=True),
             num_parameters=weights.numel() + 2 * len(weights),
             choices={"epoch": epoch} if len(rows.y_val) else {},

@@ -6,35 +6,40 @@ Axes: T tasks, K classes of all tasks, C classes of one task, N rows, V views, D
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 
+import torch
 from torch import Tensor
 
-from cptlite.classifiers import Classifier
 from cptlite.errors import DataError
-from cptlite.methods.base import FewShotRows, Method, Problem
+from cptlite.methods.base import FewShotRows, Learned, Probe, Problem
+from cptlite.methods.options import MethodOptions
 from cptlite.methods.probes.estimator import FeatureClassifier, TaskRows
 from cptlite.methods.templates import zero_shot_weights
 
 __all__ = ["PerTask", "split_tasks"]
 
 
-class PerTask(Method):
+class PerTask(Probe):
     """One estimator a task.
 
     Parameters
     ----------
     name : str
         Of the method, for messages.
-    make : callable
-        Makes an estimator that is not fitted.
+    estimator : callable
+        Makes an estimator that is not fitted, from the options by name.
+    options : MethodOptions
+        ``templates`` among them are those of the text weights.
     """
 
-    def __init__(self, name: str, make: Callable[[], FeatureClassifier]) -> None:
-        super().__init__()
+    def __init__(self, name: str, estimator: Callable[..., FeatureClassifier], options: MethodOptions) -> None:
+        values = asdict(options)
         self.name = name
-        self.make = make
+        self.templates: tuple[str, ...] = values.pop("templates", ())
+        self.estimator = estimator(**values)
 
-    def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows) -> Classifier:
+    def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows, generator: torch.Generator) -> Learned:
         """Fit every task's estimator on its rows.
 
         Raises
@@ -42,26 +47,27 @@ class PerTask(Method):
         DataError
             A task lacks validation rows to choose on, or training rows of enough classes.
         """
-        estimator = self.make()
-        text = zero_shot_weights(problem) if estimator.needs_text else None  # (K, D)
-        parts = []
+        text = zero_shot_weights(problem, self.templates) if self.estimator.needs_text else None  # (K, D)
+        fitted, choices = [], {}
         for rows in split_tasks(problem, train, val, text):
-            self._check(rows, estimator)
-            learned = estimator.learn(rows)
-            parts.append(learned.classifier)
-            self._size += learned.num_parameters
-            if learned.choices:
-                self.choices_[rows.id] = learned.choices
-        return estimator.join(parts)
+            self._check(rows)
+            fitted.append(self.estimator.learn(rows, generator))
+            if fitted[-1].choices:
+                choices[rows.id] = fitted[-1].choices
+        return Learned(
+            classifier=self.estimator.join([each.classifier for each in fitted]),
+            num_parameters=sum(each.num_parameters for each in fitted),
+            choices=choices,
+        )
 
-    def _check(self, rows: TaskRows, estimator: FeatureClassifier) -> None:
-        if estimator.chooses and not len(rows.y_val):
+    def _check(self, rows: TaskRows) -> None:
+        if self.estimator.chooses and not len(rows.y_val):
             raise DataError(
                 f"{self.name} chooses on validation rows, and task {rows.id!r} has none cached: "
                 f"give the dataset a val split, or use --method prototype"
             )
         present = len(rows.y.unique())
-        if present < estimator.least_classes:
+        if present < self.estimator.least_classes:
             raise DataError(
                 f"{self.name} wants training rows of at least two classes of task {rows.id!r}, found those of "
                 f"{present}: cache more, or use --method prototype"

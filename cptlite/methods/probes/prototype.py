@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from cptlite.classifiers import LinearClassifier
-from cptlite.methods.probes.estimator import FeatureClassifier, Learned, TaskRows
+from cptlite.methods.probes.estimator import FeatureClassifier, Fitted, TaskRows
 
 __all__ = ["PrototypeClassifier"]
 
@@ -25,16 +25,19 @@ class PrototypeClassifier(FeatureClassifier):
     without rows is never predicted. Validation rows are not looked at. C D numbers are learned.
     """
 
-    chooses = False
+    @property
+    def chooses(self) -> bool:
+        """Whether it chooses on validation rows: it does not."""
+        return False
 
-    def learn(self, rows: TaskRows) -> Learned:
+    def learn(self, rows: TaskRows, generator: torch.Generator | None = None) -> Fitted:
         """Average the training rows of each class."""
         units = rows.units.mean(dim=1)  # (N, D)
         sums = units.new_zeros(rows.num_classes, units.shape[1]).index_add(0, rows.y, units)
         counts = torch.bincount(rows.y, minlength=len(sums))
         means = sums / counts.clamp(min=1)[:, None]  # (C, D)
         bias = (-means.square().sum(dim=-1) / 2).masked_fill(counts == 0, float("-inf"))
-        return Learned(
+        return Fitted(
             classifier=LinearClassifier(weights=means, bias=bias, logit_scale=0.0, unit_length=True),
             num_parameters=means.numel(),
         )

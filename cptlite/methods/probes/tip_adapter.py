@@ -9,6 +9,7 @@ D joint dimension.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,14 +17,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cptlite.classifiers import TipClassifier, votes
-from cptlite.methods.probes.estimator import LOGIT_SCALE, Learned, TaskRows, TextClassifier, new_generator
+from cptlite.methods.options import TemplateOptions
+from cptlite.methods.probes.estimator import LOGIT_SCALE, Fitted, TaskRows, TextClassifier
+from cptlite.options import option
 
-__all__ = ["TipAdapter", "TipAdapterF", "search_blend", "train_keys"]
+__all__ = ["TipAdapter", "TipAdapterF", "TipAdapterFOptions", "TipAdapterOptions", "search_blend", "train_keys"]
 
 BETAS = [0.1 + step * (7 - 0.1) / 200 for step in range(200)]
 ALPHAS = [0.1 + step * (3 - 0.1) / 20 for step in range(20)]
 START_ALPHA, START_BETA = 1.17, 1.0
-EPOCHS, BATCH, RATE, EPSILON = 20, 256, 1e-3, 1e-4
+BATCH, RATE, EPSILON = 256, 1e-3, 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TipAdapterOptions(TemplateOptions):
+    """Options of `TipAdapter`."""
+
+    alpha: float | None = option(None, "Weight of the votes; by default chosen on validation rows.", least=0)
+    beta: float | None = option(None, "Sharpness of the votes; by default chosen on validation rows.", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TipAdapterFOptions(TipAdapterOptions):
+    """Options of `TipAdapterF`."""
+
+    epochs: int = option(20, "Passes over the training rows.", least=1)
 
 
 class TipAdapter(TextClassifier):
@@ -33,9 +51,9 @@ class TipAdapter(TextClassifier):
     ----------
     text_weights, classes, logit_scale
         As in `TextClassifier`.
-    alpha, beta : float
-        Weight and sharpness of the votes where `fit` gets no validation rows; with them both are chosen, and are in
-        ``choices_``.
+    alpha, beta : float, optional
+        Weight and sharpness of the votes. None is chosen on validation rows (and is in ``choices_``), or is 1.17 and 1,
+        the original's for ImageNet, where `fit` gets none.
 
     Notes
     -----
@@ -51,23 +69,35 @@ class TipAdapter(TextClassifier):
         text_weights: Any = None,
         classes: Any = None,
         logit_scale: float = LOGIT_SCALE,
-        alpha: float = START_ALPHA,
-        beta: float = START_BETA,
+        alpha: float | None = None,
+        beta: float | None = None,
     ) -> None:
         super().__init__(text_weights, classes, logit_scale)
         self.alpha = alpha
         self.beta = beta
 
-    def learn(self, rows: TaskRows) -> Learned:
+    @property
+    def chooses(self) -> bool:
+        """Whether alpha or beta is chosen on validation rows."""
+        return self.alpha is None or self.beta is None
+
+    def learn(self, rows: TaskRows, generator: torch.Generator | None = None) -> Fitted:
         """Gather the keys and choose alpha and beta."""
         assert rows.text is not None
         text_weights = torch.tensor(rows.logit_scale).exp().to(rows.text) * rows.text  # (C, D)
         keys = F.normalize(rows.units.mean(dim=1), dim=-1)  # (N, D)
-        keys, size = self._train(keys, rows, text_weights)
-        alpha, beta, choices = self.alpha, self.beta, {}
-        if len(rows.y_val):
+        keys, size = self._train(keys, rows, text_weights, generator)
+        (alpha, beta), choices = self._start(), {}
+        if self.chooses and len(rows.y_val):
             x_val = rows.units_val
-            alpha, beta = search_blend(x_val @ text_weights.T, x_val @ keys.T, rows.y, rows.y_val)
+            alpha, beta = search_blend(
+                x_val @ text_weights.T,
+                x_val @ keys.T,
+                rows.y,
+                rows.y_val,
+                alphas=ALPHAS if self.alpha is None else [self.alpha],
+                betas=BETAS if self.beta is None else [self.beta],
+            )
             choices = {"alpha": alpha, "beta": beta}
         classifier = TipClassifier(
             weights=rows.text,
@@ -77,14 +107,23 @@ class TipAdapter(TextClassifier):
             alpha=rows.text.new_full((rows.num_classes,), alpha),
             beta=rows.text.new_full((rows.num_classes,), beta),
         )
-        return Learned(classifier=classifier, num_parameters=size, choices=choices)
+        return Fitted(classifier=classifier, num_parameters=size, choices=choices)
 
     @staticmethod
     def join(parts: Sequence[TipClassifier]) -> TipClassifier:
         """One classifier of all tasks, from those of each in order."""
         return TipClassifier.join(parts)
 
-    def _train(self, keys: Tensor, rows: TaskRows, text_weights: Tensor) -> tuple[Tensor, int]:
+    def _start(self) -> tuple[float, float]:
+        """Alpha and beta where nothing chooses them."""
+        return (
+            START_ALPHA if self.alpha is None else self.alpha,
+            START_BETA if self.beta is None else self.beta,
+        )
+
+    def _train(
+        self, keys: Tensor, rows: TaskRows, text_weights: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, int]:
         """Return the keys to use, and how many numbers in them are learned."""
         return keys, 0
 
@@ -103,7 +142,7 @@ class TipAdapterF(TipAdapter):
 
     Notes
     -----
-    AdamW on the cross-entropy of the training rows with alpha 1.17 and beta 1 (the original's for ImageNet), rate 1e-3
+    AdamW on the cross-entropy of the training rows with alpha and beta as given or 1.17 and 1, rate 1e-3
     with a cosine over all steps, 20 epochs, batch 256, a random one of views 1 and up where there are any; then alpha
     and beta are chosen anew on validation rows. The original keeps the epoch that is best on *test* rows; here the last
     one is kept. N D numbers are learned.
@@ -114,22 +153,34 @@ class TipAdapterF(TipAdapter):
         text_weights: Any = None,
         classes: Any = None,
         logit_scale: float = LOGIT_SCALE,
-        alpha: float = START_ALPHA,
-        beta: float = START_BETA,
-        epochs: int = EPOCHS,
+        alpha: float | None = None,
+        beta: float | None = None,
+        epochs: int = TipAdapterFOptions.epochs,
         random_state: Any = None,
     ) -> None:
         super().__init__(text_weights, classes, logit_scale, alpha, beta)
         self.epochs = epochs
         self.random_state = random_state
 
-    def _train(self, keys: Tensor, rows: TaskRows, text_weights: Tensor) -> tuple[Tensor, int]:
-        generator = new_generator(self.random_state)
-        keys = train_keys(keys, rows.units, rows.y, text_weights, self.epochs, generator)
+    def _train(
+        self, keys: Tensor, rows: TaskRows, text_weights: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, int]:
+        alpha, beta = self._start()
+        keys = train_keys(
+            keys, rows.units, rows.y, text_weights, self.epochs, generator=generator, alpha=alpha, beta=beta
+        )
         return keys, keys.numel()
 
 
-def search_blend(text: Tensor, affinity: Tensor, key_labels: Tensor, labels: Tensor) -> tuple[float, float]:
+def search_blend(
+    text: Tensor,
+    affinity: Tensor,
+    key_labels: Tensor,
+    labels: Tensor,
+    *,
+    alphas: Sequence[float] = ALPHAS,
+    betas: Sequence[float] = BETAS,
+) -> tuple[float, float]:
     """Choose alpha and beta on validation rows, the first of equals in the original's order.
 
     Parameters
@@ -139,19 +190,21 @@ def search_blend(text: Tensor, affinity: Tensor, key_labels: Tensor, labels: Ten
     affinity : Tensor of shape (M, N)
         Cosines with the keys.
     key_labels, labels : Tensor of shape (N,) and (M,), int64
+    alphas, betas : sequence of float
+        To choose among.
 
     Returns
     -------
     float, float
     """
-    alphas = text.new_tensor(ALPHAS)[:, None, None]
-    best, chosen = -1, (ALPHAS[0], BETAS[0])
-    for beta in BETAS:
-        scores = text + alphas * votes(affinity, key_labels, beta, text.shape[1])  # (alphas, M, C)
+    weights = text.new_tensor(alphas)[:, None, None]
+    best, chosen = -1, (alphas[0], betas[0])
+    for beta in betas:
+        scores = text + weights * votes(affinity, key_labels, beta, text.shape[1])  # (alphas, M, C)
         hits = (scores.argmax(dim=-1) == labels).sum(dim=-1).tolist()
         if max(hits) > best:
             best = max(hits)
-            chosen = (ALPHAS[hits.index(best)], beta)
+            chosen = (alphas[hits.index(best)], beta)
     return chosen
 
 
@@ -160,8 +213,11 @@ def train_keys(
     x: Tensor,
     y: Tensor,
     text_weights: Tensor,
-    epochs: int = EPOCHS,
+    epochs: int = TipAdapterFOptions.epochs,
+    *,
     generator: torch.Generator | None = None,
+    alpha: float = START_ALPHA,
+    beta: float = START_BETA,
 ) -> Tensor:
     """Train one task's keys (N, D) on its rows.
 
@@ -175,6 +231,8 @@ def train_keys(
     epochs : int
     generator : torch.Generator, optional
         Of the CPU; draws batches and views.
+    alpha, beta : float
+        Weight and sharpness of the votes.
 
     Returns
     -------
@@ -193,7 +251,7 @@ def train_keys(
         images = x[torch.arange(count), view]  # (N, D)
         for picked in torch.randperm(count, generator=generator).to(x.device).split(BATCH):
             batch = images[picked]  # (B, D)
-            blend = START_ALPHA * votes(batch @ keys.T, y, START_BETA, len(text_weights))  # (B, C)
+            blend = alpha * votes(batch @ keys.T, y, beta, len(text_weights))  # (B, C)
             loss = F.cross_entropy(batch @ text_weights.T + blend, y[picked])
             optimizer.zero_grad()
             loss.backward()

@@ -5,16 +5,24 @@ Radford et al., "Learning Transferable Visual Models From Natural Language Super
 
 from __future__ import annotations
 
+import torch
+
 from cptlite.classifiers import LinearClassifier
-from cptlite.methods.base import FewShotRows, Method, Problem
+from cptlite.methods.base import FewShotRows, Learned, Probe, Problem
+from cptlite.methods.options import TemplateOptions
 from cptlite.methods.templates import zero_shot_weights
 
 __all__ = ["ZeroShot"]
 
 
-class ZeroShot(Method):
+class ZeroShot(Probe):
     """The dataset's template, or the user's, filled with each class name; learns nothing."""
 
-    def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows) -> LinearClassifier:
-        """Return the templates' classifier; the rows are not looked at."""
-        return LinearClassifier.from_prompts(zero_shot_weights(problem), problem.text.tower.logit_scale)
+    def __init__(self, options: TemplateOptions) -> None:
+        self.options = options
+
+    def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows, generator: torch.Generator) -> Learned:
+        """Return the templates' classifier; rows and generator are not looked at."""
+        weights = zero_shot_weights(problem, self.options.templates)
+        classifier = LinearClassifier.from_prompts(weights, problem.text.tower.logit_scale)
+        return Learned(classifier=classifier, num_parameters=0)

@@ -3,20 +3,34 @@
 Zhou et al., "Conditional Prompt Learning for Vision-Language Models" (CVPR 2022).
 
 Axes: R runs trained together, K classes of the task, B images, L context tokens, H hidden units, W text width,
-D joint dimension; "..." is the axis of runs, where there is one.
+D joint dimension.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor, nn
 
 from cptlite.classifiers import ImageConditionedClassifier
 from cptlite.errors import UsageError
-from cptlite.methods.base import Problem, PromptMethod, PromptOptions, new_context
+from cptlite.methods.base import Problem, PromptMethod, count_tokens, new_context
+from cptlite.methods.options import PromptOptions
+from cptlite.options import option
 
-__all__ = ["CoCoOp"]
+__all__ = ["CoCoOp", "CoCoOpOptions"]
 
-REDUCTION = 16  # of D, to the hidden units
+
+@dataclass(frozen=True, kw_only=True)
+class CoCoOpOptions(PromptOptions):
+    """Options of `CoCoOp`."""
+
+    context_length: int = 4
+    context_init: str = "a photo of a"
+    reduction: int = option(16, "Hidden units of the net are the joint dimension over this.", least=1)
 
 
 class CoCoOp(PromptMethod):
@@ -26,10 +40,8 @@ class CoCoOp(PromptMethod):
     ----------
     problem : Problem
         Of one task.
-    options : PromptOptions
-        Uses ``context_length``, ``context_init`` and ``position``; the paper starts from "a photo of a" (L 4).
-    variant : str
-        Unused.
+    options : CoCoOpOptions
+    runs : int
 
     Raises
     ------
@@ -46,41 +58,53 @@ class CoCoOp(PromptMethod):
     text encoder what runs are: each has one context, which its K prompts share, and all go through one forward.
     """
 
-    def __init__(self, problem: Problem, options: PromptOptions, variant: str = "") -> None:
-        super().__init__(problem)
+    def __init__(self, problem: Problem, options: CoCoOpOptions, runs: int = 1) -> None:
+        super().__init__(problem, runs)
         if len(problem.tasks) > 1:
             raise UsageError(
                 f"cocoop learns one task at a time, got {len(problem.tasks)} to learn jointly: "
                 f"give --separate, its default, or one --dataset"
             )
-        text = problem.text
-        dim, width = text.tower.projection.shape[1], text.tower.width
-        self.context = new_context((1, options.context_length, width), options.context_init, text)
-        # Modules for their start and names alone: weights may have an axis of runs, which nn.Linear does not take.
-        self.hidden = nn.Linear(dim, max(1, dim // REDUCTION)).to(text.tower.device)
-        self.shift = nn.Linear(self.hidden.out_features, width).to(text.tower.device)
-        self._position = options.position
-        self._encode = text.prompts(
-            problem.class_names, context_length=self.context.shape[1], position=options.position
+        self.options = options
+        self.context_length = count_tokens(options.context_length, options.context_init, problem.text)
+        self._encode = problem.text.prompts(
+            problem.class_names, context_length=self.context_length, position=options.position, runs=runs
         )
 
-    def image_weights(self, images: Tensor) -> Tensor:
-        """Unit-length class weights as each raw image has them, (..., B, D) to (..., B, K, D), float32."""
-        return self._classifier(dict(self.named_parameters())).weights(images)
+    def start(self, generator: torch.Generator) -> dict[str, nn.Parameter]:
+        """Draw ``context`` (1, L, W) and the net: ``hidden`` (H, D) and ``shift`` (W, H), weights and biases."""
+        text = self.problem.text
+        dim, width = text.tower.projection.shape[1], text.tower.width
+        hidden = max(1, dim // self.options.reduction)
+        context = new_context((1, self.context_length, width), self.options.context_init, text, generator)
+        layers = {"hidden": (hidden, dim), "shift": (width, hidden)}
+        return {"context": context} | {
+            f"{name}.{part}": nn.Parameter(value.to(text.tower.device))
+            for name, shape in layers.items()
+            for part, value in _linear_start(shape, generator).items()
+        }
 
-    def classifier_logits(self, images: Tensor) -> Tensor:
-        """Scaled cosines of raw images with their own class weights, (..., B, D) to (..., B, K)."""
-        return self._classifier(dict(self.named_parameters())).logits(images)
+    def logits(self, learnables: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """Scaled cosines of raw images with their own class weights, (R, B, D) to (R, B, K)."""
+        return self._classifier(learnables).logits(images)
 
-    def classifier(self) -> ImageConditionedClassifier:
-        """Return the classifier as it stands."""
-        return self._classifier({name: value.detach().clone() for name, value in self.named_parameters()})
+    def classifier(self, learnables: Mapping[str, Tensor]) -> ImageConditionedClassifier:
+        """Make the classifier of one run, whose learnables have no axis R."""
+        return self._classifier({name: value.detach().clone() for name, value in learnables.items()})
 
-    def _classifier(self, learnables: dict[str, Tensor]) -> ImageConditionedClassifier:
+    def _classifier(self, learnables: Mapping[str, Tensor]) -> ImageConditionedClassifier:
         return ImageConditionedClassifier(
             **{name.replace(".", "_"): value for name, value in learnables.items()},
             encode=self._encode,
             logit_scale=self.logit_scale,
-            position=self._position,
+            position=self.options.position,
             num_classes=len(self.problem.class_names),
         )
+
+
+def _linear_start(shape: tuple[int, int], generator: torch.Generator) -> dict[str, Tensor]:
+    """Weight (out, in) and bias (out,) as `nn.Linear` draws them."""
+    weight, bias = torch.empty(shape), torch.empty(shape[0])
+    nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+    bound = 1 / math.sqrt(shape[1])
+    return {"weight": weight, "bias": bias.uniform_(-bound, bound, generator=generator)}

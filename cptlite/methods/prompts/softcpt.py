@@ -3,8 +3,8 @@
 Ding et al., "Multi-task prompt tuning with soft context sharing for vision-language models" (Neurocomputing
 603:128290, 2024; arXiv 2208.13474).
 
-Axes: R runs trained together, T tasks, K classes in task-major order, L class-prompt, M task-prompt and Mc class-feature
-context tokens, W text width, D joint dimension.
+Axes: R runs trained together, T tasks, K classes in task-major order, L context tokens of a class prompt, M of a task
+prompt, Mc of a class-feature prompt, W text width, D joint dimension.
 """
 
 from __future__ import annotations
