@@ -17,7 +17,7 @@ import cptlite.methods.prompts.plot
 import cptlite.runs.evaluate
 from cptlite.cache import open_cache
 from cptlite.cache.encode import encode_dataset
-from cptlite.config import ViewConfig
+from cptlite.datasets.views import ViewConfig
 from cptlite.errors import DataError, UsageError
 from cptlite.methods.base import Problem, PromptOptions, mask_other_tasks
 from cptlite.methods.prompts.plot import EACH_PAIR, WHOLE_BATCH, Plot, Transport, TransportClassifier
