@@ -14,8 +14,9 @@ from typing import Any
 
 from cptlite.backbones.clip import Backbone, load_backbone
 from cptlite.cache.encode import encode_dataset
-from cptlite.config import TrainConfig, ViewConfig
+from cptlite.config import TrainConfig
 from cptlite.datasets import load_catalog, read_dataset
+from cptlite.datasets.views import ViewConfig
 from cptlite.drawings import draw_suite
 from cptlite.reporting import draw_shots_plot
 from cptlite.runs.sweep import grid, run_all

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cptlite.config import RECIPES, TrainConfig, ViewConfig
+from cptlite.config import RECIPES, TrainConfig
 from cptlite.errors import UsageError
 from cptlite.methods.table import resolve_config
 
@@ -56,12 +56,6 @@ def test_a_template_has_one_place_for_the_name(template: str) -> None:
 def test_a_suite_stays_below_the_runs(suite: str) -> None:
     with pytest.raises(UsageError, match="plain folder name"):
         TrainConfig(**{**GIVEN, "suite": suite})
-
-
-@pytest.mark.parametrize(("field", "value"), [("views", 0), ("seed", -1), ("min_scale", 0.0), ("min_scale", 1.5)])
-def test_wrong_views(field: str, value: float) -> None:
-    with pytest.raises(UsageError):
-        ViewConfig(**{field: value})
 
 
 def test_a_recipe_completes_what_is_not_given() -> None:

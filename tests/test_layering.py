@@ -42,7 +42,8 @@ ORDER = {
         "demo train",
     ),
     "datasets": (
-        "images specs text_files types",
+        "specs text_files types views",
+        "images",
         "partition tables user",
         "drafts",
         "class_folders split_files",

@@ -21,8 +21,8 @@ from cptlite.cache.format import Fingerprint, cache_path
 from cptlite.cache.parts import PartStore
 from cptlite.cache.read import BadImage, open_cache
 from cptlite.cache.write import replace_words, write_cache, writing
-from cptlite.config import ViewConfig
 from cptlite.datasets.types import Dataset
+from cptlite.datasets.views import ViewConfig
 from cptlite.errors import CptliteError, DataError, UsageError
 
 __all__ = ["EncodeReport", "encode_dataset"]

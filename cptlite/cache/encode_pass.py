@@ -22,9 +22,9 @@ from cptlite.backbones.clip import Backbone
 from cptlite.cache.parts import PartStore
 from cptlite.cache.read import BadImage
 from cptlite.cache.write import SplitContent
-from cptlite.config import ViewConfig
 from cptlite.datasets.images import UnreadableImageError, normalise, open_rgb, plain_pixels, quiet_pillow, random_pixels
 from cptlite.datasets.types import SPLITS, Dataset
+from cptlite.datasets.views import ViewConfig
 from cptlite.errors import CptliteError
 
 __all__ = ["EncodingPass", "OnProgress", "usable_cores"]

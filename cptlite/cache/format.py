@@ -14,8 +14,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cptlite.config import ViewConfig
 from cptlite.datasets.types import Dataset
+from cptlite.datasets.views import ViewConfig
 
 __all__ = [
     "LIBRARY_VERSION",

@@ -20,7 +20,7 @@ from cptlite.cli.options import (
     PrecisionOption,
     RootOption,
 )
-from cptlite.config import ViewConfig
+from cptlite.datasets.views import ViewConfig
 from cptlite.errors import CptliteError, UsageError
 
 if TYPE_CHECKING:

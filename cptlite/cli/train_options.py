@@ -7,7 +7,7 @@ They are made from the options themselves, so that a method that is added brings
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -24,7 +24,7 @@ from cptlite.options import Option
 __all__ = ["REPEATED", "TrainCommand", "with_training_options"]
 
 RECIPE = "Recipe (of methods that learn by gradient steps)"
-METHOD = "Options of methods"
+SEVERAL = "Options of several methods"
 RUN_PANELS = {"separate": WHAT, "shots": WHAT, "seed": WHAT}
 REPEATED = ("shots", "seed")
 """Options whose flag can be given more than once."""
@@ -60,26 +60,29 @@ def _flags(methods: dict[str, Any]) -> dict[str, _Flag]:
         option = having[0][1]
         if len(methods) == 1:
             found[name] = _Flag(option=option, panel=f"Options of {having[0][0]}", help=_help(option))
-            continue
-        where = "; ".join(f"{', '.join(names)}{default}" for default, names in _by_default(having))
-        if name in found:
-            found[name] = replace(found[name], help=f"{found[name].help} Also of {where}.")
+        elif name in found:
+            found[name] = replace(found[name], help=f"{found[name].help} {_by_method(having)}")
         else:
-            found[name] = _Flag(option=replace(option, default=None), panel=METHOD, help=f"{_help(option)} [{where}]")
+            panel = f"Options of {having[0][0]}" if len(having) == 1 else SEVERAL
+            words = _help(option) + _default(option) if len(having) == 1 else _by_method(having)
+            found[name] = _Flag(option=replace(option, default=None), panel=panel, help=words)
     return found
 
 
-def _by_default(having: list[tuple[str, Option]]) -> Iterator[tuple[str, list[str]]]:
-    """Methods that have an option, put together by its default."""
+def _by_method(having: list[tuple[str, Option]]) -> str:
+    """Help of an option of several methods, put together where help and default are the same."""
     groups: dict[str, list[str]] = {}
     for name, each in having:
-        shown = "" if each.default in (None, "", (), False) else f" {each.default}"
-        groups.setdefault(shown, []).append(name)
-    yield from groups.items()
+        groups.setdefault(_help(each) + _default(each), []).append(name)
+    return " ".join(f"{', '.join(names)}: {words}" for words, names in groups.items())
 
 
 def _help(option: Option) -> str:
     return option.help + (f" One of {', '.join(option.choices)}." if option.choices else "")
+
+
+def _default(option: Option) -> str:
+    return "" if option.default in (None, "", (), False) else f" (default: {option.default})"
 
 
 class TrainCommand(TyperCommand):
@@ -158,7 +161,7 @@ def _parameter(flag: _Flag) -> inspect.Parameter:
         kind, default = list[kind], [default]  # type: ignore[valid-type]
     elif default is None:
         kind = kind | None
-    made = typer.Option(word, help=flag.help, rich_help_panel=flag.panel, show_default=flag.panel != METHOD)
+    made = typer.Option(word, help=flag.help, rich_help_panel=flag.panel, show_default=option.default is not None)
     return inspect.Parameter(
         option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made]
     )

@@ -1,10 +1,21 @@
-"""Datasets as users have them on disk: the catalogue, and the readers that turn files into rows."""
+"""Datasets as users have them on disk: the catalogue, and the readers that turn files into rows.
 
-from cptlite.datasets.catalog import Catalog, load_catalog
-from cptlite.datasets.locate import expected_tree, find_dataset, missing, read_dataset
-from cptlite.datasets.specs import DatasetSpec, Layout, SuiteSpec
-from cptlite.datasets.status import DatasetStatus, dataset_status
-from cptlite.datasets.types import METRICS, SPLITS, Dataset, Rows, Task
+The names below load their files when they are first asked for: the command line reads `cptlite.datasets.views` for
+``--help``, and needs none of the readers for that.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cptlite.datasets.catalog import Catalog, load_catalog
+    from cptlite.datasets.locate import expected_tree, find_dataset, missing, read_dataset
+    from cptlite.datasets.specs import DatasetSpec, Layout, SuiteSpec
+    from cptlite.datasets.status import DatasetStatus, dataset_status
+    from cptlite.datasets.types import METRICS, SPLITS, Dataset, Rows, Task
+    from cptlite.datasets.views import ViewConfig
 
 __all__ = [
     "METRICS",
@@ -17,6 +28,7 @@ __all__ = [
     "Rows",
     "SuiteSpec",
     "Task",
+    "ViewConfig",
     "dataset_status",
     "expected_tree",
     "find_dataset",
@@ -24,3 +36,22 @@ __all__ = [
     "missing",
     "read_dataset",
 ]
+
+HOMES = {
+    "catalog": ("Catalog", "load_catalog"),
+    "locate": ("expected_tree", "find_dataset", "missing", "read_dataset"),
+    "specs": ("DatasetSpec", "Layout", "SuiteSpec"),
+    "status": ("DatasetStatus", "dataset_status"),
+    "types": ("METRICS", "SPLITS", "Dataset", "Rows", "Task"),
+    "views": ("ViewConfig",),
+}
+"""Names by the file of this folder that they are loaded from."""
+
+
+if not TYPE_CHECKING:  # to a type checker it would make any name a good one
+
+    def __getattr__(name: str) -> Any:
+        for home, names in HOMES.items():
+            if name in names:
+                return getattr(import_module(f"{__name__}.{home}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

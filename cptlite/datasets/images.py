@@ -23,7 +23,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from cptlite.config import ViewConfig
+from cptlite.datasets.views import ViewConfig
 
 __all__ = [
     "UnreadableImageError",

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from cptlite.backbones.clip import Backbone
 from cptlite.cache.encode_pass import usable_cores
-from cptlite.config import ViewConfig
 from cptlite.datasets.images import normalise, open_rgb, random_pixels
+from cptlite.datasets.views import ViewConfig
 from cptlite.methods.base import FewShotRows, PromptMethod, PromptOptions
 from cptlite.methods.prompts.softcpt import SoftCPT
 from cptlite.timing.clock import Patience, median_seconds

@@ -21,9 +21,9 @@ from cptlite.backbones.clip import load_backbone
 from cptlite.cache import Fingerprint, list_caches, open_cache, verify_cache
 from cptlite.cache.encode import EncodeReport, encode_dataset
 from cptlite.cache.encode_pass import EncodingPass
-from cptlite.config import ViewConfig
 from cptlite.datasets.images import open_rgb, plain_view, random_view
 from cptlite.datasets.types import SPLITS, Dataset, Rows
+from cptlite.datasets.views import ViewConfig
 from cptlite.errors import CptliteError, DataError, UsageError
 
 SETTINGS: dict[str, Any] = {"batch_size": 4, "part_rows": 8, "workers": 0}

@@ -12,7 +12,6 @@ import torch
 from clip.clip import _transform
 from PIL import Image
 
-from cptlite.config import ViewConfig
 from cptlite.datasets.images import (
     UnreadableImageError,
     _random_box,
@@ -24,7 +23,7 @@ from cptlite.datasets.images import (
     random_pixels,
     random_view,
 )
-from cptlite.errors import UsageError
+from cptlite.datasets.views import ViewConfig
 
 SPEC = {"resize": 32, "mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
 
@@ -213,9 +212,3 @@ def test_random_view_is_the_normalised_pixels() -> None:
     pixels = random_pixels(image, 32, key="x", view=2, views=VIEWS)
     view = random_view(image, SPEC, key="x", view=2, views=VIEWS)
     assert torch.equal(view, normalise(torch.from_numpy(pixels.copy())[None], SPEC)[0])
-
-
-@pytest.mark.parametrize("wrong", [{"views": 0}, {"seed": -1}, {"min_scale": 0}, {"min_scale": 1.5}])
-def test_views_are_checked(wrong: dict) -> None:
-    with pytest.raises(UsageError, match="got"):
-        ViewConfig(**wrong)

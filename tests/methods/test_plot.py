@@ -18,7 +18,6 @@ import cptlite.runs.evaluate
 from cptlite.cache import open_cache
 from cptlite.cache.encode import encode_dataset
 from cptlite.classifiers import EACH_PAIR, WHOLE_BATCH, Transport, TransportClassifier
-from cptlite.config import ViewConfig
 from cptlite.errors import DataError, UsageError
 from cptlite.methods.base import Problem, PromptOptions, mask_other_tasks
 from cptlite.methods.prompts.plot import Plot

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from cptlite.cache import list_caches, open_cache, verify_cache
 from cptlite.cache.encode import EncodeReport, encode_dataset
-from cptlite.config import ViewConfig
 from cptlite.datasets.types import SPLITS
+from cptlite.datasets.views import ViewConfig
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 

@@ -17,8 +17,9 @@ from trees import draw_classes
 from cptlite.backbones.clip import Backbone, load_backbone
 from cptlite.cache.encode import encode_dataset
 from cptlite.classifiers import JoinedClassifier, LinearClassifier, join_classifiers
-from cptlite.config import TrainConfig, ViewConfig
+from cptlite.config import TrainConfig
 from cptlite.datasets import load_catalog, read_dataset
+from cptlite.datasets.views import ViewConfig
 from cptlite.errors import DataError, UsageError
 from cptlite.methods.base import FewShotRows, Problem, PromptMethod
 from cptlite.methods.table import resolve_config
