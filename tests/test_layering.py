@@ -35,7 +35,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms}
 ORDER = {
     "backbones": ("architectures", "local", "checkpoints", "clip"),
     "cache": ("format", "parts read", "check write", "encode_pass", "encode"),
-    "classifiers": ("base", "image_conditioned linear tip transport", "joined"),
+    "classifiers": ("base", "state", "image_conditioned linear tip transport", "joined", "store"),
     "cli": (
         "console groups options",
         "bench cache caches choose datasets methods report train_options",

@@ -4,6 +4,7 @@ from cptlite.classifiers.base import ALL, Classifier, exp32
 from cptlite.classifiers.image_conditioned import ImageConditionedClassifier
 from cptlite.classifiers.joined import JoinedClassifier, join_classifiers
 from cptlite.classifiers.linear import LinearClassifier
+from cptlite.classifiers.store import BackboneFacts, StoredClassifier, load_classifier, save_classifier
 from cptlite.classifiers.tip import TipClassifier, votes
 from cptlite.classifiers.transport import EACH_PAIR, WHOLE_BATCH, Transport, TransportClassifier
 
@@ -11,14 +12,18 @@ __all__ = [
     "ALL",
     "EACH_PAIR",
     "WHOLE_BATCH",
+    "BackboneFacts",
     "Classifier",
     "ImageConditionedClassifier",
     "JoinedClassifier",
     "LinearClassifier",
+    "StoredClassifier",
     "TipClassifier",
     "Transport",
     "TransportClassifier",
     "exp32",
     "join_classifiers",
+    "load_classifier",
+    "save_classifier",
     "votes",
 ]

@@ -5,7 +5,7 @@ Axes: K classes of all tasks in task-major order, C of a range, B images, D join
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -16,14 +16,30 @@ ALL = slice(None)
 
 
 class Classifier(Protocol):
-    """Scores for every class of every task."""
+    """Scores for every class of every task.
+
+    Attributes
+    ----------
+    kind : str
+        Tag that a stored classifier carries.
+    """
+
+    kind: ClassVar[str]
 
     def scores(self, features: Tensor, classes: slice = ALL) -> Tensor:
         """From raw features (B, D) to scores of a range of classes, (B, C); comparable within a task only."""
         ...
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors it is made of, by name."""
+        ...
+
+    def values(self) -> dict[str, Any]:
+        """Return the plain values it is made of, by name: with the tensors, all that `store` needs."""
+        ...
+
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that ``classifier.npz`` needs to score again."""
+        """Return tensors and values as arrays; floats as float32."""
         ...
 
 

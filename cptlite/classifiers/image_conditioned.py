@@ -7,15 +7,21 @@ width, D joint dimension; "..." is the axis of runs, where there is one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cptlite.classifiers.base import ALL, exp32
+from cptlite.classifiers.state import Misfit, TensorClassifier, shown
+from cptlite.errors import UsageError
+from cptlite.text.layout import POSITIONS
+
+if TYPE_CHECKING:
+    from cptlite.text.encoder import TextEncoder
 
 __all__ = ["ImageConditionedClassifier"]
 
@@ -23,7 +29,7 @@ PROMPTS_AT_ONCE = 512  # when scoring; on a processor 128 to 4096 take about the
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageConditionedClassifier:
+class ImageConditionedClassifier(TensorClassifier):
     """Class weights that depend on the image.
 
     Attributes
@@ -41,6 +47,16 @@ class ImageConditionedClassifier:
     num_classes : int
         K.
     """
+
+    kind: ClassVar[str] = "image-conditioned"
+    axes: ClassVar[Mapping[str, str]] = {
+        "context": "1 L W",
+        "hidden_weight": "H D",
+        "hidden_bias": "H",
+        "shift_weight": "W H",
+        "shift_bias": "W",
+    }
+    value_types: ClassVar[Mapping[str, type]] = {"logit_scale": float, "position": str}
 
     context: Tensor
     hidden_weight: Tensor
@@ -75,12 +91,40 @@ class ImageConditionedClassifier:
         padded = F.pad(features, (0, 0, 0, chunks * size - len(features)))
         return torch.cat([self.logits(chunk)[:, classes] for chunk in padded.split(size)])[: len(features)]
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return all but the text encoder under their names."""
-        names = ("context", "hidden_weight", "hidden_bias", "shift_weight", "shift_bias")
-        arrays = {name: getattr(self, name).cpu().numpy() for name in names}
-        return {
-            **arrays,
-            "logit_scale": np.array(self.logit_scale, np.float32),
-            "position": np.array(self.position),
-        }
+    @classmethod
+    def check_state(
+        cls, tensors: Mapping[str, Tensor], values: Mapping[str, Any], num_classes: int, embed_dim: int
+    ) -> None:
+        """Raise `Misfit` where tensors and values are not such as make up a classifier of K classes."""
+        super().check_state(tensors, values, num_classes, embed_dim)
+        if values["position"] not in POSITIONS:
+            raise Misfit(f"'position' {shown(values['position'])} where one of {', '.join(POSITIONS)} belongs")
+
+    @classmethod
+    def from_state(
+        cls,
+        tensors: Mapping[str, Tensor],
+        values: Mapping[str, Any],
+        class_names: Sequence[str],
+        text: Callable[[], TextEncoder],
+    ) -> Self:
+        """Put a classifier together around a text encoder; see `TensorClassifier.from_state`.
+
+        Raises
+        ------
+        UsageError
+            The text encoder is of another width or joint dimension, or on another device.
+        """
+        encoder, context, hidden = text(), tensors["context"], tensors["hidden_weight"]
+        tower = encoder.tower
+        wanted = (context.shape[-1], hidden.shape[-1], context.device)
+        got = (tower.width, tower.projection.shape[1], tower.device)
+        if got != wanted:
+            raise UsageError(
+                "wanted the text encoder of the backbone that the classifier was learned with: "
+                f"width {wanted[0]}, joint dimension {wanted[1]}, on {wanted[2]}; "
+                f"got width {got[0]}, joint dimension {got[1]}, on {got[2]}: give that one, on the same device"
+            )
+        parts: dict[str, Any] = {**tensors, **values}
+        encode = encoder.prompts(class_names, context_length=context.shape[-2], position=values["position"])
+        return cls(**parts, encode=encode, num_classes=len(class_names))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,12 +31,27 @@ class JoinedClassifier:
         Classes of each.
     """
 
+    kind: ClassVar[str] = "joined"
+
     parts: tuple[Classifier, ...]
     sizes: tuple[int, ...]
 
     def scores(self, features: Tensor, classes: slice = ALL) -> Tensor:
         """From raw features (B, D) to scores of a range of classes, (B, C)."""
         return torch.cat([part.scores(features, own) for part, own in self._asked(classes)], dim=-1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Tensors of every part, under ``<index of the task>/<name>``."""
+        return {
+            f"{index}/{name}": tensor
+            for index, part in enumerate(self.parts)
+            for name, tensor in part.tensors().items()
+        }
+
+    def values(self) -> dict[str, Any]:
+        """``parts``: kind, number of classes and values of each."""
+        parts = zip(self.parts, self.sizes, strict=True)
+        return {"parts": [{"kind": part.kind, "num_classes": int(size), **part.values()} for part, size in parts]}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Arrays of every part, under ``<index of the task>/<name>``."""

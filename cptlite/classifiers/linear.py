@@ -5,21 +5,22 @@ Axes: K classes of all tasks in task-major order, C of a range, B images, D join
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cptlite.classifiers.base import ALL, exp32
+from cptlite.classifiers.state import TensorClassifier
 
 __all__ = ["LinearClassifier"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearClassifier:
+class LinearClassifier(TensorClassifier):
     """Class weights over image features.
 
     Attributes
@@ -31,6 +32,11 @@ class LinearClassifier:
     unit_length : bool
         Whether image features are normalised first.
     """
+
+    kind: ClassVar[str] = "linear"
+    axes: ClassVar[Mapping[str, str]] = {"weights": "K D", "bias": "K"}
+    value_types: ClassVar[Mapping[str, type]] = {"logit_scale": float, "unit_length": bool}
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32, torch.float64)
 
     weights: Tensor
     bias: Tensor
@@ -60,12 +66,3 @@ class LinearClassifier:
         if self.unit_length:
             images = F.normalize(images, dim=-1)
         return exp32(self.logit_scale) * images @ self.weights[classes].T + self.bias[classes]
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return the attributes under their names."""
-        return {
-            "weights": self.weights.cpu().numpy(),
-            "bias": self.bias.cpu().numpy(),
-            "logit_scale": np.array(self.logit_scale, np.float32),
-            "unit_length": np.array(self.unit_length),
-        }

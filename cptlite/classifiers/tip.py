@@ -7,24 +7,23 @@ Axes: K classes of all tasks in task-major order, C of a range, B images, N trai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import accumulate
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cptlite.classifiers.base import ALL
+from cptlite.classifiers.state import TensorClassifier
 
 __all__ = ["TipClassifier", "votes"]
 
-TENSORS = ("weights", "keys", "alpha", "beta")
-
 
 @dataclass(frozen=True, kw_only=True)
-class TipClassifier:
+class TipClassifier(TensorClassifier):
     """Zero-shot scores blended with votes.
 
     Attributes
@@ -41,6 +40,18 @@ class TipClassifier:
         Weight and sharpness of the votes, those of each class's task.
     """
 
+    kind: ClassVar[str] = "tip"
+    axes: ClassVar[Mapping[str, str]] = {
+        "weights": "K D",
+        "keys": "N D",
+        "key_labels": "N",
+        "alpha": "K",
+        "beta": "K",
+    }
+    value_types: ClassVar[Mapping[str, type]] = {"logit_scale": float}
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32, torch.float64)
+    labels: ClassVar[tuple[str, ...]] = ("key_labels",)
+
     weights: Tensor
     logit_scale: float
     keys: Tensor
@@ -51,10 +62,10 @@ class TipClassifier:
     @classmethod
     def join(cls, parts: Sequence[TipClassifier]) -> TipClassifier:
         """One classifier of all tasks, from those of each in order."""
-        first = np.cumsum([0, *(len(part.weights) for part in parts)])
-        joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
-        labels = torch.cat([part.key_labels + int(start) for part, start in zip(parts, first, strict=False)])
-        return replace(parts[0], **joined, key_labels=labels)
+        starts = accumulate((len(part.weights) for part in parts), initial=0)
+        shifted = [replace(p, key_labels=p.key_labels + start) for p, start in zip(parts, starts, strict=False)]
+        joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in shifted]) for name in cls.axes}
+        return replace(parts[0], **joined)
 
     def scores(self, features: Tensor, classes: slice = ALL) -> Tensor:
         """From raw features (B, D) to scores of a range of classes, (B, C)."""
@@ -62,15 +73,9 @@ class TipClassifier:
         own = torch.nonzero((start <= self.key_labels) & (self.key_labels < stop))[:, 0]
         labels = self.key_labels[own]
         images = F.normalize(features.to(self.weights.dtype), dim=-1)
-        text = torch.tensor(self.logit_scale).exp().to(images) * images @ self.weights[classes].T  # (B, C)
+        text = torch.tensor(float(self.logit_scale)).exp().to(images) * images @ self.weights[classes].T  # (B, C)
         blend = self.alpha[classes] * votes(images @ self.keys[own].T, labels - start, self.beta[labels], stop - start)
         return text + blend  # (B, C)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return the attributes under their names."""
-        tensors = {name: getattr(self, name) for name in (*TENSORS, "key_labels")}
-        arrays = {name: value.cpu().numpy() for name, value in tensors.items()}
-        return {**arrays, "logit_scale": np.array(self.logit_scale, np.float32)}
 
 
 def votes(affinity: Tensor, key_labels: Tensor, beta: Tensor | float, num_classes: int) -> Tensor:

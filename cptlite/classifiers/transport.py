@@ -9,14 +9,19 @@ D joint dimension; "..." is the axis of runs, where there is one.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cptlite.classifiers.base import ALL, exp32
+from cptlite.classifiers.state import TensorClassifier
+
+if TYPE_CHECKING:
+    from cptlite.text.encoder import TextEncoder
 
 __all__ = ["EACH_PAIR", "WHOLE_BATCH", "Transport", "TransportClassifier"]
 
@@ -96,7 +101,7 @@ class Transport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransportClassifier:
+class TransportClassifier(TensorClassifier):
     """Learned prompts over local image features.
 
     Attributes
@@ -107,6 +112,15 @@ class TransportClassifier:
     logit_scale : float
         The *log* of the factor on the similarities.
     """
+
+    kind: ClassVar[str] = "transport"
+    axes: ClassVar[Mapping[str, str]] = {"prompts": "K N D"}
+    value_types: ClassVar[Mapping[str, type]] = {
+        "logit_scale": float,
+        "eps": float,
+        "iterations": int,
+        "threshold": float,
+    }
 
     prompts: Tensor
     transport: Transport
@@ -119,12 +133,20 @@ class TransportClassifier:
         found = [self.transport.similarities(part, prompts, EACH_PAIR) for part in features.split(at_once)]
         return exp32(self.logit_scale) * torch.cat(found)
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return the attributes, those of the transport too, under their names."""
-        return {
-            "prompts": self.prompts.cpu().numpy(),
-            "eps": np.array(self.transport.eps, np.float32),
-            "iterations": np.array(self.transport.iterations),
-            "threshold": np.array(self.transport.threshold, np.float32),
-            "logit_scale": np.array(self.logit_scale, np.float32),
-        }
+    def values(self) -> dict[str, Any]:
+        """Return the scale and the transport's settings."""
+        kinds = {name: kind for name, kind in self.value_types.items() if name != "logit_scale"}
+        transport = {name: kind(getattr(self.transport, name)) for name, kind in kinds.items()}
+        return {"logit_scale": float(self.logit_scale), **transport}
+
+    @classmethod
+    def from_state(
+        cls,
+        tensors: Mapping[str, Tensor],
+        values: Mapping[str, Any],
+        class_names: Sequence[str],
+        text: Callable[[], TextEncoder],
+    ) -> Self:
+        """Put a classifier together; see `TensorClassifier.from_state`."""
+        transport = {name: value for name, value in values.items() if name != "logit_scale"}
+        return cls(**tensors, logit_scale=values["logit_scale"], transport=Transport(**transport))
