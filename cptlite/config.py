@@ -8,7 +8,7 @@ list of names: `resolve_config` takes it apart.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cptlite.errors import UsageError
@@ -93,10 +93,13 @@ class RunConfig(Options):
 
 
 def known_options(entry: MethodEntry) -> Iterator[tuple[str, Option]]:
-    """Every option that a method has, each after the part it belongs to: ``run``, ``recipe`` or ``method``."""
-    yield from (("run", each) for each in options_of(RunConfig) if entry.stepped or each.name not in STEPPED)
-    if entry.stepped:
-        yield from (("recipe", each) for each in options_of(Recipe) if not (entry.recipe and each.name == "recipe"))
+    """Every option that a method has, with its default there, after the part it is in: run, recipe or method."""
+    for each in options_of(RunConfig):
+        if entry.stepped or each.name not in STEPPED:
+            yield "run", replace(each, default=entry.separate) if each.name == "separate" else each
+    for each in options_of(Recipe) if entry.stepped else ():
+        if not (entry.recipe and each.name == "recipe"):
+            yield "recipe", replace(each, default=entry.recipe.get(each.name, each.default))
     yield from (("method", each) for each in entry.list_options())
 
 

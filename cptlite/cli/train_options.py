@@ -107,8 +107,9 @@ class TrainCommand(TyperCommand):
             if parameter.name in flags:
                 parameter = copy(parameter)
                 flag = flags[parameter.name]
-                parameter.help, parameter.rich_help_panel = flag.help, flag.panel  # type: ignore[attr-defined]
-                parameter.default = flag.option.default if flag.option.default not in ((), "") else None
+                parameter.help = flag.help + _default(flag.option)  # type: ignore[attr-defined]
+                parameter.rich_help_panel = flag.panel  # type: ignore[attr-defined]
+                parameter.show_default = False  # type: ignore[attr-defined]
             if parameter.name in flags or parameter.name not in every:
                 shown.params.append(parameter)
         super(TrainCommand, shown).format_help(ctx, formatter)

@@ -13,13 +13,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from cptlite.backbones.clip import backbone_slug
+from cptlite.backbones.clip import Backbone, backbone_slug
 from cptlite.cache.format import task_key
-from cptlite.classifiers import Classifier
+from cptlite.classifiers import BackboneFacts, Classifier, StoredClassifier, save_classifier
 from cptlite.config import RunConfig
 from cptlite.errors import DataError, UsageError
 from cptlite.files import replacing
@@ -27,7 +26,9 @@ from cptlite.methods.base import Problem
 from cptlite.training.recipe import PAPER
 
 __all__ = [
+    "CLASSIFIER",
     "finished_results",
+    "read_json",
     "read_prompts",
     "remove_checkpoints",
     "run_folder",
@@ -36,6 +37,8 @@ __all__ = [
     "write_json",
     "write_prompts",
 ]
+
+CLASSIFIER = "classifier.safetensors"
 
 
 def run_folder(out: Path, config: RunConfig) -> Path:
@@ -78,14 +81,14 @@ def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] |
     begun = any(_find(folder, "results.json", "checkpoint.pt", "prompts.safetensors"))
     if not (begun and stored.exists()):
         return None
-    old = _read_json(stored, "config")
+    old = read_json(stored, "config")
     changed = [f"{key} {there!r} there, {asked!r} asked" for key, there, asked in _differences(old, identity)]
     if changed:
         raise UsageError(
             f"{folder} holds a run of another configuration ({'; '.join(changed)}): "
             f"give --force to replace it, or another --out"
         )
-    return _read_json(results, "tasks") if results.exists() else None
+    return read_json(results, "tasks") if results.exists() else None
 
 
 def _find(folder: Path, *names: str) -> Iterator[Path]:
@@ -100,7 +103,7 @@ def remove_checkpoints(folder: Path) -> None:
         path.unlink()
 
 
-def _read_json(path: Path, key: str) -> dict[str, Any]:
+def read_json(path: Path, key: str) -> dict[str, Any]:
     """Read a table with some key."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -164,15 +167,10 @@ def read_prompts(folder: Path | None, learnables: Mapping[str, nn.Parameter]) ->
         ) from None
 
 
-def write_classifier(folder: Path, problem: Problem, classifier: Classifier) -> None:
-    """Write ``classifier.npz``: all that scores again, with the names of classes and tasks."""
-    arrays: dict[str, Any] = {
-        **classifier.arrays(),
-        "names": np.array(problem.class_names),
-        "tasks": np.array([task.id for task in problem.tasks for _ in task.class_names]),
-    }
-    with replacing(folder / "classifier.npz") as path, path.open("wb") as file:
-        np.savez(file, **arrays)
+def write_classifier(folder: Path, problem: Problem, classifier: Classifier, backbone: Backbone) -> None:
+    """Write ``classifier.safetensors``: all that scores again, with the names of classes and tasks."""
+    stored = StoredClassifier(classifier=classifier, tasks=problem.tasks, backbone=BackboneFacts.of(backbone))
+    save_classifier(folder / CLASSIFIER, stored)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

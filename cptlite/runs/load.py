@@ -1,0 +1,81 @@
+"""A finished run read back from its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cptlite.backbones.clip import load_backbone
+from cptlite.classifiers import BackboneFacts, StoredClassifier, load_classifier
+from cptlite.config import RunConfig, resolve_config
+from cptlite.errors import DataError
+from cptlite.runs.files import CLASSIFIER, read_json
+from cptlite.text.encoder import TextEncoder
+
+__all__ = ["FinishedRun", "read_run", "text_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """What a run's folder holds.
+
+    Attributes
+    ----------
+    config : RunConfig
+    results : dict
+        What ``results.json`` holds.
+    stored : StoredClassifier
+        The classifier, with its tasks and the facts of its backbone.
+    """
+
+    config: RunConfig
+    results: dict[str, Any]
+    stored: StoredClassifier
+
+
+def read_run(folder: Path, *, device: torch.device | str = "cpu") -> FinishedRun:
+    """Read a finished run; its backbone is loaded only if its classifier encodes prompts when it scores.
+
+    Raises
+    ------
+    DataError
+        There is no such run, it is not finished, or a file of it is damaged.
+    UsageError
+        It was made by another version of cptlite, with options that this one does not have.
+    """
+    folder = Path(folder)
+    missing = [name for name in ("config.json", CLASSIFIER, "results.json") if not (folder / name).is_file()]
+    if missing:
+        raise DataError(
+            f"wanted a finished run in {folder}, found no {' and no '.join(missing)}: give the folder that "
+            f"cptlite train named as written, or run the same command again, which goes on with it"
+        )
+    try:
+        config = resolve_config(read_json(folder / "config.json", "config")["config"])
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"wanted a run's configuration in {folder / 'config.json'}, got one without {error}: train it anew"
+        ) from None
+
+    stored = load_classifier(folder / CLASSIFIER, device=device, text=text_of)
+    return FinishedRun(config=config, results=read_json(folder / "results.json", "tasks"), stored=stored)
+
+
+def text_of(facts: BackboneFacts, device: torch.device | str = "cpu") -> TextEncoder:
+    """Load the text encoder of a classifier's backbone again, by its name.
+
+    Raises
+    ------
+    DataError
+        Its weights are not there, or others are.
+    """
+    backbone = load_backbone(facts.name, device=str(device), precision=facts.precision)
+    if backbone.weights_sha256 != facts.weights_sha256:
+        raise DataError(
+            f"wanted the weights that were {facts.name!r} when this classifier was trained (sha256 "
+            f"{facts.weights_sha256[:12]}...), got others ({backbone.weights_sha256[:12]}...): put those back"
+        )
+    return TextEncoder(backbone.text_tower, backbone.tokenizer)
