@@ -64,7 +64,7 @@ ORDER = {
     "runs": ("evaluate files rows", "learn", "execute", "sweep"),
     "text": ("layout", "plan", "fused", "encoder"),
     "timing": ("clock figure pictures report sizes tasks", "cache probe text train", "bench"),
-    "training": ("checkpoint graph", "state", "loop"),
+    "training": ("checkpoint graph recipe", "state", "loop"),
 }
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))

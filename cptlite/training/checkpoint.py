@@ -3,89 +3,63 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 from cptlite.errors import DataError
 from cptlite.files import replacing
 
-__all__ = ["Progress", "resume", "save_checkpoint", "write_log"]
+__all__ = ["Resumable", "resume", "save_checkpoint", "write_log"]
+
+CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
 
 
-@dataclass(kw_only=True)
-class Progress:
-    """Where a run stands: what a checkpoint holds besides learnables and momenta."""
+class Resumable(Protocol):
+    """What a checkpoint is of: it says its state as PyTorch's modules and optimisers do."""
 
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    generator: torch.Generator = field(default_factory=torch.Generator)
+    steps_done: int
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that going on needs: tensors, numbers and texts in dicts and lists."""
+        ...
 
-def write_log(folder: Path | None, progress: Progress, losses: list[float], rate: float) -> None:
-    """Append the steps of an epoch to ``log.jsonl``."""
-    if folder is None:
-        return
-    with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
-        for index, loss in enumerate(losses):
-            line: dict[str, Any] = {
-                "step": progress.step + index,
-                "epoch": progress.epoch,
-                "loss": loss,
-                "lr": rate,
-            }
-            log.write(json.dumps({**line, "seconds": round(progress.seconds, 3)}) + "\n")
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what `state_dict` said; any exception where that does not fit."""
+        ...
 
 
-def save_checkpoint(
-    learnables: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, progress: Progress, folder: Path
-) -> None:
+def write_log(folder: Path, steps: Sequence[dict[str, float]]) -> None:
+    """Append a line for each step to ``log.jsonl``."""
+    with (folder / LOG).open("a", encoding="utf-8") as log:
+        log.writelines(json.dumps(step) + "\n" for step in steps)
+
+
+def save_checkpoint(folder: Path, state: Resumable) -> None:
     """Replace the folder's checkpoint."""
-    state = {
-        "learnables": {name: value.detach().clone() for name, value in learnables.items()},
-        "optimizer": optimizer.state_dict(),
-        "generator": progress.generator.get_state(),
-        "progress": {"epoch": progress.epoch, "step": progress.step, "seconds": progress.seconds},
-    }
-    with replacing(folder / "checkpoint.pt") as path:
-        torch.save(state, path)
+    with replacing(folder / CHECKPOINT) as path:
+        torch.save(state.state_dict(), path)
 
 
-def resume(
-    learnables: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, progress: Progress, folder: Path | None
-) -> None:
+def resume(folder: Path, state: Resumable) -> None:
     """Go on from the folder's checkpoint, where there is one; drop log lines of steps after it.
 
     Raises
     ------
     DataError
-        The checkpoint is damaged, or not of these learnables.
+        The checkpoint is damaged, or not of this run.
     """
-    if folder is None:
-        return
-    checkpoint = folder / "checkpoint.pt"
+    checkpoint, log = folder / CHECKPOINT, folder / LOG
     if checkpoint.exists():
         try:
-            state = torch.load(checkpoint, weights_only=True)
-            with torch.no_grad():
-                for name, value in learnables.items():
-                    value.copy_(state["learnables"][name])
-            optimizer.load_state_dict(state["optimizer"])
-            progress.generator.set_state(state["generator"])
-            progress.epoch, progress.step, progress.seconds = (
-                state["progress"][name] for name in ("epoch", "step", "seconds")
-            )
+            state.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
         except Exception as error:  # the unpickler raises anything at all on a damaged file
             raise DataError(
                 f"wanted the checkpoint of this run at {checkpoint}, got a file that cannot be gone on from "
                 f"({type(error).__name__}): give --force to train from the start"
             ) from None
-    log = folder / "log.jsonl"
     if log.exists():
-        kept = log.read_bytes().splitlines(keepends=True)[: progress.step]
+        kept = log.read_bytes().splitlines(keepends=True)[: state.steps_done]
         log.write_bytes(b"".join(kept))

@@ -1,6 +1,6 @@
 """Steps of small suites are bound by kernel launches: record one as a CUDA graph and replay it.
 
-Axes: R runs trained together, B images of a batch, D joint dimension.
+Axes: R runs trained together, B images of a batch, D joint dimension, K classes of all tasks.
 """
 
 from __future__ import annotations
@@ -10,75 +10,120 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cptlite.methods.base import PromptMethod
+__all__ = ["RECORDED", "Gradients", "Step", "record"]
 
-__all__ = ["Backward", "record_backward"]
+Gradients = tuple[Tensor, dict[str, Tensor]]
+"""Loss of each run, (R,), and the gradient of each learnable, (R, ...), by name."""
 
-Backward = Callable[[Tensor, Tensor], Tensor]
+Step = Callable[[Tensor, Tensor, Tensor | None], Gradients]
+"""From images (R, B, D), labels (R, B) and kept classes (R, K), or None, to gradients; what is learned it reads."""
 
+RECORDED = "recorded"
+DEVICES = ("cuda",)  # whose steps can be recorded
+LEAST_REPLAYS = 50  # a recording costs a handful of steps
 WARM_UPS = 3  # PyTorch's own advice: libraries settle their workspaces before the capture
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 
 
-def record_backward(method: PromptMethod, images: Tensor, labels: Tensor) -> Backward | None:
-    """Record what `PromptMethod.backward` does, where that is possible and comes out the same.
+def record(
+    step: Step,
+    images: Tensor,
+    labels: Tensor,
+    kept: Tensor | None,
+    *,
+    replays: int,
+    tolerance: float,
+    enabled: bool = True,
+) -> tuple[Step, str]:
+    """Record a step, where that is possible, pays and comes out the same.
 
     Parameters
     ----------
-    method : PromptMethod
-        On a CUDA device. The memory of its learnables must not move while the recording is used.
-    images : Tensor of shape (..., B, D)
-    labels : Tensor of shape (..., B)
-        A batch; the recording takes batches of this shape.
+    step : callable
+        A step without a side effect. The memory of the learnables that it reads must not move while it is replayed.
+    images : Tensor of shape (R, B, D)
+    labels : Tensor of shape (R, B)
+    kept : Tensor of shape (R, K), optional
+        The first batch; the recording takes batches of these shapes.
+    replays : int
+        Steps that are to come.
+    tolerance : float
+        Largest difference of a replay from the step itself, as a share of the largest value.
+    enabled : bool
+        False never records.
 
     Returns
     -------
-    callable, optional
-        Stands for ``method.backward``; gradients lie at the same addresses after every call. None where the capture
-        failed or a replay differed from the step it was made of: then the caller goes on without.
+    step : callable
+        The recording, whose gradients lie at the same addresses after every call; the step itself where there is none.
+    outcome : str
+        ``recorded``, ``off``, or ``not recorded: <reason>``; empty on a device that does not record.
     """
-    images, labels = images.clone(), labels.clone()
+    if images.device.type not in DEVICES:
+        return step, ""
+    if not enabled:
+        return step, "off"
+    if replays < LEAST_REPLAYS:
+        return step, f"not recorded: too few steps ({replays} of {LEAST_REPLAYS})"
+    # Captured on zeros, so that a replay that does nothing, or does not read its inputs, is seen to differ.
+    inputs = torch.zeros_like(images), torch.zeros_like(labels), None if kept is None else torch.zeros_like(kept)
     try:
-        expected = _warm_up(method, images, labels)
-        graph = torch.cuda.CUDAGraph()
-        method.zero_grad(set_to_none=True)  # the captured backward then writes gradients instead of adding to them
-        with torch.cuda.graph(graph):
-            loss = method.backward(images, labels)
+        replay, (losses, gradients) = capture(step, *inputs)
+    except RuntimeError as error:
+        return step, f"not recorded: {str(error).strip().partition(chr(10))[0] or type(error).__name__}"
+
+    def recording(images: Tensor, labels: Tensor, kept: Tensor | None) -> Gradients:
+        for static, value in zip(inputs, (images, labels, kept), strict=True):
+            if static is not None and value is not None:
+                static.copy_(value)
+        replay()
+        return losses.clone(), gradients  # losses are kept until the epoch ends
+
+    wanted, got = step(images, labels, kept), recording(images, labels, kept)
+    if not _agree(wanted, got, tolerance):
+        return step, "not recorded: a replay differed from the step that it was made of"
+    return recording, RECORDED
+
+
+def capture(step: Step, images: Tensor, labels: Tensor, kept: Tensor | None) -> tuple[Callable[[], None], Gradients]:
+    """Capture a step as a CUDA graph.
+
+    Parameters
+    ----------
+    step : callable
+    images, labels, kept : Tensor
+        As in `record`; a replay reads them again.
+
+    Returns
+    -------
+    replay : callable
+        Takes the step again.
+    outputs : tuple
+        Where a replay leaves what the step returns.
+
+    Raises
+    ------
+    RuntimeError
+        The step does something that cannot be captured, such as waiting for the device.
+    """
+    device = images.device
+    try:
+        with torch.cuda.device(device):  # streams and captures are of the current device, which need not be this one
+            stream = torch.cuda.Stream(device)
+            stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UPS):
+                    step(images, labels, kept)
+            torch.cuda.current_stream(device).wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream):
+                outputs = step(images, labels, kept)
     except RuntimeError:
-        method.zero_grad(set_to_none=True)
-        torch.cuda.synchronize(images.device)
-        return None
-
-    def replay(new_images: Tensor, new_labels: Tensor) -> Tensor:
-        images.copy_(new_images)
-        labels.copy_(new_labels)
-        graph.replay()
-        return loss.clone()
-
-    replay(images, labels)
-    same = _agree(expected, _results(method, loss), TOLERANCE[method.problem.text.tower.dtype])
-    return replay if same else None
+        torch.cuda.synchronize(device)
+        raise
+    return graph.replay, outputs
 
 
-def _warm_up(method: PromptMethod, images: Tensor, labels: Tensor) -> list[Tensor]:
-    """Run some steps on a stream of their own, as a capture wants it; loss and gradients of the last one."""
-    stream = torch.cuda.Stream(images.device)
-    stream.wait_stream(torch.cuda.current_stream(images.device))
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UPS):
-            method.zero_grad(set_to_none=True)
-            loss = method.backward(images, labels)
-        results = _results(method, loss)
-    torch.cuda.current_stream(images.device).wait_stream(stream)
-    return results
-
-
-def _results(method: PromptMethod, loss: Tensor) -> list[Tensor]:
-    gradients = (parameter.grad for parameter in method.parameters())
-    return [loss.clone(), *(gradient.clone() for gradient in gradients if gradient is not None)]
-
-
-def _agree(expected: list[Tensor], got: list[Tensor], tolerance: float) -> bool:
-    """Whether each pair differs by less than a share of the largest value."""
-    pairs = zip(expected, got, strict=True)
+def _agree(wanted: Gradients, got: Gradients, tolerance: float) -> bool:
+    """Whether losses and each gradient differ by less than a share of the largest value; NaN agrees with nothing."""
+    pairs = [(wanted[0], got[0]), *((value, got[1][name]) for name, value in wanted[1].items())]
     return all(bool((one - other).abs().max() <= tolerance * one.abs().max()) for one, other in pairs)

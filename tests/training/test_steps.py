@@ -1,29 +1,23 @@
-"""What a step of the loop does beside the text path: class subsampling, and no waiting for the device."""
+"""What a step does beside the method: class subsampling, smaller batches, and no waiting for the device."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from test_together import new_run, rows_of
-from test_training import learned, make_method
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from training_fakes import DIM, ResidualMethod, learned, new_state, rows_of
 
-from cptlite.backbones.clip import Backbone, load_backbone
-from cptlite.methods.table import METHODS
-from cptlite.training.loop import Recipe, train_prompts, train_together
+from cptlite.methods.base import PromptMethod
+from cptlite.training.loop import train
+from cptlite.training.recipe import Recipe
 
-METHOD_NAMES = [name for name, entry in METHODS.items() if entry.prompts]
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::unique", "aten::_unique2")
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return load_backbone("random:demo")
+FRACTIONS = Recipe(epochs=3, batch_size=4, lr=0.05, class_fraction=0.5)
 
 
 class Operations(TorchDispatchMode):
@@ -38,55 +32,82 @@ class Operations(TorchDispatchMode):
         return operation(*arguments, **(named or {}))
 
 
-def count_waits(backbone: Backbone, name: str, count: int, recipe: Recipe) -> tuple[int, int]:
+class Waiting(ResidualMethod):
+    """Looks at its images in every step."""
+
+    def logits(self, learnables: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        assert images.sum().item() != 0
+        return super().logits(learnables, images)
+
+
+def count_waits(method: PromptMethod, count: int, runs: int, recipe: Recipe) -> tuple[int, int]:
     """Operations that a GPU would have to be waited for in a training of several steps, and all operations."""
-    method, run = make_method(backbone, name), new_run(backbone, name, count, 1)
+    states = [new_state(recipe, rows_of(count), seed, method=method) for seed in range(runs)]
     with Operations() as seen:
-        train_together(method, [run], recipe)
+        train(method, states)
     return sum(name in WAITS for name in seen.names), len(seen.names)
 
 
-# On a processor plot looks whether it may stop iterating; on a GPU it does not.
-@pytest.mark.parametrize("name", sorted({*METHOD_NAMES} - {"plot"}))
-def test_steps_never_wait_for_the_device(backbone: Backbone, name: str) -> None:
-    few, fewer_operations = count_waits(backbone, name, 8, Recipe(epochs=2, batch_size=4))
-    many, more_operations = count_waits(backbone, name, 24, Recipe(epochs=2, batch_size=4, class_fraction=0.5))
+@pytest.mark.parametrize("runs", [1, 3])
+@pytest.mark.parametrize(("method", "waits"), [(ResidualMethod, False), (Waiting, True)])
+def test_steps_never_wait_for_the_device(method: type[ResidualMethod], waits: bool, runs: int) -> None:
+    few, fewer_operations = count_waits(method(), 8, runs, Recipe(epochs=2, batch_size=4))
+    many, more_operations = count_waits(method(), 24, runs, Recipe(epochs=2, batch_size=4, class_fraction=0.5))
     assert more_operations > 2 * fewer_operations
-    assert few == many  # what there is, is of an epoch or a training
+    assert (few != many) is waits  # what there is, is of an epoch or a training
 
 
-@pytest.mark.parametrize("name", ["coop-ca", "softcpt"])
-def test_the_loss_is_over_kept_classes_and_those_in_the_batch(backbone: Backbone, name: str) -> None:
-    method = make_method(backbone, name)
-    images, labels = torch.randn(3, 128), torch.tensor([0, 4, 4])  # of classes 0, 1 and of 2, 3, 4
-    logits = method.classifier_logits(images)
-    kept = torch.tensor([False, False, False, True, False])
-    method.kept_classes = kept
-    by_hand = (F.cross_entropy(logits[:1, :1], labels[:1]) + 2 * F.cross_entropy(logits[1:, 3:], labels[1:] - 3)) / 3
-    torch.testing.assert_close(method.loss(images, labels), by_hand)
-    method.kept_classes = None
-    assert method.loss(images, labels) > by_hand
+def test_the_loss_is_over_kept_classes_and_those_in_the_batch() -> None:
+    method = ResidualMethod()
+    learnables = {
+        name: torch.stack([value.detach(), 2 * value.detach()])
+        for name, value in method.start(torch.Generator().manual_seed(0)).items()
+    }
+    images, labels = torch.randn(2, 3, DIM), torch.tensor([[0, 4, 4], [0, 1, 1]])  # of classes 0, 1 and of 2, 3, 4
+    kept = torch.tensor([[False, False, False, True, False], [False, False, True, False, False]])
+    logits = method.logits(learnables, images)  # (R, B, K)
+    first, second = (logits[0], labels[0]), (logits[1], labels[1])
+    by_hand = [
+        (F.cross_entropy(first[0][:1, :1], first[1][:1]) + 2 * F.cross_entropy(first[0][1:, 3:], first[1][1:] - 3)) / 3,
+        F.cross_entropy(second[0][:, :2], second[1]),  # all two of the task are in the batch
+    ]
+    torch.testing.assert_close(method.loss(learnables, images, labels, kept), torch.stack(by_hand))
+    assert method.loss(learnables, images, labels)[0] > by_hand[0]
 
 
-def test_a_fraction_of_one_changes_nothing_and_less_is_reproducible(backbone: Backbone) -> None:
+class Noting(ResidualMethod):
+    """Notes the kept classes of each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[Tensor | None] = []
+
+    def gradients(self, learnables: Any, images: Tensor, labels: Tensor, kept: Tensor | None = None) -> Any:
+        self.kept.append(kept)
+        return super().gradients(learnables, images, labels, kept)
+
+
+def test_kept_classes_reach_the_method_with_the_axis_of_runs() -> None:
+    for runs in (1, 3):
+        method = Noting()
+        train(method, [new_state(FRACTIONS, rows_of(100), seed) for seed in range(runs)])
+        kept = torch.stack([each for each in method.kept if each is not None])  # (steps, R, K)
+        assert kept.shape == (75, runs, 5)
+        assert kept.dtype == torch.bool
+        assert 0.4 < kept.float().mean() < 0.6
+    method = Noting()
+    train(method, [new_state(Recipe(epochs=1, batch_size=4), rows_of(4))])
+    assert method.kept == [None]
+
+
+def test_a_fraction_of_one_changes_nothing_and_less_is_reproducible() -> None:
     results = []
     for fraction in (1.0, 0.5, 0.5, 0.0):
-        method = make_method(backbone)
-        train_prompts(method, rows_of(12), Recipe(epochs=3, batch_size=4, class_fraction=fraction), seed=1)
-        results.append(learned(method))
+        state = new_state(Recipe(epochs=3, batch_size=4, lr=0.05, class_fraction=fraction), rows_of(12))
+        train(ResidualMethod(), [state])
+        results.append(learned(state))
     assert results[1] == results[2]
     assert len(set(results)) == 3
-
-
-def test_a_subsampled_run_among_others_ends_as_it_would_alone(backbone: Backbone) -> None:
-    recipe = Recipe(epochs=4, batch_size=4, lr=0.05, class_fraction=0.3)
-    together = [new_run(backbone, "softcpt", count, seed) for seed, count in {1: 5, 2: 11, 3: 11}.items()]
-    train_together(make_method(backbone, "softcpt"), together, recipe)
-    for run, count in zip(together, (5, 11, 11), strict=True):
-        alone = new_run(backbone, "softcpt", count, run.seed)
-        train_together(make_method(backbone, "softcpt"), [alone], recipe)
-        for key, value in alone.learnables.items():
-            torch.testing.assert_close(run.learnables[key], value, rtol=1e-4, atol=1e-5)
 
 
 def test_few_rows_make_smaller_batches_down_to_the_papers() -> None:
@@ -95,26 +116,7 @@ def test_few_rows_make_smaller_batches_down_to_the_papers() -> None:
     assert [Recipe().batch_of(count) for count in (7, 52, 19056)] == [7, 32, 32]
 
 
-def test_adamw_goes_on_from_a_checkpoint_to_the_same_bytes(
-    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cptlite.training.state.CHECKPOINT_SECONDS", 0.0)
-    recipe = Recipe(epochs=4, batch_size=4, optimizer="adamw", lr=0.01)
-    whole = make_method(backbone)
-    train_prompts(whole, rows_of(12), recipe, seed=1)
-
-    class Killed(BaseException):
-        pass
-
-    def kill(epoch: int, _: float) -> None:
-        if epoch == 2:
-            raise Killed
-
-    with pytest.raises(Killed):
-        train_prompts(make_method(backbone), rows_of(12), recipe, seed=1, folder=tmp_path, on_epoch=kill)
-    resumed = make_method(backbone)
-    train_prompts(resumed, rows_of(12), recipe, seed=1, folder=tmp_path)
-    assert learned(resumed) == learned(whole)
-    sgd = make_method(backbone)
-    train_prompts(sgd, rows_of(12), replace(recipe, optimizer="sgd"), seed=1)
-    assert learned(sgd) != learned(whole)
+def test_the_learning_rate_warms_up_then_follows_a_cosine_over_all_epochs() -> None:
+    recipe = Recipe(epochs=5, lr=1.0, warmup_epochs=1, warmup_lr=0.25)
+    rates = [recipe.learning_rate(epoch) for epoch in range(5)]
+    assert rates == pytest.approx([0.25, 1.0, 0.9045085, 0.6545085, 0.3454915])

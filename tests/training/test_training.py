@@ -1,116 +1,165 @@
-"""The loop on a small random CLIP: reproducible, resumable, and it learns."""
+"""One run in training: reproducible, resumable, and it learns."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from training_fakes import NUM_CLASSES, Killed, ResidualMethod, learned, new_state, raise_at, rows_of
 
-from cptlite.backbones.clip import Backbone, load_backbone
-from cptlite.datasets.types import Task
-from cptlite.errors import CptliteError
-from cptlite.methods.base import FewShotRows, Problem, PromptMethod, PromptOptions
-from cptlite.methods.table import find_method
-from cptlite.text.encoder import TextEncoder
-from cptlite.training.loop import Recipe, train_prompts
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return load_backbone("random:demo")
-
-
-@pytest.fixture
-def rows() -> FewShotRows:
-    return FewShotRows(features=torch.randn(20, 3, 128).half(), labels=torch.arange(20) % 5)
-
-
-def make_method(backbone: Backbone, name: str = "coop-ca") -> PromptMethod:
-    tasks: tuple[Task, ...] = (
-        Task(id="a", name="animal", class_names=("cat", "dog"), template="a {}.", metric="acc1"),
-        Task(id="b", name="fruit", class_names=("fig", "kiwi", "plum"), template="a {}.", metric="acc1"),
-    )
-    if name == "cocoop":  # one task at a time
-        names = tasks[0].class_names + tasks[1].class_names
-        tasks = (replace(tasks[0], class_names=names),)
-    problem = Problem(tasks=tasks, text=TextEncoder(backbone.text_tower, backbone.tokenizer))
-    torch.manual_seed(0)
-    entry, variant = find_method(name)
-    assert entry.prompts is not None
-    return entry.prompts(problem, PromptOptions(context_length=4), variant)
-
-
-def learned(method: PromptMethod) -> bytes:
-    return b"".join(value.detach().numpy().tobytes() for value in method.parameters())
-
+from cptlite.errors import CptliteError, DataError
+from cptlite.methods.base import FewShotRows
+from cptlite.training.loop import train
+from cptlite.training.recipe import Recipe
 
 RECIPE = Recipe(epochs=3, batch_size=8)
+SGD = Recipe(epochs=4, batch_size=8, lr=0.05)
+ADAMW = Recipe(epochs=4, batch_size=8, optimizer="adamw", lr=0.01)
 
 
-def test_same_seed_same_bytes(backbone: Backbone, rows: FewShotRows) -> None:
+def test_same_seed_same_bytes() -> None:
     results = []
     for seed in (1, 1, 2):
-        method = make_method(backbone, "softcpt")
-        train_prompts(method, rows, RECIPE, seed=seed)
-        results.append(learned(method))
+        state = new_state(RECIPE, rows_of(20))
+        state.generator.manual_seed(seed)  # all start alike
+        train(ResidualMethod(), [state])
+        results.append(learned(state))
     assert results[0] == results[1] != results[2]
 
 
-def test_loss_falls(backbone: Backbone, rows: FewShotRows) -> None:
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+@pytest.mark.parametrize("recipe", [SGD, ADAMW], ids=["sgd", "adamw"])
+def test_a_run_is_the_loop_that_anyone_would_write(recipe: Recipe, fraction: float) -> None:
+    recipe = Recipe(**{**vars(recipe), "class_fraction": fraction})
+    method, rows = ResidualMethod(), rows_of(20)
+    state = new_state(recipe, rows)
+    train(method, [state])
+
+    learnables = method.start(torch.Generator().manual_seed(1))
+    draws = torch.Generator().manual_seed(1)
+    if recipe.optimizer == "sgd":
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(learnables.values(), momentum=0.9, weight_decay=5e-4)
+    else:
+        optimizer = torch.optim.AdamW(learnables.values(), betas=(0.9, 0.999), weight_decay=5e-4)
+    for epoch in range(recipe.epochs):
+        optimizer.param_groups[0]["lr"] = recipe.learning_rate(epoch)
+        order = torch.randperm(20, generator=draws)
+        views = torch.randint(1, 3, (20,), generator=draws)
+        for batch in (order[:8], order[8:16]):
+            kept = torch.rand(1, NUM_CLASSES, generator=draws) < fraction if fraction < 1 else None
+            stacked = {name: value[None] for name, value in learnables.items()}
+            optimizer.zero_grad()
+            method.loss(stacked, rows.features[batch, views[batch]][None], rows.labels[batch][None], kept).backward()
+            optimizer.step()
+    assert learned(state) == b"".join(value.detach().numpy().tobytes() for value in learnables.values())
+
+
+def test_loss_falls() -> None:
     losses: list[float] = []
     recipe = Recipe(epochs=12, batch_size=20, lr=0.05, warmup_epochs=0)
-    train_prompts(make_method(backbone), rows, recipe, seed=1, on_epoch=lambda _, loss: losses.append(loss))
-    assert losses[-1] < losses[0]
+    train(ResidualMethod(), [new_state(recipe, rows_of(20), on_epoch=lambda _, loss: losses.append(loss))])
+    assert len(losses) == 12
+    assert losses[-1] < 0.9 * losses[0]
 
 
-def test_only_random_views_are_seen_when_there_are_any(backbone: Backbone, rows: FewShotRows) -> None:
-    blind = FewShotRows(features=rows.features.clone(), labels=rows.labels)
-    blind.features[:, 0] = torch.nan
-    train_prompts(make_method(backbone), blind, RECIPE, seed=1)
+def test_learnables_are_stepped_in_place_and_frozen_ones_are_left() -> None:
+    state = new_state(SGD, rows_of(20))
+    before = {name: value.detach().clone() for name, value in state.learnables.items()}
+    homes = {name: value.data_ptr() for name, value in state.learnables.items()}
+    train(ResidualMethod(), [state])
+    assert homes == {name: value.data_ptr() for name, value in state.learnables.items()}
+    assert not torch.equal(state.learnables["residuals"], before["residuals"])
+    assert torch.equal(state.learnables["shift"], before["shift"])
+    assert state.learnables["shift"].grad is None
 
 
-def test_partial_batch_is_dropped_unless_it_is_the_only_one(
-    backbone: Backbone, rows: FewShotRows, tmp_path: Path
-) -> None:
-    for batch_size, steps in ((8, 2), (20, 1), (64, 1)):
-        folder = tmp_path / str(batch_size)
-        folder.mkdir()
-        train_prompts(make_method(backbone), rows, Recipe(epochs=2, batch_size=batch_size), seed=1, folder=folder)
-        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-        assert [line["step"] for line in lines] == list(range(2 * steps))
-        assert [line["lr"] for line in lines[::steps]] == [1e-5, 0.002]
+def test_only_random_views_are_seen_when_there_are_any() -> None:
+    rows = rows_of(20)
+    rows.features[:, 0] = torch.nan
+    train(ResidualMethod(), [new_state(RECIPE, rows)])
+    plain = FewShotRows(features=rows.features[:, :1], labels=rows.labels)
+    with pytest.raises(CptliteError):
+        train(ResidualMethod(), [new_state(RECIPE, plain)])
 
 
+@pytest.mark.parametrize(("batch_size", "steps"), [(8, 2), (20, 1), (64, 1)])
+def test_partial_batch_is_dropped_unless_it_is_the_only_one(batch_size: int, steps: int, tmp_path: Path) -> None:
+    state = new_state(Recipe(epochs=2, batch_size=batch_size), rows_of(20), folder=tmp_path)
+    assert state.steps_left == 2 * steps
+    train(ResidualMethod(), [state])
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(2 * steps))
+    assert [line["epoch"] for line in lines] == [0] * steps + [1] * steps
+    assert [line["lr"] for line in lines[::steps]] == [1e-5, 0.002]
+    assert lines[-1]["seconds"] == round(state.seconds, 3)
+    assert (state.epochs_done, state.steps_done, state.steps_left) == (2, 2 * steps, 0)
+    assert state.graph == ""  # nothing is recorded on a processor
+
+
+@pytest.mark.parametrize("recipe", [SGD, ADAMW], ids=["sgd", "adamw"])
 def test_interrupted_training_ends_with_the_same_bytes(
-    backbone: Backbone, rows: FewShotRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cptlite.training.state.CHECKPOINT_SECONDS", 0.0)
-    whole = make_method(backbone)
-    train_prompts(whole, rows, RECIPE, seed=1)
-
-    class Killed(BaseException):
-        pass
-
-    def kill(epoch: int, _: float) -> None:
-        if epoch == 2:
-            raise Killed
-
+    whole = new_state(recipe, rows_of(20))
+    train(ResidualMethod(), [whole])
+    stopped = new_state(recipe, rows_of(20), folder=tmp_path, on_epoch=raise_at(3))
     with pytest.raises(Killed):
-        train_prompts(make_method(backbone), rows, RECIPE, seed=1, folder=tmp_path, on_epoch=kill)
+        train(ResidualMethod(), [stopped])
     with (tmp_path / "log.jsonl").open("a") as log:
-        log.write('{"step": 4, "half a li')
-    resumed = make_method(backbone)
+        log.write('{"step": 6, "half a li')
     epochs: list[int] = []
-    train_prompts(resumed, rows, RECIPE, seed=1, folder=tmp_path, on_epoch=lambda epoch, _: epochs.append(epoch))
-    assert epochs == [3]
+    resumed = new_state(recipe, rows_of(20), folder=tmp_path, on_epoch=lambda epoch, _: epochs.append(epoch))
+    assert (resumed.epochs_done, resumed.seconds) == (3, stopped.seconds)
+    train(ResidualMethod(), [resumed])
+    assert epochs == [4]
     assert learned(resumed) == learned(whole)
-    assert len([json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]) == 6
+    assert resumed.seconds > stopped.seconds
+    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == list(range(8))
 
 
-def test_diverged_loss_is_said(backbone: Backbone, rows: FewShotRows) -> None:
+def test_a_training_that_ended_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cptlite.training.state.CHECKPOINT_SECONDS", 0.0)
+    done = new_state(RECIPE, rows_of(20), folder=tmp_path)
+    train(ResidualMethod(), [done])
+    again = new_state(RECIPE, rows_of(20), folder=tmp_path)
+    assert again.finished
+    train(ResidualMethod(), [again])
+    assert learned(again) == learned(done)
+
+
+def test_a_damaged_checkpoint_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cptlite.training.state.CHECKPOINT_SECONDS", 0.0)
+    train(ResidualMethod(), [new_state(RECIPE, rows_of(20), folder=tmp_path)])
+    checkpoint = tmp_path / "checkpoint.pt"
+    content = checkpoint.read_bytes()
+    for damaged in (b"", b"no archive", content[: len(content) // 2]):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(DataError, match="give --force"):
+            new_state(RECIPE, rows_of(20), folder=tmp_path)
+
+
+def test_a_checkpoint_of_other_learnables_or_with_code_is_a_data_error(tmp_path: Path) -> None:
+    state = new_state(RECIPE, rows_of(20))
+    content = state.state_dict()
+    wrong = (
+        {**content, "learnables": {**content["learnables"], "residuals": torch.ones(1)}},
+        {**content, "learnables": {"shift": content["learnables"]["shift"]}},
+        {name: value for name, value in content.items() if name != "generator"},
+        {**content, "progress": Path("progress")},  # an object, of which only code makes a value
+    )
+    for each in wrong:
+        torch.save(each, tmp_path / "checkpoint.pt")
+        with pytest.raises(DataError, match="give --force"):
+            new_state(RECIPE, rows_of(20), folder=tmp_path)
+    torch.save(content, tmp_path / "checkpoint.pt")
+    assert new_state(RECIPE, rows_of(20), seed=2, folder=tmp_path).epochs_done == 0
+
+
+def test_diverged_loss_is_said() -> None:
+    rows = rows_of(20)
     rows.features[0] = torch.nan
-    with pytest.raises(CptliteError, match="smaller --lr"):
-        train_prompts(make_method(backbone), rows, Recipe(epochs=1, batch_size=20), seed=1)
+    with pytest.raises(CptliteError, match="stopped being a number in epoch 1: give a smaller --lr"):
+        train(ResidualMethod(), [new_state(Recipe(epochs=1, batch_size=20), rows)])
