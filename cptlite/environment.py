@@ -1,11 +1,17 @@
-"""What a number was measured with: versions, hardware, commit and memory."""
+"""What a number was measured with: versions, hardware, commit and memory.
+
+Source of the resident peak's reset: proc(5), ``/proc/pid/clear_refs``.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
-import resource
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,9 +20,64 @@ import torch
 
 import cptlite
 
-__all__ = ["describe_environment", "peak_memory_mib"]
+__all__ = ["PeakMemory", "describe_environment", "measure_peak", "peak_memory_mib", "usable_cores"]
 
 PACKAGES = ("torch", "clip-anytorch", "numpy", "h5py", "scikit-learn")
+CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+RESET_PEAK = "5"  # what clear_refs takes for "set the peak resident size to the present one"
+
+
+@dataclass
+class PeakMemory:
+    """Most memory that was in use at a time; filled in when the measured block of `measure_peak` ends.
+
+    Attributes
+    ----------
+    mib : float or None
+        In MiB: what PyTorch had allocated on the GPU, or the resident size of the process; what was in use before the
+        block and during it is included. None where the system does not say.
+    peak_of : str
+        "run" for a peak within the block; "process" where the system cannot reset its record, so that ``mib`` is the
+        peak since the process started.
+    """
+
+    mib: float | None = None
+    peak_of: str = "run"
+
+
+@contextmanager
+def measure_peak(device: torch.device) -> Iterator[PeakMemory]:
+    """Measure the peak memory of the block that is entered; blocks must not overlap, not in threads either.
+
+    Parameters
+    ----------
+    device : torch.device
+        A GPU's own memory is measured, or with a CPU the process's.
+
+    Yields
+    ------
+    PeakMemory
+        To be read after the block, which also fills it in if an error ends it.
+    """
+    peak = PeakMemory()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif not _reset_resident_peak():
+        peak.peak_of = "process"
+    try:
+        yield peak
+    finally:
+        if device.type == "cuda":
+            peak.mib = torch.cuda.max_memory_allocated(device) / 2**20
+        else:
+            peak.mib = _status_mib("VmHWM") if peak.peak_of == "run" else _process_peak_mib()
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Peak memory since the process started in MiB: allocated on the GPU, or of the process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return _process_peak_mib() or 0.0
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
@@ -27,18 +88,44 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
 
 
-def peak_memory_mib(device: torch.device) -> float:
-    """Peak memory so far in MiB: allocated on the GPU, or of the process on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _reset_resident_peak() -> bool:
+    """Set the peak resident size to the present one; whether that worked, which takes Linux."""
+    try:
+        CLEAR_REFS.write_text(RESET_PEAK, encoding="ascii")
+    except OSError:
+        return False
+    return _status_mib("VmHWM") is not None
+
+
+def _status_mib(name: str) -> float | None:
+    """Size of this process that Linux records under a name, in MiB."""
+    try:
+        lines = STATUS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    kib = next((line.split()[1] for line in lines if line.startswith(f"{name}:")), None)
+    return None if kib is None else int(kib) / 2**10
+
+
+def _process_peak_mib() -> float | None:
+    """Peak resident size since the process started, in MiB; None on Windows, which lacks the module."""
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if platform.system() == "Darwin" else 2**10)
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, the others KiB
 
 
 def _commit() -> str | None:

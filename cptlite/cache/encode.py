@@ -16,13 +16,14 @@ import numpy as np
 import torch
 
 from cptlite.backbones.clip import Backbone
-from cptlite.cache.encode_pass import EncodingPass, OnProgress, usable_cores
+from cptlite.cache.encode_pass import EncodingPass, OnProgress
 from cptlite.cache.format import Fingerprint, cache_path
 from cptlite.cache.parts import PartStore
 from cptlite.cache.read import BadImage, open_cache
 from cptlite.cache.write import replace_words, write_cache, writing
 from cptlite.datasets.types import Dataset
 from cptlite.datasets.views import ViewConfig
+from cptlite.environment import usable_cores
 from cptlite.errors import CptliteError, DataError, UsageError
 
 __all__ = ["EncodeReport", "encode_dataset"]

@@ -8,7 +8,6 @@ Axes: P rows per part, B rows per batch, V views, M places of an image, R pixels
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +26,7 @@ from cptlite.datasets.types import SPLITS, Dataset
 from cptlite.datasets.views import ViewConfig
 from cptlite.errors import CptliteError
 
-__all__ = ["EncodingPass", "OnProgress", "usable_cores"]
+__all__ = ["EncodingPass", "OnProgress"]
 
 OnProgress = Callable[[int, int, str], None]
 # Batches read ahead of the encoder. On the CPU reading ahead would take cores from the encoder.
@@ -258,8 +257,3 @@ class EncodingPass:
     def _block(self, part: _Part, name: str) -> np.ndarray:
         values, ok = self.store.read(part.split, part.index, name)
         return values[ok]
-
-
-def usable_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from cptlite.backbones.clip import Backbone
 from cptlite.cache.encode import encode_dataset
-from cptlite.cache.encode_pass import usable_cores
 from cptlite.datasets.images import normalise, open_rgb, plain_pixels
 from cptlite.datasets.types import Dataset
+from cptlite.environment import usable_cores
 from cptlite.timing.clock import Patience, Samples, seconds_of
 from cptlite.timing.pictures import draw_photos
 

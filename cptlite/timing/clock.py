@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from cptlite.environment import measure_peak
+
 __all__ = ["MatmulClock", "Patience", "Samples", "median_seconds", "peak_mib", "seconds_of"]
 
 Work = Callable[[], Any]
@@ -76,10 +78,11 @@ def peak_mib(work: Work, device: torch.device) -> tuple[float, float]:
     """
     if device.type == "cuda":
         _synchronise(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        seconds = seconds_of(work, device)
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20, seconds
+        before = torch.cuda.memory_allocated(device) / 2**20
+        with measure_peak(device) as peak:
+            seconds = seconds_of(work, device)
+        assert peak.mib is not None
+        return peak.mib - before, seconds
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         seconds = seconds_of(work, device)
     assert profiled.profiler is not None and profiled.profiler.kineto_results is not None

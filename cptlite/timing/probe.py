@@ -9,7 +9,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from cptlite.backbones.clip import Backbone
-from cptlite.cache.encode_pass import usable_cores
+from cptlite.environment import usable_cores
 from cptlite.methods.probes.linear_probe import LinearProbe
 from cptlite.methods.probes.per_task import PerTask
 from cptlite.timing.clock import Patience, median_seconds

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from cptlite.backbones.clip import Backbone
-from cptlite.cache.encode_pass import usable_cores
 from cptlite.datasets.images import normalise, open_rgb, random_pixels
 from cptlite.datasets.views import ViewConfig
+from cptlite.environment import usable_cores
 from cptlite.methods.base import FewShotRows, PromptMethod, PromptOptions
 from cptlite.methods.prompts.softcpt import SoftCPT
 from cptlite.timing.clock import Patience, median_seconds
