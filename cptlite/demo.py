@@ -14,7 +14,7 @@ from typing import Any
 
 from cptlite.backbones.clip import Backbone, load_backbone
 from cptlite.cache.encode import encode_dataset
-from cptlite.config import TrainConfig
+from cptlite.config import RunConfig
 from cptlite.datasets import load_catalog, read_dataset
 from cptlite.datasets.views import ViewConfig
 from cptlite.drawings import draw_suite
@@ -36,7 +36,7 @@ class DemoPlan:
     methods : tuple of str
     shots, seeds : tuple of int
     settings : dict
-        Fields of `cptlite.config.TrainConfig` that differ from each method's defaults.
+        Fields of `cptlite.config.RunConfig` that differ from each method's defaults.
     jobs : int
         Training processes at a time.
     together : bool
@@ -117,7 +117,7 @@ def _cache_suite(backbone: Backbone, data: Path, caches: Path, tell: OnProgress)
         encode_dataset(dataset, backbone, caches, views=ViewConfig(), local=True, on_progress=count)
 
 
-def _plan_runs(plan: DemoPlan) -> list[TrainConfig]:
+def _plan_runs(plan: DemoPlan) -> list[RunConfig]:
     """Every run; zero-shot once, since neither shots nor seed reach it."""
     names = tuple(spec.name for spec in load_catalog().resolve([SUITE]))
     given = {"suite": SUITE, "datasets": names, "backbone": "demo", "device": "cpu", **plan.settings}
@@ -126,7 +126,7 @@ def _plan_runs(plan: DemoPlan) -> list[TrainConfig]:
 
 
 def _train_all(
-    plan: DemoPlan, configs: Sequence[TrainConfig], caches: Path, runs: Path, tell: OnProgress
+    plan: DemoPlan, configs: Sequence[RunConfig], caches: Path, runs: Path, tell: OnProgress
 ) -> list[dict[str, Any]]:
     done = 0
 

@@ -20,12 +20,15 @@ import torch
 
 from cptlite.backbones.clip import load_backbone
 from cptlite.cache import cache_path, open_cache
+from cptlite.classifiers import Classifier
 from cptlite.datasets import load_catalog
-from cptlite.methods.base import FewShotRows, Problem, PromptMethod, PromptOptions
+from cptlite.methods.base import FewShotRows, Problem
 from cptlite.methods.table import find_method
 from cptlite.runs.rows import draw_few_shots
 from cptlite.text.encoder import TextEncoder
-from cptlite.training.loop import Recipe, TrainingRun, put_learnables, take_learnables, train_together
+from cptlite.training.loop import train
+from cptlite.training.recipe import Recipe
+from cptlite.training.state import TrainingState
 
 METHODS = ("softcpt", "coop-ca", "coop-mt")
 SHOTS = (1, 4, 16)
@@ -42,12 +45,10 @@ CANDIDATES = (
 
 
 @torch.no_grad()
-def accuracy(method: PromptMethod, val: FewShotRows) -> float:
+def accuracy(classifier: Classifier, problem: Problem, val: FewShotRows) -> float:
     """Mean over the tasks of the share of validation rows that are right."""
-    problem, classifier = method.problem, method.classifier()
-    stops = [*problem.offsets[1:], len(problem.class_names)]
     shares = []
-    for start, stop in zip(problem.offsets, stops, strict=True):
+    for start, stop in problem.class_ranges:
         here = (val.labels >= start) & (val.labels < stop)
         best = classifier.scores(val.features[here, 0], slice(start, stop)).argmax(dim=-1)
         shares.append((best == val.labels[here] - start).float().mean().item())
@@ -58,18 +59,22 @@ def try_recipe(
     name: str, problem: Problem, rows: Sequence[tuple[FewShotRows, FewShotRows]], recipe: Recipe
 ) -> dict[int, float]:
     """Train a method with a recipe on every draw of rows, together; mean validation accuracy by number of shots."""
-    entry, variant = find_method(name)
-    assert entry.prompts is not None
-    runs = []
-    for (_, seed), (train, _) in zip(RUNS, rows, strict=True):
-        torch.manual_seed(seed)
-        method = entry.prompts(problem, PromptOptions(), variant)
-        runs.append(TrainingRun(learnables=take_learnables(method), rows=train, seed=seed))
-    train_together(method, runs, recipe)
+    entry = find_method(name)
+    method = entry.method(problem, entry.new_options(), len(RUNS))
+    states = [
+        TrainingState(
+            method.start(torch.Generator().manual_seed(seed)),
+            train_rows,
+            recipe,
+            seed=seed,
+            num_classes=len(problem.class_names),
+        )
+        for (_, seed), (train_rows, _) in zip(RUNS, rows, strict=True)
+    ]
+    train(method, states)
     scores: dict[int, list[float]] = {shots: [] for shots in SHOTS}
-    for run, (shots, _), (_, val) in zip(runs, RUNS, rows, strict=True):
-        put_learnables(method, run.learnables)
-        scores[shots].append(accuracy(method, val))
+    for state, (shots, _), (_, val) in zip(states, RUNS, rows, strict=True):
+        scores[shots].append(accuracy(method.classifier(state.learnables), problem, val))
     return {shots: mean(each) for shots, each in scores.items()}
 
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
-from cptlite.config import TrainConfig
 from cptlite.methods.table import METHODS
 
 __all__ = ["ROWS", "SUITES", "Row", "count", "markdown", "our_count", "paper_counts"]
@@ -105,9 +104,8 @@ def formula_of(row: Row) -> str:
 
 def our_count(row: Row, suite: str, **sizes: int) -> int:
     """Numbers learned on a suite with RN50, at the method's defaults unless sizes say otherwise."""
-    entry = METHODS.get(row.method)
-    length = entry.defaults.get("context_length") if entry else None
-    lengths = {"L": length or TrainConfig.context_length, "M": TrainConfig.task_context_length}
+    defaults = {each.name: each.default for each in METHODS[row.method].list_options()} if row.method in METHODS else {}
+    lengths = {"L": defaults.get("context_length", 16), "M": defaults.get("task_context_length", 4)}
     return count(formula_of(row), {**RN50, **lengths, **SUITES[suite], **row.sizes, **sizes})
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from cptlite.backbones.clip import Backbone, backbone_slug
 from cptlite.cache.format import task_key
@@ -127,7 +127,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str
             yield key, there, value
 
 
-def write_prompts(folder: Path, learnables: Mapping[str, nn.Parameter]) -> None:
+def write_prompts(folder: Path, learnables: Mapping[str, Tensor]) -> None:
     """Write ``prompts.safetensors``: what was learned, by name."""
     from safetensors.torch import save_file
 
@@ -136,7 +136,7 @@ def write_prompts(folder: Path, learnables: Mapping[str, nn.Parameter]) -> None:
         save_file(values, path)
 
 
-def read_prompts(folder: Path | None, learnables: Mapping[str, nn.Parameter]) -> float | None:
+def read_prompts(folder: Path | None, learnables: Mapping[str, Tensor]) -> float | None:
     """Read what an earlier attempt learned into learnables, if its training is done.
 
     Returns

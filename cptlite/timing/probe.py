@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from cptlite.backbones.clip import Backbone
 from cptlite.environment import usable_cores
-from cptlite.methods.probes.linear_probe import LinearProbe
+from cptlite.methods.probes.linear_probe import LinearProbe, LinearProbeOptions
 from cptlite.methods.probes.per_task import PerTask
 from cptlite.timing.clock import Patience, median_seconds
 from cptlite.timing.tasks import make_problem, make_rows
@@ -47,22 +48,17 @@ def bench_probe(
     dict
         ``suite``, ``threads``, ``rows``, ``dim``, ``seconds`` and ``speedup`` over one thread.
     """
+    probe = PerTask("linear-probe", LinearProbe, LinearProbeOptions())
     for suite, names in suites.items():
         problem, num_classes = make_problem(backbone, names), sum(map(len, names.values()))
         train, val = (make_rows(backbone, num_classes, count, seed=count) for count in (shots, VAL_SHOTS))
         one = 0.0
         for threads in sorted({1, usable_cores()}):
             tell(f"{suite}, {threads} threads")
+            fit = partial(probe.fit, problem, train, val, torch.Generator())
             with threadpool_limits(threads):
                 # No warm-up: each of the hundred fits is one for the next.
-                seconds = median_seconds(
-                    lambda problem=problem, train=train, val=val: PerTask("linear-probe", LinearProbe).fit(
-                        problem, train, val
-                    ),  # type: ignore[misc]
-                    torch.device("cpu"),
-                    patience,
-                    warm_up=False,
-                )
+                seconds = median_seconds(fit, torch.device("cpu"), patience, warm_up=False)
             one = one or seconds
             yield {
                 "suite": suite,

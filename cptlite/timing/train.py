@@ -24,12 +24,14 @@ from cptlite.backbones.clip import Backbone
 from cptlite.datasets.images import normalise, open_rgb, random_pixels
 from cptlite.datasets.views import ViewConfig
 from cptlite.environment import usable_cores
-from cptlite.methods.base import FewShotRows, PromptMethod, PromptOptions
-from cptlite.methods.prompts.softcpt import SoftCPT
+from cptlite.methods.base import FewShotRows
+from cptlite.methods.prompts.softcpt import SoftCPT, SoftCPTOptions
 from cptlite.timing.clock import Patience, median_seconds
 from cptlite.timing.pictures import draw_photos
 from cptlite.timing.tasks import make_problem, make_rows
-from cptlite.training.loop import Recipe, TrainingRun, take_learnables, train_together
+from cptlite.training.loop import train
+from cptlite.training.recipe import Recipe
+from cptlite.training.state import TrainingState
 
 __all__ = ["TrainSizes", "bench_train"]
 
@@ -89,10 +91,8 @@ def bench_train(
         for way, runs in {"cache": 1, "together": sizes.runs}.items():
             if way == "cache" or runs > 1:
                 tell(f"{suite}, {way}")
-                seconds[way] = (
-                    runs,
-                    *_time_cached(backbone, _new_method(backbone, names, "fused"), runs, sizes, patience),
-                )
+                method = _new_method(backbone, names, "fused", runs)
+                seconds[way] = (runs, *_time_cached(backbone, method, sizes, patience))
         tell(f"{suite}, text alone")
         text_s = _time_text(_new_method(backbone, names, "fused"), backbone, patience)
         for way, path in {"images": "fused", "original": "plain"}.items() if not sizes.epochs else ():
@@ -113,56 +113,61 @@ def bench_train(
             }
 
 
-def _new_method(backbone: Backbone, names: Names, text_path: str) -> SoftCPT:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return SoftCPT(make_problem(backbone, names, text_path), PromptOptions())
+def _new_method(backbone: Backbone, names: Names, text_path: str, runs: int = 1) -> SoftCPT:
+    return SoftCPT(make_problem(backbone, names, text_path), SoftCPTOptions(), runs)
 
 
-def _time_cached(
-    backbone: Backbone, method: PromptMethod, runs: int, sizes: TrainSizes, patience: Patience
-) -> tuple[float, int]:
+def _start(method: SoftCPT) -> dict[str, Tensor]:
+    """Learnables of one run, with the axis R in front."""
+    start = method.start(torch.Generator().manual_seed(0))
+    return {name: value.detach()[None].requires_grad_() for name, value in start.items()}
+
+
+def _time_cached(backbone: Backbone, method: SoftCPT, sizes: TrainSizes, patience: Patience) -> tuple[float, int]:
     """Median seconds of a step of the real loop, and over how many steps at a time they were taken."""
     on_gpu = backbone.device.type == "cuda"
-    rows = make_rows(backbone, len(method.problem.class_names), sizes.shots, seed=1)
+    num_classes = len(method.problem.class_names)
+    rows = make_rows(backbone, num_classes, sizes.shots, seed=1)
     if not sizes.epochs and not on_gpu:  # one step an epoch
         rows = FewShotRows(features=rows.features[: Recipe.batch_size], labels=rows.labels[: Recipe.batch_size])
     count = len(rows.labels)
     steps = count // min(Recipe.batch_size, count)
     epochs = sizes.epochs or (-(-STEPS_ON_GPU // steps) if on_gpu else 1)
 
-    def train(epochs: int) -> None:
-        started = [TrainingRun(learnables=take_learnables(method), rows=rows, seed=seed) for seed in range(runs)]
-        train_together(method, started, Recipe(epochs=epochs))
+    def run(epochs: int) -> None:
+        starts = [method.start(torch.Generator().manual_seed(seed)) for seed in range(method.runs)]
+        recipe = Recipe(epochs=epochs)
+        train(method, [TrainingState(start, rows, recipe, seed=0, num_classes=num_classes) for start in starts])
 
-    train(1)  # warm-up
-    seconds = median_seconds(lambda: train(epochs), backbone.device, patience, warm_up=False)
+    run(1)  # warm-up
+    seconds = median_seconds(lambda: run(epochs), backbone.device, patience, warm_up=False)
     return seconds / (epochs * steps), epochs * steps
 
 
 def _time_text(method: SoftCPT, backbone: Backbone, patience: Patience) -> float:
     """Median seconds of a step's text path, without images, loss, optimiser and log."""
-    weights = method.class_weights()
-    pull = torch.randn_like(weights)  # (K, D)
+    learnables = _start(method)
+    pull = torch.randn_like(method.class_weights(learnables))  # (1, K, D)
 
     def step() -> None:
-        method.zero_grad(set_to_none=True)
-        method.class_weights().backward(pull)
+        torch.autograd.grad(method.class_weights(learnables), list(learnables.values()), pull)
 
     return median_seconds(step, backbone.device, patience)
 
 
-def _time_images(backbone: Backbone, method: PromptMethod, patience: Patience) -> float:
+def _time_images(backbone: Backbone, method: SoftCPT, patience: Patience) -> float:
     """Median seconds of a step that reads its images and encodes them."""
     with TemporaryDirectory() as folder, ThreadPoolExecutor(usable_cores()) as pool:
         dataset = draw_photos(Path(folder), Recipe.batch_size)
         images = _Images(paths=dataset.splits["train"].paths, folder=Path(folder), backbone=backbone, pool=pool)
-        optimizer = torch.optim.SGD(method.parameters(), lr=Recipe.lr, momentum=Recipe.momentum)
+        learnables = _start(method)
+        optimizer = torch.optim.SGD(list(learnables.values()), lr=Recipe.lr, momentum=Recipe.momentum)
         labels = torch.arange(Recipe.batch_size, device=backbone.device) % len(method.problem.class_names)
 
         def step() -> None:
-            optimizer.zero_grad(set_to_none=True)
-            method.loss(images.features(), labels).backward()
+            _, gradients = method.gradients(learnables, images.features()[None], labels[None])
+            for name, gradient in gradients.items():
+                learnables[name].grad = gradient
             optimizer.step()
 
         return median_seconds(step, backbone.device, patience)

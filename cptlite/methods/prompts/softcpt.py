@@ -119,9 +119,9 @@ class SoftCPT(ClassWeightMethod):
         options, text = self.options, self.problem.text
         found = {"task_context": new_context(self.task_shape, options.task_context_init, text, generator)}
         if self.has_class_features:
-            context = new_context(self.class_shape, options.class_context_init, text, generator)
+            found["class_context"] = new_context(self.class_shape, options.class_context_init, text, generator)
             # Without a gradient the class features cost a forward a step, and nothing is kept for a backward.
-            found["class_context"] = context.requires_grad_(not options.freeze_class_context)
+            found["class_context"].requires_grad_(not options.freeze_class_context)
         dim, width = text.tower.projection.shape[1], text.tower.width
         inputs = 2 * dim if self.has_class_features and options.sub_network == "lin" else dim
         projection = torch.randn(inputs, options.context_length * width, generator=generator) * 0.02
