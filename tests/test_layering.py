@@ -62,7 +62,7 @@ ORDER = {
     "methods.prompts": ("class_weights cocoop plot", "coop softcpt task_res", "kgcoop prograd"),
     "reporting": ("summaries", "plots tables"),
     "runs": ("evaluate files rows", "learn", "execute", "sweep"),
-    "text": ("layout", "plan", "fused", "encoder"),
+    "text": ("layout", "plan", "fused plain", "encoder"),
     "timing": ("clock figure pictures report sizes tasks", "cache probe text train", "bench"),
     "training": ("checkpoint graph recipe", "state", "loop"),
 }

@@ -1,9 +1,9 @@
 """Text features of prompts through CLIP's frozen text encoder: the seam between methods and the two text paths.
 
-``plain`` pads every prompt to CLIP's 77 positions and runs CLIP's own modules, as the original implementations do;
-``fused`` (`cptlite.text.fused`) runs each row that can matter once. Both give the same features and gradients.
+`cptlite.text.plain` pads every prompt to CLIP's 77 positions and runs CLIP's own modules, as the original
+implementations do; `cptlite.text.fused` runs each row that can matter once. Both give the same features and gradients.
 
-Axes: P prompts, S positions, C contexts, L context tokens, W text width, D joint dimension.
+Axes: R runs, P prompts, C contexts, L context tokens, W text width, D joint dimension.
 """
 
 from __future__ import annotations
@@ -13,61 +13,41 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from cptlite.backbones.clip import TextTower, Tokenizer
 from cptlite.errors import UsageError
 from cptlite.text.fused import prepare_fused
-from cptlite.text.layout import PromptLayout, layout_prompts, layout_texts, repeat_layout, split_layout
+from cptlite.text.layout import PromptLayout, layout_prompts, layout_texts
+from cptlite.text.plain import prepare_plain
 from cptlite.text.plan import count_rows
 
-__all__ = ["TEXT_PATHS", "TextEncoder", "prepare_plain"]
-
-PromptEncoder = Callable[[Tensor | None], Tensor]
+__all__ = ["TEXT_PATHS", "PromptEncoder", "TextEncoder", "TextPath"]
 
 TEXT_MEMORY = 8.0  # GiB: General-10 five times over at ViT-B's text width
 KEPT_PER_LAYER = 12  # numbers a row and layer keep for the backward, in text widths; 11.5 measured on General-10
 
 
-def prepare_plain(tower: TextTower, layout: PromptLayout) -> PromptEncoder:
-    """Prepare the slow twin: every prompt padded to the tower's context length.
-
-    Returns
-    -------
-    callable
-        From contexts of shape (C, L, W), or None where the layout has none, to raw features of shape (P, D), float32.
-    """
-    pad = tower.context_length - layout.tokens.shape[1]
-    tokens = F.pad(torch.from_numpy(layout.tokens), (0, pad)).to(tower.device)
-    slots = F.pad(torch.from_numpy(layout.slots), (0, pad), value=-1).to(tower.device)
-    ends = torch.from_numpy(layout.ends).to(tower.device)
-
-    def encode(contexts: Tensor | None) -> Tensor:
-        x = tower.token_embedding[tokens].to(tower.dtype)  # (P, S, W)
-        if contexts is not None and contexts.numel():
-            vectors = contexts.flatten(0, -2).to(tower.dtype)  # (C * L, W)
-            x = torch.where((slots >= 0)[..., None], vectors[slots.clamp(min=0)], x)
-        x = x + tower.positional_embedding.to(tower.dtype)
-        x = tower.transformer(x.transpose(0, 1)).transpose(0, 1)  # (P, S, W)
-        x = tower.final_norm(x[torch.arange(len(ends), device=x.device), ends])  # (P, W)
-        return (x @ tower.projection).float()
-
-    return encode
-
-
 @dataclass(frozen=True, kw_only=True)
-class _TextPath:
-    """How a layout is prepared, and how many token rows its linear layers run on."""
+class TextPath:
+    """One of the two ways through the text encoder.
 
-    prepare: Callable[[TextTower, PromptLayout], PromptEncoder]
-    rows: Callable[[TextTower, PromptLayout], int]
+    Attributes
+    ----------
+    prepare : callable
+        From a tower and a layout to a function of the flattened contexts, (C * L, W) to raw features (P, D), float32.
+    count_rows : callable
+        From a tower and a layout to the number of token rows that the linear layers run on.
+    """
+
+    prepare: Callable[[TextTower, PromptLayout], Callable[[Tensor], Tensor]]
+    count_rows: Callable[[TextTower, PromptLayout], int]
 
 
 TEXT_PATHS = {
-    "fused": _TextPath(prepare=prepare_fused, rows=lambda _, layout: count_rows(layout)),
-    "plain": _TextPath(prepare=prepare_plain, rows=lambda tower, layout: len(layout) * tower.context_length),
+    "fused": TextPath(prepare=prepare_fused, count_rows=lambda _, layout: count_rows(layout)),
+    "plain": TextPath(prepare=prepare_plain, count_rows=lambda tower, layout: len(layout) * tower.context_length),
 }
 
 
@@ -102,14 +82,21 @@ class TextEncoder:
         context_length: int,
         contexts: Sequence[int] | None = None,
         position: str = "end",
+        runs: int = 1,
     ) -> PromptEncoder:
-        """Prepare one prompt per name around learnable contexts; see `layout_prompts`.
+        """Prepare one prompt per name around learnable contexts, for R runs that each have contexts of their own.
+
+        Parameters
+        ----------
+        names, context_length, contexts, position
+            As of `layout_prompts`.
+        runs : int
+            R.
 
         Returns
         -------
-        callable
-            From contexts of shape (C, L, W) to raw features of shape (P, D), float32; differentiable in the contexts.
-            Contexts of R runs, (R, C, L, W), are encoded in one forward to (R, P, D).
+        PromptEncoder
+            From contexts of shape (R, C, L, W) to raw features of shape (R, P, D).
         """
         layout = layout_prompts(
             names,
@@ -119,37 +106,7 @@ class TextEncoder:
             position=position,
             max_positions=self.tower.context_length,
         )
-        by_runs: dict[int, PromptEncoder] = {}
-
-        def encode(contexts: Tensor | None) -> Tensor:
-            if contexts is None or contexts.ndim == 3:
-                runs, slots = 1, 0
-            else:
-                runs, slots = len(contexts), contexts.shape[1] * contexts.shape[2]
-            if runs not in by_runs:
-                by_runs[runs] = self._prepare(repeat_layout(layout, runs, slots) if runs > 1 else layout)
-            features = by_runs[runs](contexts)
-            return features if contexts is None or contexts.ndim == 3 else features.unflatten(0, (runs, -1))
-
-        return encode
-
-    def _prepare(self, layout: PromptLayout) -> PromptEncoder:
-        """Prepare a layout in as many chunks as the memory bound asks for."""
-        path, tower = TEXT_PATHS[self.path], self.tower
-        bytes_per_row = KEPT_PER_LAYER * tower.width * len(tower.blocks) * tower.projection.element_size()
-        parts = math.ceil(path.rows(tower, layout) * bytes_per_row / (self.memory * 2**30))
-        if parts <= 1:
-            return path.prepare(tower, layout)
-        chunks = [path.prepare(tower, part) for part in split_layout(layout, parts)]
-
-        def encode(contexts: Tensor | None) -> Tensor:
-            if contexts is None or not torch.is_grad_enabled():
-                return torch.cat([chunk(contexts) for chunk in chunks])
-            return torch.cat(
-                [checkpoint(chunk, contexts, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
-            )
-
-        return encode
+        return PromptEncoder(self, layout, runs)
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -161,7 +118,8 @@ class TextEncoder:
             *Not* unit length.
         """
         layout = layout_texts(texts, self.tokenizer, max_positions=self.tower.context_length)
-        return self._prepare(layout)(None)
+        no_contexts = torch.zeros(1, 0, 0, self.tower.width, device=self.tower.device)
+        return PromptEncoder(self, layout, runs=1)(no_contexts)[0]
 
     def word_vectors(self, words: str) -> Tensor:
         """Token embeddings of some words, to start a context from: Tensor of shape (L, W), float32."""
@@ -169,3 +127,55 @@ class TextEncoder:
         if not ids:
             raise UsageError(f"cannot start a context from {words!r}: give at least one word")
         return self.tower.token_embedding[torch.tensor(ids, device=self.tower.device)].detach().float().clone()
+
+
+class PromptEncoder:
+    """P prompts around learnable contexts: contexts in, raw text features out.
+
+    Parameters
+    ----------
+    text : TextEncoder
+    layout : PromptLayout
+        Of one run.
+    runs : int
+        R to prepare for at once; any other is prepared when it is first asked for, and kept.
+    """
+
+    def __init__(self, text: TextEncoder, layout: PromptLayout, runs: int) -> None:
+        self.text = text
+        self.layout = layout
+        self._chunks = {runs: self._prepare(runs)}
+
+    def __call__(self, contexts: Tensor) -> Tensor:
+        """Encode the prompts of R runs in one forward, or chunk by chunk where memory asks for it.
+
+        Parameters
+        ----------
+        contexts : Tensor of shape (R, C, L, W)
+
+        Returns
+        -------
+        Tensor of shape (R, P, D), float32
+            *Not* unit length; differentiable in the contexts.
+        """
+        num_slots, runs = self.layout.num_slots, len(contexts)
+        assert contexts.ndim == 4 and contexts.shape[1] * contexts.shape[2] == num_slots, (
+            f"wanted contexts of shape (R, C, L, W) with C * L = {num_slots}, got {tuple(contexts.shape)}"
+        )
+        if runs not in self._chunks:
+            self._chunks[runs] = self._prepare(runs)
+        chunks = self._chunks[runs]
+        vectors = contexts.flatten(0, 2)  # (R * C * L, W)
+        if len(chunks) == 1 or not torch.is_grad_enabled():
+            features = [encode(vectors) for encode in chunks]
+        else:
+            features = [checkpoint(encode, vectors, use_reentrant=False, preserve_rng_state=False) for encode in chunks]
+        return torch.cat(features).unflatten(0, (runs, -1))  # (R, P, D)
+
+    def _prepare(self, runs: int) -> list[Callable[[Tensor], Tensor]]:
+        """Prepare the prompts of R runs, in as many chunks as the memory bound asks for."""
+        path, tower = TEXT_PATHS[self.text.path], self.text.tower
+        layout = self.layout.repeat(runs)
+        bytes_per_row = KEPT_PER_LAYER * tower.width * len(tower.blocks) * tower.projection.element_size()
+        parts = math.ceil(path.count_rows(tower, layout) * bytes_per_row / (self.text.memory * 2**30))
+        return [path.prepare(tower, part) for part in layout.split(max(1, parts))]

@@ -1,10 +1,10 @@
 """The packed text path: each row that can influence a result runs through CLIP's text encoder once.
 
-Linear layers run on the unique rows of a `TextPlan`; attention runs on blocks of whole trie paths under an ancestor
-mask, and each row's result is taken back once; the last layer runs its second half on EOS rows only. Weights are
-frozen, so the backward computes no weight gradients. Exact, because attention is causal and only the EOS row is read.
+Linear layers run on the unique rows of a `TextPlan`; attention runs on its blocks under an ancestor mask, and each
+row's result is taken back once; the last layer runs its second half on EOS rows only. Weights are frozen, so the
+backward computes no weight gradients. Exact, because attention is causal and only the EOS row is read.
 
-Axes: P prompts, U unique rows, E of them EOS, N blocks of R rows, C contexts, L context tokens, H heads, W text width,
+Axes: P prompts, U unique rows, E of them EOS, N blocks of M cells, C contexts, L context tokens, H heads, W text width,
 D joint dimension.
 """
 
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from cptlite.backbones.clip import ResidualAttentionBlock, TextTower
+from cptlite.backbones.clip import TextTower
 from cptlite.text.layout import PromptLayout
 from cptlite.text.plan import TextPlan, plan_rows
 
@@ -28,112 +28,44 @@ __all__ = ["prepare_fused"]
 QUICK_GELU = 1.702
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Places:
-    """A plan's index arrays on the tower's device."""
-
-    blocks: Tensor  # (N * R,) row at each place
-    homes: Tensor  # (U,) one place of each row
-    copies: Tensor  # (N * R - U,) the other places, padding included
-    visible: Tensor  # (N, 1, R, R)
-    ends: Tensor  # (E,) rows that are some prompt's EOS, each once
-    end_of_prompt: Tensor  # (P,) which of them is each prompt's
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Layer:
-    """Frozen weights of one residual attention block.
-
-    CLIP's activation x * sigmoid(1.702 x) is silu(1.702 x) / 1.702: the factor goes into the weights around it, which
-    leaves one elementwise operation where there were three.
-    """
-
-    num_heads: int
-    norm_attention: tuple[Tensor, Tensor]
-    qkv: tuple[Tensor, Tensor]
-    out: tuple[Tensor, Tensor]
-    norm_mlp: tuple[Tensor, Tensor]
-    up: tuple[Tensor, Tensor]
-    down: tuple[Tensor, Tensor]
-
-
-def prepare_fused(tower: TextTower, layout: PromptLayout) -> Callable[[Tensor | None], Tensor]:
-    """Prepare the packed path for one layout; its index work is done here, once.
+def prepare_fused(tower: TextTower, layout: PromptLayout) -> Callable[[Tensor], Tensor]:
+    """Prepare one layout; its index work is done here, once.
 
     Returns
     -------
     callable
-        From contexts of shape (C, L, W), or None where the layout has none, to raw features of shape (P, D), float32.
+        From flattened contexts of shape (C * L, W) to raw features of shape (P, D), float32.
     """
-    plan = plan_rows(layout)
-    constant, slots, rows = _layer_zero(tower, plan)
-    places = _find_places(plan, tower.device)
-    layers = _layers(tower)
+    plan = plan_rows(layout).to(tower.device)
+    layers = _freeze_layers(tower)
+    context_rows = torch.nonzero(plan.slots >= 0).flatten()
+    context_slots = plan.slots[context_rows]
+    words = tower.token_embedding[plan.tokens].to(tower.dtype)
+    words[context_rows] = 0
+    constant = words + tower.positional_embedding[plan.positions].to(tower.dtype)  # (U, W)
 
-    def encode(contexts: Tensor | None) -> Tensor:
-        x = constant  # (U, W)
-        if contexts is not None:
-            vectors = contexts.flatten(0, -2).to(tower.dtype)  # (C * L, W)
-            x = x.index_add(0, rows, vectors[slots])
+    def encode(contexts: Tensor) -> Tensor:
+        x = constant.index_add(0, context_rows, contexts.to(tower.dtype)[context_slots])  # (U, W)
         for layer in layers[:-1]:
-            x = x + _attend(layer, _norm(x, layer.norm_attention), places)
-            x = x + _mlp(layer, x)
-        layer = layers[-1]
-        mixed = _attend_from_ends(layer, _norm(x, layer.norm_attention), places)  # (E, W)
-        x = x[places.ends] + mixed
-        x = x + _mlp(layer, x)
-        return (tower.final_norm(x) @ tower.projection).float()[places.end_of_prompt]
+            qkv = F.linear(_norm(x, layer.attn_norm), *layer.qkv)  # (U, 3W)
+            q, k, v = _Scatter.apply(qkv, plan).chunk(3, dim=-1)  # (N * M, W) each
+            mixed = _Gather.apply(_attend(q, k, v, plan.attn_mask, layer.num_heads), plan)  # (U, W)
+            x = x + F.linear(mixed, *layer.out)
+            x = x + _mlp(x, layer)
+        # Of the last layer only EOS rows are read, so only they ask, from their canonical cells.
+        layer, eos_cells = layers[-1], plan.canonical_cells[plan.eos_rows]
+        (qkv_weight, qkv_bias), width = layer.qkv, x.shape[1]
+        normed = _norm(x, layer.attn_norm)  # (U, W)
+        kv = F.linear(normed, qkv_weight[width:], qkv_bias[width:])  # (U, 2W)
+        k, v = _Scatter.apply(kv, plan).chunk(2, dim=-1)  # (N * M, W) each
+        eos_q = F.linear(normed[plan.eos_rows], qkv_weight[:width], qkv_bias[:width])  # (E, W)
+        q = torch.zeros_like(k).index_copy(0, eos_cells, eos_q)  # (N * M, W)
+        mixed = _attend(q, k, v, plan.attn_mask, layer.num_heads)[eos_cells]  # (E, W)
+        x = x[plan.eos_rows] + F.linear(mixed, *layer.out)
+        x = x + _mlp(x, layer)
+        return (tower.final_norm(x) @ tower.projection).float()[plan.eos_of_prompt]  # (P, D)
 
     return encode
-
-
-def _layer_zero(tower: TextTower, plan: TextPlan) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows before any context is added (U, W); context slots and the rows they go to, both (context rows,)."""
-    tokens, slots, positions = (
-        torch.from_numpy(array).to(tower.device) for array in (plan.tokens, plan.slots, plan.positions)
-    )
-    rows = torch.nonzero(slots >= 0).flatten()
-    words = tower.token_embedding[tokens].to(tower.dtype)
-    words[rows] = 0
-    return words + tower.positional_embedding[positions].to(tower.dtype), slots[rows], rows
-
-
-def _find_places(plan: TextPlan, device: torch.device) -> _Places:
-    blocks, homes = torch.from_numpy(plan.blocks).flatten(), torch.from_numpy(plan.homes)
-    is_copy = torch.ones(len(blocks), dtype=torch.bool)
-    is_copy[homes] = False
-    ends, end_of_prompt = torch.from_numpy(plan.ends).unique(return_inverse=True)
-    return _Places(
-        blocks=blocks.to(device),
-        homes=homes.to(device),
-        copies=torch.nonzero(is_copy).flatten().to(device),
-        visible=torch.from_numpy(plan.visible)[:, None].to(device),
-        ends=ends.to(device),
-        end_of_prompt=end_of_prompt.to(device),
-    )
-
-
-_FROZEN: WeakKeyDictionary[TextTower, list[_Layer]] = WeakKeyDictionary()
-
-
-def _layers(tower: TextTower) -> list[_Layer]:
-    """Make the tower's layers once, for all layouts: the scaled weights are copies."""
-    if tower not in _FROZEN:
-        _FROZEN[tower] = [_freeze(block) for block in tower.blocks]
-    return _FROZEN[tower]
-
-
-def _freeze(block: ResidualAttentionBlock) -> _Layer:
-    attention, up, down = block.attn, block.mlp.c_fc, block.mlp.c_proj
-    return _Layer(
-        num_heads=attention.num_heads,
-        norm_attention=(block.ln_1.weight, block.ln_1.bias),
-        qkv=(attention.in_proj_weight, attention.in_proj_bias),
-        out=(attention.out_proj.weight, attention.out_proj.bias),
-        norm_mlp=(block.ln_2.weight, block.ln_2.bias),
-        up=(up.weight * QUICK_GELU, up.bias * QUICK_GELU),
-        down=(down.weight / QUICK_GELU, down.bias),
-    )
 
 
 def _norm(x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
@@ -141,67 +73,90 @@ def _norm(x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
     return F.layer_norm(x.float(), x.shape[-1:], *weights).to(x.dtype)
 
 
-def _mlp(layer: _Layer, x: Tensor) -> Tensor:
-    return F.linear(F.silu(F.linear(_norm(x, layer.norm_mlp), *layer.up)), *layer.down)
+def _attend(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor, num_heads: int) -> Tensor:
+    """Attention within each block, (N * M, W) of each to (N * M, W)."""
+    q, k, v = (
+        part.unflatten(0, attn_mask.shape[:2]).unflatten(-1, (num_heads, -1)).transpose(1, 2)  # (N, H, M, W / H)
+        for part in (q, k, v)
+    )
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask[:, None])
+    return mixed.transpose(1, 2).flatten(0, 1).flatten(1)  # (N * M, W)
 
 
-def _attend(layer: _Layer, normed: Tensor, at: _Places) -> Tensor:
-    """Attention of every row to its ancestors, (U, W) to (U, W)."""
-    qkv = _Spread.apply(F.linear(normed, *layer.qkv), at.blocks, at.homes, at.copies)  # (N * R, 3W)
-    q, k, v = (_heads(part, layer, at) for part in qkv.chunk(3, dim=-1))  # (N, H, R, W / H)
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=at.visible)
-    mixed = mixed.transpose(1, 2).flatten(0, 1).flatten(1)  # (N * R, W)
-    return F.linear(_Collect.apply(mixed, at.homes), *layer.out)
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """Frozen weights of one residual attention block: pairs of weight and bias.
+
+    CLIP's activation x * sigmoid(1.702 x) is silu(1.702 x) / 1.702: the factor goes into the weights around it, which
+    leaves one elementwise operation where there were three.
+    """
+
+    num_heads: int
+    attn_norm: tuple[Tensor, Tensor]
+    qkv: tuple[Tensor, Tensor]
+    out: tuple[Tensor, Tensor]
+    mlp_norm: tuple[Tensor, Tensor]
+    up: tuple[Tensor, Tensor]
+    down: tuple[Tensor, Tensor]
 
 
-def _attend_from_ends(layer: _Layer, normed: Tensor, at: _Places) -> Tensor:
-    """Attention of the EOS rows to their ancestors, (U, W) to (E, W)."""
-    width = normed.shape[1]
-    weight, bias = layer.qkv
-    kv = F.linear(normed, weight[width:], bias[width:])  # (U, 2W)
-    k, v = _Spread.apply(kv, at.blocks, at.homes, at.copies).chunk(2, dim=-1)
-    # EOS rows ask from their homes: few of a block's places, but no second layout.
-    q = F.linear(normed[at.ends], weight[:width], bias[:width])  # (E, W)
-    asked = torch.zeros_like(k).index_copy(0, at.homes[at.ends], q)
-    asked, k, v = (_heads(part, layer, at) for part in (asked, k, v))  # (N, H, R, W / H)
-    mixed = F.scaled_dot_product_attention(asked, k, v, attn_mask=at.visible)
-    mixed = mixed.transpose(1, 2).flatten(0, 1).flatten(1)[at.homes[at.ends]]  # (E, W)
-    return F.linear(mixed, *layer.out)
+def _mlp(x: Tensor, layer: _Layer) -> Tensor:
+    return F.linear(F.silu(F.linear(_norm(x, layer.mlp_norm), *layer.up)), *layer.down)
 
 
-def _heads(x: Tensor, layer: _Layer, at: _Places) -> Tensor:
-    """(N * R, W) to (N, H, R, W / H)."""
-    return x.unflatten(0, (at.visible.shape[0], -1)).unflatten(-1, (layer.num_heads, -1)).transpose(1, 2)
+_FROZEN_LAYERS: WeakKeyDictionary[TextTower, list[_Layer]] = WeakKeyDictionary()
 
 
-class _Spread(torch.autograd.Function):
-    """Rows to places. Each row has one home, so its gradient is taken from there and only copies are added."""
+def _freeze_layers(tower: TextTower) -> list[_Layer]:
+    """Make the tower's layers once, for all layouts: the scaled weights are copies."""
+    if tower not in _FROZEN_LAYERS:
+        _FROZEN_LAYERS[tower] = [
+            _Layer(
+                num_heads=block.attn.num_heads,
+                attn_norm=(block.ln_1.weight, block.ln_1.bias),
+                qkv=(block.attn.in_proj_weight, block.attn.in_proj_bias),
+                out=(block.attn.out_proj.weight, block.attn.out_proj.bias),
+                mlp_norm=(block.ln_2.weight, block.ln_2.bias),
+                up=(block.mlp.c_fc.weight * QUICK_GELU, block.mlp.c_fc.bias * QUICK_GELU),
+                down=(block.mlp.c_proj.weight / QUICK_GELU, block.mlp.c_proj.bias),
+            )
+            for block in tower.blocks
+        ]
+    return _FROZEN_LAYERS[tower]
+
+
+class _Scatter(torch.autograd.Function):
+    """Rows (U, ...) to the cells they stand in (N * M, ...).
+
+    A row's gradient is that of its canonical cell, and only those of duplicates are added to it: fewer than all cells.
+    """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, blocks: Tensor, homes: Tensor, copies: Tensor) -> Tensor:
-        ctx.save_for_backward(blocks, homes, copies)
-        return x.index_select(0, blocks)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        blocks, homes, copies = ctx.saved_tensors  # type: ignore[attr-defined]
-        rows = gradient.index_select(0, homes)
-        return rows.index_add_(0, blocks[copies], gradient.index_select(0, copies)), None, None, None
-
-
-class _Collect(torch.autograd.Function):
-    """Places to rows, each from its home."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, homes: Tensor) -> Tensor:
-        ctx.save_for_backward(homes)
-        ctx.num_places = len(x)  # type: ignore[attr-defined]
-        return x.index_select(0, homes)
+    def forward(ctx: FunctionCtx, x: Tensor, plan: TextPlan) -> Tensor:
+        ctx.plan = plan  # type: ignore[attr-defined]
+        return x.index_select(0, plan.block_rows.flatten())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
-        (homes,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        places = gradient.new_zeros(ctx.num_places, gradient.shape[1])  # type: ignore[attr-defined]
-        return places.index_copy_(0, homes, gradient), None
+        plan: TextPlan = ctx.plan  # type: ignore[attr-defined]
+        duplicates = plan.duplicate_cells
+        rows = gradient.index_select(0, plan.canonical_cells)
+        of_duplicates = gradient.index_select(0, duplicates)
+        return rows.index_add_(0, plan.block_rows.flatten()[duplicates], of_duplicates), None
+
+
+class _Gather(torch.autograd.Function):
+    """Cells (N * M, ...) to rows (U, ...), each from its canonical cell: so gradients are written, not added."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, plan: TextPlan) -> Tensor:
+        ctx.plan, ctx.num_cells = plan, len(x)  # type: ignore[attr-defined]
+        return x.index_select(0, plan.canonical_cells)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        plan: TextPlan = ctx.plan  # type: ignore[attr-defined]
+        cells = gradient.new_zeros(ctx.num_cells, gradient.shape[1])  # type: ignore[attr-defined]
+        return cells.index_copy_(0, plan.canonical_cells, gradient), None

@@ -1,29 +1,23 @@
-"""Prompts as data: which token, context vector or shared row stands at each position.
+"""Prompts as data: which token or context vector stands at each position.
 
 A prompt is ``[SOS] context name . [EOS]``. Class-name positions ``end``, ``middle`` and ``front``, and contexts shared
 by all prompts, per task, per class or per image, differ only in these arrays, never in code paths.
 
-Axes: P prompts, S positions, C contexts, L context tokens, W text width.
+Axes: P prompts, S positions, R runs, C contexts, L context tokens, W text width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 
 from cptlite.errors import UsageError
 
-__all__ = [
-    "POSITIONS",
-    "PromptLayout",
-    "layout_prompts",
-    "layout_texts",
-    "repeat_layout",
-    "split_layout",
-]
+__all__ = ["POSITIONS", "PromptLayout", "layout_prompts", "layout_texts"]
 
 POSITIONS = ("end", "middle", "front")
 
@@ -41,24 +35,51 @@ class TokenSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PromptLayout:
-    """P prompts, each a row of S positions.
+    """P prompts of S positions each.
 
     Attributes
     ----------
     tokens : ndarray of shape (P, S), int64
         Token id; 0 where a context vector stands and after EOS.
     slots : ndarray of shape (P, S), int64
-        Row of the flattened (C * L, W) contexts that stands there, or -1 for a token.
-    ends : ndarray of shape (P,), int64
-        Position of EOS.
+        Index of the context vector that stands there, of C * L, or -1 for a token.
+    eos_positions : ndarray of shape (P,), int64
+        Position of EOS, the last of a prompt.
+    num_slots : int
+        Context vectors, C * L.
     """
 
     tokens: np.ndarray
     slots: np.ndarray
-    ends: np.ndarray
+    eos_positions: np.ndarray
+    num_slots: int
 
     def __len__(self) -> int:
-        return len(self.ends)
+        return len(self.eos_positions)
+
+    def repeat(self, runs: int) -> PromptLayout:
+        """Lay the same prompts out for R runs, run by run: R * P prompts; slots of run r start at r * C * L."""
+        shifts = np.repeat(np.arange(runs) * self.num_slots, len(self))[:, None]  # (R * P, 1)
+        slots = np.tile(self.slots, (runs, 1))  # (R * P, S)
+        return PromptLayout(
+            tokens=np.tile(self.tokens, (runs, 1)),
+            slots=np.where(slots >= 0, slots + shifts, -1),
+            eos_positions=np.tile(self.eos_positions, runs),
+            num_slots=runs * self.num_slots,
+        )
+
+    def split(self, parts: int) -> list[PromptLayout]:
+        """Take consecutive prompts apart, into at most ``parts`` layouts of about equal size over the same slots."""
+        bounds = np.linspace(0, len(self), min(parts, len(self)) + 1).astype(int)
+        return [
+            replace(
+                self,
+                tokens=self.tokens[start:stop],
+                slots=self.slots[start:stop],
+                eos_positions=self.eos_positions[start:stop],
+            )
+            for start, stop in pairwise(bounds)
+        ]
 
 
 def layout_prompts(
@@ -80,7 +101,7 @@ def layout_prompts(
     context_length : int
         L; 0 leaves the bare name.
     contexts : sequence of int, optional
-        Index of each prompt's context, below C; by default all prompts share context 0.
+        Index of each prompt's context; C is the largest and one. By default all prompts share context 0.
     position : str
         One of `POSITIONS`: where the name stands. ``middle`` puts the first floor(L/2) context tokens before it.
     max_positions : int
@@ -97,26 +118,18 @@ def layout_prompts(
     """
     if position not in POSITIONS:
         raise UsageError(f"unknown class-name position {position!r}: give one of {', '.join(POSITIONS)}")
-    owners = np.zeros(len(names), np.int64) if contexts is None else np.asarray(contexts, np.int64)
+    indices = [0] * len(names) if contexts is None else [int(index) for index in contexts]
     before = {"end": context_length, "middle": context_length // 2, "front": 0}[position]
     rows = []
-    for name, owner in zip(names, owners, strict=True):
+    for name, index in zip(names, indices, strict=True):
         words = name.replace("_", " ")
         tokens = tokenizer.encode(words + ".")
         # The name's own token count splits it from the stop, as in the original code.
         split = len(tokenizer.encode(words)) if before < context_length else 0
-        slots = [-2 - int(owner) * context_length - i for i in range(context_length)]
-        row = [
-            tokenizer.sos,
-            *slots[:before],
-            *tokens[:split],
-            *slots[before:],
-            *tokens[split:],
-            tokenizer.eos,
-        ]
-        _check_fit(name, len(row), context_length, max_positions)
-        rows.append(row)
-    return _pack(rows)
+        context = [-1 - index * context_length - i for i in range(context_length)]
+        words_and_context = [*context[:before], *tokens[:split], *context[before:], *tokens[split:]]
+        rows.append([tokenizer.sos, *words_and_context, tokenizer.eos])
+    return _pack(names, rows, (max(indices, default=0) + 1) * context_length, max_positions)
 
 
 def layout_texts(texts: Sequence[str], tokenizer: TokenSource, *, max_positions: int = 77) -> PromptLayout:
@@ -127,64 +140,27 @@ def layout_texts(texts: Sequence[str], tokenizer: TokenSource, *, max_positions:
     UsageError
         A text does not fit into ``max_positions``.
     """
-    rows = []
-    for text in texts:
-        row = [tokenizer.sos, *tokenizer.encode(text), tokenizer.eos]
-        _check_fit(text, len(row), 0, max_positions)
-        rows.append(row)
-    return _pack(rows)
+    return _pack(texts, [[tokenizer.sos, *tokenizer.encode(text), tokenizer.eos] for text in texts], 0, max_positions)
 
 
-def _check_fit(name: str, length: int, context_length: int, max_positions: int) -> None:
-    if length > max_positions:
-        around = f" with {context_length} context tokens" if context_length else ""
-        advice = " or give a shorter context (--context-length, --context-init)" if context_length else ""
-        raise UsageError(
-            f"the prompt of {name!r}{around} has {length} tokens, and the text encoder takes {max_positions}: "
-            f"shorten the name{advice}"
-        )
-
-
-def _pack(rows: list[list[int]]) -> PromptLayout:
-    """Rows of token ids (>= 0) and context slots (-2 - slot) to padded arrays."""
-    ends = np.array([len(row) - 1 for row in rows], np.int64)
-    packed = np.zeros((len(rows), int(ends.max(initial=0)) + 1), np.int64)
-    for row, target in zip(rows, packed, strict=True):
+def _pack(names: Sequence[str], rows: list[list[int]], num_slots: int, max_positions: int) -> PromptLayout:
+    """Rows of token ids (>= 0) and context slots (-1 - slot) to padded arrays."""
+    for name, row in zip(names, rows, strict=True):
+        if len(row) > max_positions:
+            context_length = sum(symbol < 0 for symbol in row)
+            around = f" with {context_length} context tokens" if context_length else ""
+            advice = " or give a shorter context (--context-length, --context-init)" if context_length else ""
+            raise UsageError(
+                f"the prompt of {name!r}{around} has {len(row)} tokens, and the text encoder takes {max_positions}: "
+                f"shorten the name{advice}"
+            )
+    eos_positions = np.array([len(row) - 1 for row in rows], np.int64)
+    symbols = np.zeros((len(rows), int(eos_positions.max(initial=0)) + 1), np.int64)  # (P, S)
+    for row, target in zip(rows, symbols, strict=True):
         target[: len(row)] = row
-    is_slot = packed < 0
-    return PromptLayout(tokens=np.where(is_slot, 0, packed), slots=np.where(is_slot, -2 - packed, -1), ends=ends)
-
-
-def repeat_layout(layout: PromptLayout, runs: int, num_slots: int) -> PromptLayout:
-    """Lay the same prompts out for several runs, each around contexts of its own.
-
-    Parameters
-    ----------
-    layout : PromptLayout
-        Of P prompts.
-    runs : int
-        R.
-    num_slots : int
-        Context rows of one run, C * L; those of run r start at r * C * L.
-
-    Returns
-    -------
-    PromptLayout
-        Of R * P prompts, run by run.
-    """
-    shifts = np.repeat(np.arange(runs) * num_slots, len(layout))[:, None]
-    slots = np.tile(layout.slots, (runs, 1))
     return PromptLayout(
-        tokens=np.tile(layout.tokens, (runs, 1)),
-        slots=np.where(slots >= 0, slots + shifts, -1),
-        ends=np.tile(layout.ends, runs),
+        tokens=np.where(symbols >= 0, symbols, 0),
+        slots=np.where(symbols >= 0, -1, -1 - symbols),
+        eos_positions=eos_positions,
+        num_slots=num_slots,
     )
-
-
-def split_layout(layout: PromptLayout, parts: int) -> list[PromptLayout]:
-    """Take consecutive prompts apart, into at most ``parts`` layouts of about equal size."""
-    bounds = np.linspace(0, len(layout), min(parts, len(layout)) + 1).astype(int)
-    return [
-        PromptLayout(tokens=layout.tokens[start:stop], slots=layout.slots[start:stop], ends=layout.ends[start:stop])
-        for start, stop in zip(bounds, bounds[1:], strict=False)
-    ]

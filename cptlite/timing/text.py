@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from cptlite.backbones.clip import Backbone, TextTower
-from cptlite.text.encoder import prepare_plain
 from cptlite.text.fused import prepare_fused
 from cptlite.text.layout import PromptLayout, layout_prompts
-from cptlite.text.plan import plan_rows
+from cptlite.text.plain import prepare_plain
+from cptlite.text.plan import count_rows
 from cptlite.timing.clock import MatmulClock, Patience, Samples, peak_mib, seconds_of
 
 __all__ = ["WAYS", "bench_text", "linear_weights"]
@@ -42,7 +42,7 @@ class _Way:
 
     name: str
     rows: int
-    parts: list[Part]  # contexts, classes, and the encoder from (T', L, W) to (K', D)
+    parts: list[Part]  # contexts, classes, and the encoder from (T' * L, W) to (K', D)
     forward: Samples = field(default_factory=Samples)
     step: Samples = field(default_factory=Samples)
     relative_rates: list[float] = field(default_factory=list)
@@ -52,7 +52,7 @@ class _Way:
     @torch.no_grad()
     def run_forward(self, contexts: Tensor) -> Tensor:
         """From contexts (T, L, W) to features (K, D)."""
-        return torch.cat([encode(contexts[tasks]) for tasks, _, encode in self.parts])
+        return torch.cat([encode(contexts[tasks].flatten(0, 1)) for tasks, _, encode in self.parts])
 
     def run_step(self, contexts: Tensor, weights: Tensor) -> None:
         """Features (K, D), and the gradient of their product with ``weights`` (K, D) in the contexts (T, L, W)."""
@@ -60,7 +60,7 @@ class _Way:
         features = []
         for tasks, classes, encode in self.parts:
             leaf = contexts[tasks].detach().requires_grad_()
-            encoded = encode(leaf)  # (k, D)
+            encoded = encode(leaf.flatten(0, 1))  # (k, D)
             (gradient[tasks],) = torch.autograd.grad(encoded, leaf, weights[classes])
             features.append(encoded.detach())
         self.result = torch.cat(features), gradient
@@ -112,7 +112,7 @@ def _prepare_ways(backbone: Backbone, tasks: Mapping[str, Sequence[str]]) -> lis
     return [
         _Way(name="original", rows=padded, parts=_by_task(layouts, lambda layout: prepare_plain(tower, layout))),
         _Way(name="trimmed", rows=trimmed, parts=_by_task(layouts, lambda layout: _prepare_trimmed(tower, layout))),
-        _Way(name="fused", rows=plan_rows(together).num_rows, parts=[whole]),
+        _Way(name="fused", rows=count_rows(together), parts=[whole]),
     ]
 
 
@@ -138,22 +138,22 @@ def _by_task(layouts: Sequence[PromptLayout], prepare: Callable[[PromptLayout], 
 
 def _prepare_trimmed(tower: TextTower, layout: PromptLayout) -> Encode:
     """Prepare CLIP's own blocks, on S positions instead of 77."""
-    tokens, slots, ends = (
-        torch.from_numpy(array).to(tower.device) for array in (layout.tokens, layout.slots, layout.ends)
+    tokens, slots, eos_positions = (
+        torch.from_numpy(array).to(tower.device) for array in (layout.tokens, layout.slots, layout.eos_positions)
     )
     length = tokens.shape[1]
     mask = torch.full((length, length), float("-inf"), device=tower.device, dtype=tower.dtype).triu(1)
 
     def encode(contexts: Tensor) -> Tensor:
         words = tower.token_embedding[tokens].to(tower.dtype)  # (k, S, W)
-        vectors = contexts.flatten(0, -2).to(tower.dtype)  # (L, W)
-        x = torch.where((slots >= 0)[..., None], vectors[slots.clamp(min=0)], words)
+        vectors = contexts.to(tower.dtype)[slots.clamp(min=0)]  # (k, S, W)
+        x = torch.where((slots >= 0)[..., None], vectors, words)
         x = (x + tower.positional_embedding[:length].to(tower.dtype)).transpose(0, 1)  # (S, k, W)
         for block in tower.blocks:
             normed = block.ln_1(x)
             x = x + block.attn(normed, normed, normed, need_weights=False, attn_mask=mask)[0]
             x = x + block.mlp(block.ln_2(x))
-        x = tower.final_norm(x[ends, torch.arange(len(ends), device=x.device)])  # (k, W)
+        x = tower.final_norm(x[eos_positions, torch.arange(len(layout), device=x.device)])  # (k, W)
         return (x @ tower.projection).float()
 
     return encode

@@ -1,28 +1,23 @@
-"""Layouts and plans, worked by hand and against the counts of General-10's names."""
+"""Layouts, worked by hand."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
+from letters import Letters
 
 from cptlite.errors import UsageError
-from cptlite.text.layout import layout_prompts, layout_texts
-from cptlite.text.plan import plan_rows
-
-# Stanford Cars: the row counts that the derivation of the packed path gives, one shared prefix of 17 left out.
-TRIE_ROWS = {"caltech101": 344, "dtd": 186, "fgvc_aircraft": 555, "stanford_cars": 1130, "ucf101": 398}
+from cptlite.text.layout import PromptLayout, layout_prompts, layout_texts
 
 
-class Letters:
-    """A tokenizer of one token a letter."""
-
-    sos, eos = 1, 2
-
-    def encode(self, text: str) -> list[int]:
-        return [ord(letter) for letter in text]
+def read(layout: PromptLayout) -> list[list[str | int]]:
+    """Letters, ^ and $ for start and end, and the numbers of context slots."""
+    prompts: list[list[str | int]] = []
+    for tokens, slots, eos_position in zip(layout.tokens, layout.slots, layout.eos_positions, strict=True):
+        letters = [{Letters.sos: "^", Letters.eos: "$"}.get(token, chr(token)) for token in tokens.tolist()]
+        pairs = list(zip(letters, slots.tolist(), strict=True))[: eos_position + 1]
+        prompts.append([letter if slot < 0 else slot for letter, slot in pairs])
+    return prompts
 
 
 @pytest.mark.parametrize(
@@ -34,57 +29,53 @@ class Letters:
     ],
 )
 def test_positions(position: str, expected: list[str | int]) -> None:
-    layout = layout_prompts(["ab"], Letters(), context_length=3, position=position)
-    seen: list[str | int] = []
-    for token, slot in zip(layout.tokens[0], layout.slots[0], strict=True):
-        seen.append(int(slot) if slot >= 0 else {1: "^", 2: "$"}.get(int(token), chr(token)))
-    assert seen == expected
+    assert read(layout_prompts(["ab"], Letters(), context_length=3, position=position)) == [expected]
 
 
 def test_contexts_offset_the_slots() -> None:
-    layout = layout_prompts(["a", "b"], Letters(), context_length=2, contexts=[1, 0])
-    assert layout.slots[:, 1:3].tolist() == [[2, 3], [0, 1]]
+    layout = layout_prompts(["a", "b_c"], Letters(), context_length=2, contexts=[1, 0])
+    assert read(layout) == [["^", 2, 3, "a", ".", "$"], ["^", 0, 1, "b", " ", "c", ".", "$"]]
+    assert layout.num_slots == 4
 
 
-def test_plan_shares_prefixes_only() -> None:
-    layout = layout_prompts(["ab", "ac", "ab"], Letters(), context_length=2, contexts=[0, 0, 1])
-    plan = plan_rows(layout)
-    # SOS is shared by all; context 0: 2 + a b . $ + c . $; context 1: 2 + a b . $
-    assert plan.num_rows == 1 + (2 + 4 + 3) + (2 + 4)
-    assert (plan.blocks.reshape(-1)[plan.homes] == np.arange(plan.num_rows)).all()
-    assert (plan.tokens[plan.ends] == Letters.eos).all()
+def test_what_stands_after_the_end() -> None:
+    layout = layout_prompts(["a", "bcd"], Letters(), context_length=1)
+    assert layout.tokens[0, -2:].tolist() == [0, 0]
+    assert layout.slots[0, -2:].tolist() == [-1, -1]
+    assert layout.eos_positions.tolist() == [4, 6]
 
 
-@pytest.mark.parametrize("block_rows", [1, 9, 12, 96])
-def test_every_row_sees_its_ancestors_in_each_of_its_places(block_rows: int) -> None:
-    layout = layout_prompts(["ab", "abc", "b", "ab"], Letters(), context_length=2, contexts=[0, 0, 0, 1])
-    plan = plan_rows(layout, block_rows=block_rows)
-    for prompt, end in enumerate(plan.ends):
-        block, place = divmod(int(plan.homes[end]), plan.blocks.shape[1])
-        seen = plan.blocks[block][plan.visible[block, place]]
-        by_position = seen[np.argsort(plan.positions[seen])]
-        length = layout.ends[prompt] + 1
-        assert plan.tokens[by_position].tolist() == layout.tokens[prompt, :length].tolist()
-        assert plan.slots[by_position].tolist() == layout.slots[prompt, :length].tolist()
+def test_texts_have_no_context() -> None:
+    layout = layout_texts(["ab", "c"], Letters())
+    assert read(layout) == [["^", "a", "b", "$"], ["^", "c", "$"]]
+    assert layout.num_slots == 0
 
 
-def test_equal_prompts_share_everything() -> None:
-    plan = plan_rows(layout_texts(["ab", "ab"], Letters()))
-    assert plan.num_rows == 4
-    assert plan.ends[0] == plan.ends[1]
+def test_runs_have_slots_of_their_own() -> None:
+    one = layout_prompts(["a", "bc"], Letters(), context_length=2, contexts=[1, 0])
+    three = one.repeat(3)
+    assert len(three) == 6
+    assert three.num_slots == 12
+    for run in range(3):
+        expected = [[item + 4 * run if isinstance(item, int) else item for item in prompt] for prompt in read(one)]
+        assert read(three)[2 * run : 2 * run + 2] == expected
 
 
-@pytest.mark.parametrize("suite", TRIE_ROWS)
-def test_row_counts_of_general10(suite: str, shared_dir: Path) -> None:
-    from cptlite.backbones.clip import Tokenizer
-
-    names = json.loads((shared_dir / "fewshot" / "general10_classes.json").read_text())[suite]
-    plan = plan_rows(layout_prompts(names, Tokenizer(), context_length=16))
-    assert plan.num_rows == 17 + TRIE_ROWS[suite]
+@pytest.mark.parametrize(("parts", "sizes"), [(1, [5]), (2, [2, 3]), (3, [1, 2, 2]), (5, [1] * 5), (9, [1] * 5)])
+def test_parts_are_even_and_keep_the_order(parts: int, sizes: list[int]) -> None:
+    whole = layout_prompts(list("abcde"), Letters(), context_length=1, contexts=range(5))
+    split = whole.split(parts)
+    assert list(map(len, split)) == sizes
+    assert [prompt for part in split for prompt in read(part)] == read(whole)
+    assert all(part.num_slots == 5 for part in split)
 
 
 def test_too_long_name_and_unknown_position() -> None:
-    with pytest.raises(UsageError, match="has 79 tokens, and the text encoder takes 77"):
+    with pytest.raises(UsageError, match="with 16 context tokens has 79 tokens, .* takes 77: .* or give a shorter"):
         layout_prompts(["x" * 60], Letters(), context_length=16)
-    with pytest.raises(UsageError, match="unknown class-name position"):
+    with pytest.raises(UsageError, match=r"'x+' has 12 tokens, and the text encoder takes 11: shorten the name$"):
+        layout_texts(["x" * 9, "x" * 10], Letters(), max_positions=11)
+    with pytest.raises(UsageError, match="unknown class-name position 'back': give one of end, middle, front"):
         layout_prompts(["x"], Letters(), context_length=16, position="back")
+    with pytest.raises(ValueError, match="zip"):
+        layout_prompts(["x", "y"], Letters(), context_length=2, contexts=np.array([0]))

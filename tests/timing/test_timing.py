@@ -14,7 +14,7 @@ import torch
 from cptlite.backbones.clip import Backbone, load_backbone
 from cptlite.errors import DataError, UsageError
 from cptlite.text.layout import layout_prompts
-from cptlite.text.plan import plan_rows
+from cptlite.text.plan import count_rows
 from cptlite.timing import STAGES, BenchPlan, bench_tables, draw_bench_plot, run_bench
 from cptlite.timing.cache import bench_cache
 from cptlite.timing.clock import MatmulClock, Patience, Samples, median_seconds, peak_mib
@@ -56,9 +56,9 @@ def test_made_up_names_have_the_statistics_they_are_to_have(backbone: Backbone, 
         names = tasks[task]
         assert len(set(names)) == len(names) == size.classes
         layout = layout_prompts(names, backbone.tokenizer, context_length=0)
-        assert layout.ends.sum() == size.tokens
-        assert layout.ends.max() == size.longest
-        assert plan_rows(layout).num_rows == size.rows + 1  # SOS
+        assert layout.eos_positions.sum() == size.tokens
+        assert layout.eos_positions.max() == size.longest
+        assert count_rows(layout) == size.rows + 1  # SOS
 
 
 def test_suites_have_the_published_numbers_of_classes_and_rows(backbone: Backbone) -> None:
@@ -67,8 +67,8 @@ def test_suites_have_the_published_numbers_of_classes_and_rows(backbone: Backbon
     tasks = suite_names("general10", backbone.tokenizer).values()
     owners = [index for index, names in enumerate(tasks) for _ in names]
     names = [name for names in tasks for name in names]
-    plan = plan_rows(layout_prompts(names, backbone.tokenizer, context_length=16, contexts=owners))
-    assert abs(plan.num_rows - 5311) < 0.01 * 5311
+    rows = count_rows(layout_prompts(names, backbone.tokenizer, context_length=16, contexts=owners))
+    assert abs(rows - 5311) < 0.01 * 5311
 
 
 def test_given_names_are_taken_for_suites_they_cover(backbone: Backbone) -> None:
