@@ -96,9 +96,10 @@ def encode_dataset(
     local : bool
         Whether to store the plain view's M local features beside the pooled ones, which are the same to the bit.
     batch_size : int
-        Images per batch of the encoder; a batch spans no two parts.
+        Images per batch of the encoder, all views counted. The last bits of the features may depend on it.
     part_rows : int
         Rows between two points from which a killed pass goes on. A pass with another number does not share parts.
+        Batches of no more rows end with their part, larger ones span parts.
     workers : int, optional
         Threads that read images; by default as many as there are cores, at most 16. 0 reads them in the calling
         thread. The features do not depend on it.
@@ -133,22 +134,20 @@ def encode_dataset(
     work = EncodingPass(
         dataset=dataset,
         backbone=backbone,
+        fingerprint=fingerprint,
         store=store,
         views=views,
-        dtype=dtype,
-        part_rows=part_rows,
         batch_size=batch_size,
         workers=workers,
-        local=local,
         on_progress=on_progress,
     )
-    report = None if force else _existing(work, fingerprint)
+    report = None if force else _existing(work)
     if report is None or report.words_replaced:
         with writing(path):
             # Another process may have made the file since.
-            report = None if force else _existing(work, fingerprint)
+            report = None if force else _existing(work)
             if report is None:
-                report = _execute(work, fingerprint, skip_bad)
+                report = _encode_missing(work, skip_bad)
             elif report.words_replaced:
                 replace_words(path, dataset.tasks)
     elif store.folder.exists():  # killed between the renaming of the file and the end of its parts
@@ -165,12 +164,12 @@ def _check_numbers(dtype: str, batch_size: int, part_rows: int, workers: int) ->
             raise UsageError(f"{name} must be at least {least}, got {value}")
 
 
-def _existing(work: EncodingPass, fingerprint: Fingerprint) -> EncodeReport | None:
+def _existing(work: EncodingPass) -> EncodeReport | None:
     """Report on a file that is there; its ``words_replaced`` says that they have to be."""
     path = work.store.target
     if not path.exists():
         return None
-    with open_cache(path, fingerprint) as cache:
+    with open_cache(path, work.fingerprint) as cache:
         return EncodeReport(
             path=path,
             complete=True,
@@ -181,7 +180,7 @@ def _existing(work: EncodingPass, fingerprint: Fingerprint) -> EncodeReport | No
         )
 
 
-def _execute(work: EncodingPass, fingerprint: Fingerprint, skip_bad: bool) -> EncodeReport:
+def _encode_missing(work: EncodingPass, skip_bad: bool) -> EncodeReport:
     """Encode what is missing; then, unless images were unreadable, write the file and delete the parts."""
     _check_images(work.dataset)
     _check_space(work)
@@ -199,7 +198,7 @@ def _execute(work: EncodingPass, fingerprint: Fingerprint, skip_bad: bool) -> En
     if complete:
         write_cache(
             store.target,
-            fingerprint=fingerprint,
+            fingerprint=work.fingerprint,
             tasks=work.dataset.tasks,
             splits=work.contents(),
             facts=_facts(work.backbone),
@@ -231,10 +230,9 @@ def _check_images(dataset: Dataset) -> None:
 
 def _check_space(work: EncodingPass) -> None:
     """Refuse before hours of encoding what the disk cannot hold: the parts and the file made of them."""
-    item = np.dtype(work.dtype).itemsize * work.backbone.embed_dim
-    places = work.backbone.num_local if work.local else 0
-    items = {split: places + (work.views.views if split == "train" else 1) for split in work.dataset.splits}
-    wanted = 2 * item * sum(len(rows) * items[split] for split, rows in work.dataset.splits.items())
+    fingerprint, splits = work.fingerprint, work.dataset.splits
+    vectors = sum(len(rows) * (fingerprint.num_views(split) + fingerprint.local) for split, rows in splits.items())
+    wanted = 2 * vectors * work.backbone.embed_dim * np.dtype(fingerprint.dtype).itemsize
     free = shutil.disk_usage(work.store.target.parent).free
     if free < wanted:
         raise CptliteError(

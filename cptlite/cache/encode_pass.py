@@ -1,15 +1,17 @@
 """The work of an encoding pass: images are read in threads, encoded in batches and stored in parts.
 
 Threads, not processes: Pillow decodes and resizes without the interpreter's lock, and a killed pass leaves no orphans.
-Batches have the same rows whatever was done before, so that the features of a resumed pass are the same to the byte.
+A batch has the same rows and the same shape whatever was done before, because the rounding of a row depends on the
+shape of its batch: so the features of a resumed pass are the same to the byte.
 
-Axes: P rows per part, B rows per batch, V views, M places of an image, R pixels a side, D joint dimension.
+Axes: N rows of a split, P rows of a part, B rows of a batch, V views, M places of an image, R pixels a side, D joint
+dimension.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 
 from cptlite.backbones.clip import Backbone
+from cptlite.cache.format import Fingerprint
 from cptlite.cache.parts import PartStore
 from cptlite.cache.read import BadImage
 from cptlite.cache.write import SplitContent
@@ -30,32 +33,19 @@ __all__ = ["EncodingPass", "OnProgress"]
 
 OnProgress = Callable[[int, int, str], None]
 # Batches read ahead of the encoder. On the CPU reading ahead would take cores from the encoder.
-AHEAD = {"cpu": 0}
-AHEAD_OF_DEVICE = 2
-
-
-@dataclass(eq=False)
-class _Part:
-    """Rows [start, start + P) of a split; ``ok`` says which are encoded."""
-
-    split: str
-    index: int
-    start: int
-    num_views: int
-    ok: np.ndarray
-    # While the part is worked on: "features" (P, V, D), and "local" (P, M, D) where wanted.
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+PREFETCH = {"cpu": 0}
+PREFETCH_ON_DEVICE = 2
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Rows [start, start + size) of a part, of which ``todo`` are to be encoded; ``last`` of its part."""
+    """Rows [start, stop) of a split, of which ``todo`` are not encoded yet; ``parts`` are the ones these lie in."""
 
-    part: _Part
+    split: str
     start: int
-    size: int
+    stop: int
     todo: np.ndarray
-    last: bool
+    parts: tuple[int, ...]
 
 
 @dataclass(kw_only=True)
@@ -66,18 +56,18 @@ class EncodingPass:
     ----------
     dataset : Dataset
     backbone : Backbone
+    fingerprint : Fingerprint
+        What the features are to be: their number type, views and local features.
     store : PartStore
     views : ViewConfig
-    dtype : str
-        Stored number type.
-    part_rows, batch_size : int
-        Rows per part, and images per batch.
+    batch_size : int
+        Images per batch, at most, but never less than the views of one.
     workers : int
         Threads that read images; 0 reads them in the calling thread.
-    local : bool
-        Whether the plain view's local features are stored too.
     on_progress : callable, optional
-        Told rows done, all rows, and the split at work: first with what earlier passes had done.
+        Called with rows done, all rows, and the split at work: first with what earlier passes had done.
+    encoded : dict of str to ndarray of shape (N,), bool
+        By split, the rows whose features are known.
     bad : list of BadImage
         Images found unreadable.
     resumed_rows, encoded_rows : int
@@ -86,114 +76,114 @@ class EncodingPass:
 
     dataset: Dataset
     backbone: Backbone
+    fingerprint: Fingerprint
     store: PartStore
     views: ViewConfig
-    dtype: str
-    part_rows: int
     batch_size: int
     workers: int
-    local: bool = False
     on_progress: OnProgress | None = None
+    encoded: dict[str, np.ndarray] = field(default_factory=dict)
     bad: list[BadImage] = field(default_factory=list)
     resumed_rows: int = 0
     encoded_rows: int = 0
-    _parts: list[_Part] = field(default_factory=list)
+    # Of the parts at work, which are of one split: "features" (P, V, D), and "local" (P, M, D) where wanted.
+    _open_parts: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
+    _batches_left: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     def run(self) -> None:
-        """Encode every row that no earlier pass has finished."""
-        self._parts = list(self._find_parts())
-        self.resumed_rows = sum(int(part.ok.sum()) for part in self._parts)
-        batches = [batch for part in self._parts for batch in self._batches(part)]
-        self._report(batches[0].part.split if batches else SPLITS[0])
-        with quiet_pillow(), closing(self._loaded(batches)) as stream:
-            for batch, loaded in stream:
-                self._encode(batch, loaded)
-                if batch.last:
-                    self._finish(batch.part)
-                self._report(batch.part.split)
+        """Encode every row that no earlier pass has finished.
+
+        Raises
+        ------
+        CptliteError
+            The GPU's memory is full, or features are not finite.
+        """
+        self.encoded = {split: self.store.encoded(split, len(self.dataset.splits[split])) for split in SPLITS}
+        self.resumed_rows = sum(int(rows.sum()) for rows in self.encoded.values())
+        batches = [batch for split in SPLITS for batch in self._batches(split)]
+        self._batches_left = Counter((batch.split, part) for batch in batches for part in batch.parts)
+        self._report(batches[0].split if batches else SPLITS[0])
+        with quiet_pillow(), closing(self._read_images(batches)) as stream:
+            for batch, images in stream:
+                self._encode(batch, images)
+                self._report(batch.split)
 
     def contents(self) -> dict[str, SplitContent]:
-        """Give what the finished parts hold, without unreadable images, by split."""
-        return {split: self._content(split) for split in SPLITS}
-
-    def _find_parts(self) -> Iterator[_Part]:
+        """Give what is encoded to the writer of the file, by split; features are read part by part."""
+        contents = {}
         for split in SPLITS:
-            num_views = self.views.views if split == "train" else 1
-            num_rows = len(self.dataset.splits[split])
-            for index, start in enumerate(range(0, num_rows, self.part_rows)):
-                size = min(self.part_rows, num_rows - start)
-                ok = self.store.finished(split, index)
-                ok = np.zeros(size, bool) if ok is None else ok
-                yield _Part(split, index, start, num_views, ok)
-
-    def _batches(self, part: _Part) -> list[_Batch]:
-        rows = max(1, self.batch_size // part.num_views)
-        size = len(part.ok)
-        starts = [start for start in range(0, size, rows) if not part.ok[start : start + rows].all()]
-        return [
-            _Batch(
-                part,
-                start,
-                min(rows, size - start),
-                start + np.flatnonzero(~part.ok[start : start + rows]),
-                start == starts[-1],
+            rows, encoded = self.dataset.splits[split], self.encoded[split]
+            kept = np.flatnonzero(encoded)
+            contents[split] = SplitContent(
+                labels=np.asarray(rows.labels)[kept],
+                tasks=np.asarray(rows.tasks)[kept],
+                paths=[rows.paths[row] for row in kept],
+                shape=(len(kept), self.fingerprint.num_views(split), self.backbone.embed_dim),
+                blocks=self.store.blocks(split, "features", encoded),
+                local_blocks=self.store.blocks(split, "local", encoded),
             )
-            for start in starts
-        ]
+        return contents
 
-    def _loaded(self, batches: Iterable[_Batch]) -> Generator[tuple[_Batch, list[np.ndarray | str]]]:
-        """Each batch with the pixels of its rows, or the reasons why there are none."""
+    def _batches(self, split: str) -> Iterator[_Batch]:
+        """Batches with rows to do. One that fits into a part ends with it; larger ones span parts."""
+        encoded, part_rows = self.encoded[split], self.store.part_rows
+        size = max(1, self.batch_size // self.fingerprint.num_views(split))
+        span = max(size, part_rows)
+        for first in range(0, len(encoded), span):
+            end = min(first + span, len(encoded))
+            for start in range(first, end, size):
+                stop = min(start + size, end)
+                todo = start + np.flatnonzero(~encoded[start:stop])
+                if len(todo):
+                    yield _Batch(split, start, stop, todo, tuple(np.unique(todo // part_rows).tolist()))
+
+    def _read_images(self, batches: Sequence[_Batch]) -> Generator[tuple[_Batch, list[np.ndarray | BadImage]]]:
+        """Each batch with the images of the rows to do."""
         if self.workers == 0:
             for batch in batches:
-                yield batch, [self._load(batch.part, row) for row in batch.todo]
+                yield batch, [self._read_image(batch.split, row) for row in batch.todo]
             return
-        ahead = AHEAD.get(torch.device(self.backbone.device).type, AHEAD_OF_DEVICE)
-        waiting: deque = deque()
+        ahead = PREFETCH.get(torch.device(self.backbone.device).type, PREFETCH_ON_DEVICE)
+        queue: deque = deque()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="images")
         try:
             for batch in batches:
-                waiting.append((batch, [pool.submit(self._load, batch.part, row) for row in batch.todo]))
-                if len(waiting) > ahead:
-                    ready, futures = waiting.popleft()
+                queue.append((batch, [pool.submit(self._read_image, batch.split, row) for row in batch.todo]))
+                if len(queue) > ahead:
+                    ready, futures = queue.popleft()
                     yield ready, [future.result() for future in futures]
-            for ready, futures in waiting:
+            for ready, futures in queue:
                 yield ready, [future.result() for future in futures]
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _load(self, part: _Part, row: int) -> np.ndarray | str:
-        """Pixels (V, R, R, 3) of one row, or why there are none."""
-        key, side = self.dataset.splits[part.split].paths[part.start + row], self.backbone.resolution
+    def _read_image(self, split: str, row: int) -> np.ndarray | BadImage:
+        """Pixels (V, R, R, 3) of one row, the plain view first, or why there are none."""
+        path, side = self.dataset.splits[split].paths[row], self.backbone.resolution
         try:
-            image = open_rgb(self.dataset.image_root / key)
-            drawn = [
-                random_pixels(image, side, key=key, view=view, views=self.views) for view in range(1, part.num_views)
-            ]
-            return np.stack([plain_pixels(image, side), *drawn])
+            image = open_rgb(self.dataset.image_root / path)
+            random_views = range(1, self.fingerprint.num_views(split))
+            pixels = [random_pixels(image, side, key=path, view=view, views=self.views) for view in random_views]
+            return np.stack([plain_pixels(image, side), *pixels])
         except UnreadableImageError as error:
-            return str(error)
+            return BadImage(split, path, str(error))
 
-    def _encode(self, batch: _Batch, loaded: list[np.ndarray | str]) -> None:
-        """Encode the batch, at its full size whatever is to do: the rounding of a row depends on the batch's shape."""
-        part, side = batch.part, self.backbone.resolution
-        pixels = np.zeros((batch.size, part.num_views, side, side, 3), np.uint8)
-        good = []
-        for row, found in zip(batch.todo, loaded, strict=True):
-            if isinstance(found, str):
-                path = self.dataset.splits[part.split].paths[part.start + row]
-                self.bad.append(BadImage(part.split, path, found))
+    def _encode(self, batch: _Batch, images: list[np.ndarray | BadImage]) -> None:
+        """Encode what could be read, in a batch of full size whose other rows are blank, and put it into its parts."""
+        side, num_views = self.backbone.resolution, self.fingerprint.num_views(batch.split)
+        pixels = np.zeros((batch.stop - batch.start, num_views, side, side, 3), np.uint8)
+        for row, image in zip(batch.todo, images, strict=True):
+            if isinstance(image, BadImage):
+                self.bad.append(image)
             else:
-                pixels[row - batch.start] = found
-                good.append(row)
-        if not part.arrays:
-            part.arrays = self._old_arrays(part)
-        if good:
-            rows = np.array(good)
-            for name, found in self._features(pixels).items():
-                part.arrays[name][rows] = found[rows - batch.start]
-            self._check_finite(part, rows)
-            part.ok[rows] = True
-            self.encoded_rows += len(good)
+                pixels[row - batch.start] = image
+        rows = batch.todo[[not isinstance(image, BadImage) for image in images]]
+        features: dict[str, np.ndarray] = {}
+        if len(rows):
+            features = {name: values[rows - batch.start] for name, values in self._features(pixels).items()}
+            self._check_finite(batch.split, rows, features)
+        self._store(batch, rows, features)
+        self.encoded_rows += len(rows)
 
     def _features(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """Pixels (B, V, R, R, 3) to features (B, V, D), and local ones (B, M, D), in the stored number type."""
@@ -201,7 +191,7 @@ class EncodingPass:
         flat = torch.from_numpy(pixels).flatten(0, 1).to(self.backbone.device)  # (B * V, R, R, 3)
         try:
             images = normalise(flat, self.backbone.preprocess_spec)
-            if self.local:
+            if self.fingerprint.local:
                 pooled, local = self.backbone.encode_with_local(images, slice(None, None, num_views))
                 found = {"features": pooled, "local": local}
             else:
@@ -211,49 +201,46 @@ class EncodingPass:
                 f"the GPU's memory does not hold {len(flat)} images of {self.backbone.resolution} pixels a side: "
                 f"give a smaller --batch-size; what is encoded so far is kept"
             ) from error
-        dim, dtype = self.backbone.embed_dim, getattr(torch, self.dtype)
+        dim, dtype = self.backbone.embed_dim, getattr(torch, self.fingerprint.dtype)
         return {name: value.to(dtype).cpu().numpy().reshape(rows, -1, dim) for name, value in found.items()}
 
-    def _old_arrays(self, part: _Part) -> dict[str, np.ndarray]:
-        """Take what an earlier pass has of a part, or zeros."""
-        counts = {"features": part.num_views} | ({"local": self.backbone.num_local} if self.local else {})
-        if part.ok.any():
-            return {name: self.store.read(part.split, part.index, name)[0] for name in counts}
-        shapes = {name: (len(part.ok), count, self.backbone.embed_dim) for name, count in counts.items()}
-        return {name: np.zeros(shape, self.dtype) for name, shape in shapes.items()}
-
-    def _check_finite(self, part: _Part, rows: np.ndarray) -> None:
-        finite = [np.isfinite(values[rows]).all(axis=(1, 2)) for values in part.arrays.values()]
-        broken = rows[~np.all(finite, axis=0)]
-        if len(broken):
-            path = self.dataset.splits[part.split].paths[part.start + broken[0]]
+    def _check_finite(self, split: str, rows: np.ndarray, features: Mapping[str, np.ndarray]) -> None:
+        finite = np.all([np.isfinite(values).all(axis=(1, 2)) for values in features.values()], axis=0)
+        if not finite.all():
+            path = self.dataset.splits[split].paths[rows[finite.argmin()]]
             raise CptliteError(
-                f"the features of {path} are not finite in {self.dtype} with precision {self.backbone.precision}: "
-                f"give --precision float32 or --dtype float32; if that does not help, the weights are damaged"
+                f"the features of {path} are not finite in {self.fingerprint.dtype} with precision "
+                f"{self.fingerprint.precision}: give --precision float32 or --dtype float32; if that does not help, "
+                f"the weights are damaged"
             )
 
-    def _finish(self, part: _Part) -> None:
-        self.store.write(part.split, part.index, part.arrays, part.ok)
-        part.arrays = {}
+    def _store(self, batch: _Batch, rows: np.ndarray, features: Mapping[str, np.ndarray]) -> None:
+        """Put the features of some rows of a batch into its parts, and write the parts that no later batch touches."""
+        encoded, size = self.encoded[batch.split], self.store.part_rows
+        for part in batch.parts:
+            start = part * size
+            here = encoded[start : start + size]  # (P,), a view
+            if part not in self._open_parts:
+                self._open_parts[part] = self._part_arrays(batch.split, part, here)
+            of_part = rows // size == part
+            for name, values in features.items():
+                self._open_parts[part][name][rows[of_part] - start] = values[of_part]
+            encoded[rows[of_part]] = True
+            self._batches_left[batch.split, part] -= 1
+            if not self._batches_left[batch.split, part]:
+                self.store.write(batch.split, part, self._open_parts.pop(part), here)
+
+    def _part_arrays(self, split: str, part: int, encoded: np.ndarray) -> dict[str, np.ndarray]:
+        """Features (P, V, D), and local ones (P, M, D), that an earlier pass has of a part, or zeros."""
+        counts = {"features": self.fingerprint.num_views(split)}
+        if self.fingerprint.local:
+            counts["local"] = self.fingerprint.local
+        if encoded.any():
+            return {name: self.store.read(split, part, name) for name in counts}
+        shapes = {name: (len(encoded), count, self.backbone.embed_dim) for name, count in counts.items()}
+        return {name: np.zeros(shape, self.fingerprint.dtype) for name, shape in shapes.items()}
 
     def _report(self, split: str) -> None:
         if self.on_progress is not None:
-            total = sum(len(part.ok) for part in self._parts)
+            total = sum(map(len, self.encoded.values()))
             self.on_progress(self.resumed_rows + self.encoded_rows + len(self.bad), total, split)
-
-    def _content(self, split: str) -> SplitContent:
-        rows, parts = self.dataset.splits[split], [part for part in self._parts if part.split == split]
-        kept = np.flatnonzero(np.concatenate([np.zeros(0, bool), *(part.ok for part in parts)]))
-        num_views = self.views.views if split == "train" else 1
-        return SplitContent(
-            labels=np.asarray(rows.labels)[kept],
-            tasks=np.asarray(rows.tasks)[kept],
-            paths=[rows.paths[row] for row in kept],
-            shape=(len(kept), num_views, self.backbone.embed_dim),
-            blocks=(self._block(part, "features") for part in parts),
-            local_blocks=(self._block(part, "local") for part in parts),
-        )
-
-    def _block(self, part: _Part, name: str) -> np.ndarray:
-        values, ok = self.store.read(part.split, part.index, name)
-        return values[ok]

@@ -107,6 +107,10 @@ class Fingerprint:
         """Fingerprint among the attributes of a file; KeyError names one that lacks."""
         return cls(**{item.name: attributes[item.name] for item in fields(cls)})
 
+    def num_views(self, split: str) -> int:
+        """Count the views V of an image of a split: validation and test images have the plain one only."""
+        return self.views if split == "train" else 1
+
     def of_pooled(self) -> dict[str, Any]:
         """Give the fields that the pooled features depend on: they are the same with local ones beside them."""
         return {name: value for name, value in asdict(self).items() if name != "local"}

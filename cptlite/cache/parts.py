@@ -4,7 +4,8 @@ A part is the rows [k P, (k + 1) P) of a split, in one file that is either whole
 folder beside the cache file to be, named by a digest of everything the features depend on: parts of another pass are
 in another folder.
 
-Axes: P rows per part, V views, M places of an image, D joint dimension.
+Axes: N rows of a split, P rows of a part, n rows of it that are encoded, V views, M places of an
+image, D joint dimension.
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ class PartStore:
         return cls(target, {**identity, "fingerprint": asdict(fingerprint)})
 
     @property
+    def part_rows(self) -> int:
+        """Rows per part P; the last part of a split may have fewer."""
+        return self.identity["part_rows"]
+
+    @property
     def folder(self) -> Path:
         """Where the parts lie."""
         text = json.dumps(self.identity, sort_keys=True)
@@ -67,6 +73,15 @@ class PartStore:
             with replacing(manifest) as path:
                 path.write_text(json.dumps(self.identity, indent=1), encoding="utf-8")
 
+    def encoded(self, split: str, num_rows: int) -> np.ndarray:
+        """Which rows of a split are encoded, shape (N,), bool."""
+        found = np.zeros(num_rows, bool)
+        for part, start in enumerate(range(0, num_rows, self.part_rows)):
+            rows = self.finished(split, part)
+            if rows is not None:
+                found[start : start + self.part_rows] = rows
+        return found
+
     def finished(self, split: str, part: int) -> np.ndarray | None:
         """Which rows of a part are encoded, shape (P,), bool; None if the part is not there or not readable."""
         try:
@@ -75,12 +90,12 @@ class PartStore:
         except Exception:  # zipfile raises a dozen kinds on damaged files, and the remedy is the same
             return None
 
-    def read(self, split: str, part: int, name: str = "features") -> tuple[np.ndarray, np.ndarray]:
-        """``features`` (P, V, D) or ``local`` (P, M, D), and which rows are encoded (P,); a damaged part is deleted."""
+    def read(self, split: str, part: int, name: str) -> np.ndarray:
+        """``features`` (P, V, D) or ``local`` (P, M, D), zeros where not encoded; a damaged part is deleted."""
         path = self._path(split, part)
         try:
             with path.open("rb") as file, np.load(file) as arrays:
-                return arrays[name], arrays["ok"]
+                return arrays[name]
         except Exception as error:
             path.unlink(missing_ok=True)
             raise CptliteError(
@@ -88,9 +103,14 @@ class PartStore:
                 f"run the same command again, which encodes its rows anew"
             ) from None
 
-    def write(self, split: str, part: int, arrays: Mapping[str, np.ndarray], ok: np.ndarray) -> None:
-        """Store a part; a reader sees the old one or the new one."""
-        content: dict[str, Any] = {**arrays, "ok": ok}
+    def blocks(self, split: str, name: str, encoded: np.ndarray) -> Iterator[np.ndarray]:
+        """Read the ``encoded`` rows (N,) of a split part by part: each a block (n, V, D) or (n, M, D)."""
+        for part, start in enumerate(range(0, len(encoded), self.part_rows)):
+            yield self.read(split, part, name)[encoded[start : start + self.part_rows]]
+
+    def write(self, split: str, part: int, arrays: Mapping[str, np.ndarray], encoded: np.ndarray) -> None:
+        """Store a part, of which the ``encoded`` rows (P,) count; a reader sees the old one or the new one."""
+        content: dict[str, Any] = {**arrays, "ok": encoded}
         with replacing(self._path(split, part)) as path, path.open("wb") as file:
             np.savez(file, **content)
 
@@ -103,8 +123,8 @@ class PartStore:
         rows: dict[str, int] = {}
         for path in sorted(self.folder.glob("*-*.npz")):
             split, _, part = path.stem.rpartition("-")
-            ok = self.finished(split, int(part))
-            rows[split] = rows.get(split, 0) + (0 if ok is None else int(ok.sum()))
+            encoded = self.finished(split, int(part))
+            rows[split] = rows.get(split, 0) + (0 if encoded is None else int(encoded.sum()))
         return rows
 
     def _path(self, split: str, part: int) -> Path:

@@ -151,24 +151,20 @@ def _write_tasks(file: h5py.File, tasks: Sequence[Task]) -> None:
 
 
 def _write_split(group: h5py.Group, content: SplitContent, fingerprint: Fingerprint) -> None:
-    rows, _, dim = content.shape
+    rows, views, dim = content.shape
     assert rows == len(content.labels) == len(content.tasks) == len(content.paths)
-    _write_blocks(write_dataset(group, "features", content.shape, fingerprint.dtype), content.blocks)
+    arrays = {"features": (views, content.blocks)}
     if fingerprint.local:
-        local = write_dataset(group, "local", (rows, fingerprint.local, dim), fingerprint.dtype)
-        _write_blocks(local, content.local_blocks)
+        arrays["local"] = (fingerprint.local, content.local_blocks)
+    for name, (count, blocks) in arrays.items():
+        dataset, start = write_dataset(group, name, (rows, count, dim), fingerprint.dtype), 0
+        for block in blocks:  # no more than one is in memory
+            dataset[start : start + len(block)] = block
+            start += len(block)
+        assert start == rows
     for name, values in (("labels", content.labels), ("tasks", content.tasks)):
-        write_dataset(group, name, (len(values),), np.int32)[:] = values
+        write_dataset(group, name, (rows,), np.int32)[:] = values
     write_texts(group, "paths", list(content.paths))
-
-
-def _write_blocks(dataset: h5py.Dataset, blocks: Iterable[np.ndarray]) -> None:
-    """Fill a dataset block by block: no more than one is in memory."""
-    start = 0
-    for block in blocks:
-        dataset[start : start + len(block)] = block
-        start += len(block)
-    assert start == len(dataset)
 
 
 @contextmanager

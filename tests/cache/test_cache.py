@@ -429,5 +429,5 @@ def test_a_damaged_part_is_not_used(tmp_path: Path) -> None:
     file.write_bytes(content[:place] + b"\x01" + content[place + 1 :])
     assert store.finished("train", 0) is not None
     with pytest.raises(CptliteError, match="run the same command again"):
-        store.read("train", 0)
+        store.read("train", 0, "features")
     assert store.finished("train", 0) is None

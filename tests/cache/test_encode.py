@@ -20,7 +20,7 @@ import cptlite.cache.encode_pass
 from cptlite.backbones.clip import load_backbone
 from cptlite.cache import Fingerprint, list_caches, open_cache, verify_cache
 from cptlite.cache.encode import EncodeReport, encode_dataset
-from cptlite.cache.encode_pass import EncodingPass
+from cptlite.cache.parts import PartStore
 from cptlite.datasets.images import open_rgb, plain_view, random_view
 from cptlite.datasets.types import SPLITS, Dataset, Rows
 from cptlite.datasets.views import ViewConfig
@@ -33,6 +33,12 @@ VIEWS = ViewConfig(views=3, seed=2)
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
     return make_dataset(tmp_path / "images")
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Draw a dataset of several parts of 128 rows."""
+    return make_dataset(tmp_path_factory.mktemp("large") / "images", sizes=(330, 7, 140))
 
 
 @pytest.fixture
@@ -92,7 +98,7 @@ def test_same_bytes_however_many_workers_and_parts(dataset: Dataset, cache_dir: 
 
 def test_reading_ahead_changes_nothing(dataset: Dataset, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = held(encode(dataset, cache_dir / "0").path)
-    monkeypatch.setattr(cptlite.cache.encode_pass, "AHEAD", {"cpu": 3})
+    monkeypatch.setattr(cptlite.cache.encode_pass, "PREFETCH", {"cpu": 3})
     assert held(encode(dataset, cache_dir / "1", workers=2).path) == first
 
 
@@ -114,6 +120,55 @@ def test_batches_hold_as_many_images_as_asked_for(dataset: Dataset, cache_dir: P
     encode(dataset, cache_dir, backbone, views=VIEWS, batch_size=7, part_rows=10)
     # Two rows of three views each fit into 7; parts of 10, 10 and 1 rows; then 6 and 10 rows of one view.
     assert backbone.batches == [6] * 10 + [3] + [6] + [7, 3]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"),
+    [
+        (64, [64] * 5 + [10] + [7] + [64, 64, 12]),  # the default: parts are whole batches
+        (100, [100, 28] * 2 + [74] + [7] + [100, 28, 12]),  # a batch that fits into a part of 128 rows ends with it
+        (128, [128, 128, 74] + [7] + [128, 12]),
+        (129, [129, 129, 72] + [7] + [129, 11]),
+        (300, [300, 30] + [7] + [140]),
+    ],
+)
+def test_a_large_batch_is_one(large: Dataset, cache_dir: Path, batch_size: int, sizes: list[int]) -> None:
+    backbone = FakeBackbone()
+    report = encode(large, cache_dir, backbone, batch_size=batch_size, part_rows=128)
+    assert backbone.batches == sizes and report.encoded_rows == 477
+
+
+def test_a_large_batch_of_views_is_one(large: Dataset, cache_dir: Path) -> None:
+    backbone = FakeBackbone()
+    encode(large, cache_dir, backbone, views=ViewConfig(views=2), batch_size=300, part_rows=128)
+    assert backbone.batches == [300, 300, 60] + [7] + [140]
+
+
+class ShapedBackbone(FakeBackbone):
+    """Rounds by the shape of its batch, as matrix products do, but far more coarsely."""
+
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        return super().encode_images(images) * (1 + len(images) / 1000)
+
+
+@pytest.mark.parametrize("batch_size", [1, 100, 128, 300])
+@pytest.mark.parametrize(("views", "local"), [(ViewConfig(), True), (ViewConfig(views=2), False)])
+def test_a_stopped_pass_of_any_batch_size_ends_with_the_same_bytes(
+    large: Dataset, cache_dir: Path, batch_size: int, views: ViewConfig, local: bool
+) -> None:
+    wanted: dict[str, Any] = {"views": views, "local": local, "batch_size": batch_size, "part_rows": 128}
+    undisturbed = ShapedBackbone()
+    first = held(encode(large, cache_dir / "0", undisturbed, **wanted).path)
+    batches = len(undisturbed.batches)
+    resumed = set()
+    for number in sorted({1, batches // 3, batches // 2, batches - 1}):
+        folder = cache_dir / f"after {number}"
+        interrupt(large, folder, number, backbone=ShapedBackbone(), **wanted)
+        report = encode(large, folder, ShapedBackbone(), **wanted)
+        assert report.resumed_rows + report.encoded_rows == 477
+        assert held(report.path) == first
+        resumed.add(report.resumed_rows)
+    assert max(resumed) >= 256
 
 
 def test_progress_is_told_after_every_batch(dataset: Dataset, cache_dir: Path) -> None:
@@ -180,15 +235,16 @@ def test_no_more_than_a_part_of_local_features_is_held(
 ) -> None:
     """Each block that the writer takes is gone before the next is read."""
     taken: list[weakref.ref] = []
-    block = EncodingPass._block
+    blocks = PartStore.blocks
 
-    def watched(self: EncodingPass, part: Any, name: str) -> np.ndarray:
-        assert [one for one in taken[:-1] if one() is not None] == []
-        values = block(self, part, name)
-        taken.append(weakref.ref(values))
-        return values
+    def watched(self: PartStore, split: str, name: str, encoded: np.ndarray) -> Iterator[np.ndarray]:
+        for values in blocks(self, split, name, encoded):
+            assert [one for one in taken[:-1] if one() is not None] == []
+            taken.append(weakref.ref(values))
+            yield values
+            del values
 
-    monkeypatch.setattr(EncodingPass, "_block", watched)
+    monkeypatch.setattr(PartStore, "blocks", watched)
     encode(dataset, cache_dir, local=True)
     assert len(taken) == 2 * 6  # parts of 8 rows: 3, 1 and 2 of them
 
@@ -330,11 +386,12 @@ def spoil(dataset: Dataset) -> dict[str, bytes]:
     return contents
 
 
+@pytest.mark.parametrize("batch_size", [4, 50])  # within a part of 8 rows, and over several
 @pytest.mark.parametrize(("workers", "views", "local"), [(0, ViewConfig(), False), (2, VIEWS, True)])
 def test_unreadable_images_are_listed_and_nothing_is_written(
-    dataset: Dataset, cache_dir: Path, workers: int, views: ViewConfig, local: bool
+    dataset: Dataset, cache_dir: Path, workers: int, views: ViewConfig, local: bool, batch_size: int
 ) -> None:
-    wanted: dict[str, Any] = {"views": views, "local": local, "workers": workers}
+    wanted: dict[str, Any] = {"views": views, "local": local, "workers": workers, "batch_size": batch_size}
     undisturbed = held(encode(dataset, cache_dir / "anew", **wanted).path)
     contents = spoil(dataset)
     told: list[int] = []
