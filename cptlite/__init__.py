@@ -9,9 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cptlite.api import FewShotClassifier
+    from cptlite.api import FewShotClassifier, load_run
     from cptlite.backbones.clip import load_backbone
     from cptlite.cache import open_cache, open_caches
+    from cptlite.classifiers import load_classifier
     from cptlite.methods.probes.cross_modal import CrossModal
     from cptlite.methods.probes.linear_probe import LinearProbe
     from cptlite.methods.probes.lp_plus_plus import LPPlusPlus
@@ -28,6 +29,8 @@ __all__ = [
     "TipAdapterF",
     "__version__",
     "load_backbone",
+    "load_classifier",
+    "load_run",
     "open_cache",
     "open_caches",
 ]
@@ -43,6 +46,8 @@ HOMES = {
     "TipAdapter": "cptlite.methods.probes.tip_adapter",
     "TipAdapterF": "cptlite.methods.probes.tip_adapter",
     "load_backbone": "cptlite.backbones.clip",
+    "load_classifier": "cptlite.classifiers",
+    "load_run": "cptlite.api",
     "open_cache": "cptlite.cache",
     "open_caches": "cptlite.cache",
 }

@@ -187,7 +187,7 @@ class FewShotClassifier(BaseEstimator):
         return scores.softmax(dim=1).numpy()
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Method, backbone and the options that were given, as the constructor takes them."""
+        """Return method, backbone and the options that were given, as the constructor takes them."""
         return {"method": self.method, "backbone": self.backbone, **self.options}
 
     def set_params(self, **params: Any) -> Self:
@@ -212,7 +212,7 @@ class FewShotClassifier(BaseEstimator):
         return {**vars(self), "backbone": None, **packed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        self.__dict__.update(state)
         if hasattr(self, "stored_"):
             self.stored_ = unpack_classifier(state["stored_"], text=text_of)
 

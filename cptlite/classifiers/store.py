@@ -14,17 +14,16 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
-from cptlite.classifiers.base import Classifier
+from cptlite.classifiers.base import ALL, Classifier
 from cptlite.classifiers.image_conditioned import ImageConditionedClassifier
 from cptlite.classifiers.joined import JoinedClassifier
 from cptlite.classifiers.linear import LinearClassifier
@@ -39,7 +38,16 @@ if TYPE_CHECKING:
     from cptlite.backbones.clip import Backbone
     from cptlite.text.encoder import TextEncoder
 
-__all__ = ["BackboneFacts", "StoredClassifier", "load_classifier", "save_classifier"]
+__all__ = [
+    "BackboneFacts",
+    "StoredClassifier",
+    "load_classifier",
+    "pack_classifier",
+    "save_classifier",
+    "unpack_classifier",
+]
+
+TextOf = Callable[["BackboneFacts"], "TextEncoder"]
 
 FORMAT = 1
 ENTRY = "cptlite"  # of the metadata; a second one would stand in another order each time
@@ -105,9 +113,34 @@ class StoredClassifier:
         """All K class names, task-major."""
         return tuple(name for task in self.tasks for name in task.class_names)
 
+    def classes_of(self, task: str | None) -> slice:
+        """Range of a task's classes among all K, by its id; None for all.
+
+        Raises
+        ------
+        UsageError
+            There is no such task.
+        """
+        if task is None:
+            return ALL
+        start = 0
+        for each in self.tasks:
+            stop = start + len(each.class_names)
+            if each.id == task:
+                return slice(start, stop)
+            start = stop
+        raise UsageError(f"unknown task {task!r}: give one of {', '.join(each.id for each in self.tasks)}")
+
 
 def save_classifier(path: Path, stored: StoredClassifier) -> None:
-    """Write a classifier of any kind, from any device: all of the file or nothing.
+    """Write what `pack_classifier` makes: all of the file or nothing."""
+    content = pack_classifier(stored)
+    with replacing(Path(path)) as temporary:
+        temporary.write_bytes(content)
+
+
+def pack_classifier(stored: StoredClassifier) -> bytes:
+    """Make the content of a file of a classifier of any kind, from any device.
 
     Raises
     ------
@@ -128,17 +161,13 @@ def save_classifier(path: Path, stored: StoredClassifier) -> None:
     try:
         _take_parts(header["classifier"], tensors, len(stored.class_names), stored.backbone.embed_dim)
     except Misfit as error:
-        raise DataError(f"cannot store the classifier at {path}: {error}: give its own tasks and backbone") from None
+        raise DataError(f"cannot store a classifier with {error}: give its own tasks and backbone") from None
     text = json.dumps({**header, "sha256": _sha256(header, tensors)})
-    with replacing(Path(path)) as temporary:
-        temporary.write_bytes(save(tensors, metadata={ENTRY: text}))
+    return save(tensors, metadata={ENTRY: text})
 
 
 def load_classifier(
-    path: Path,
-    *,
-    device: torch.device | str = "cpu",
-    text: TextEncoder | Callable[[], TextEncoder] | None = None,
+    path: Path, *, device: torch.device | str = "cpu", text: TextEncoder | TextOf | None = None
 ) -> StoredClassifier:
     """Read a classifier that `save_classifier` wrote: its scores are the same to the bit.
 
@@ -147,8 +176,8 @@ def load_classifier(
     path : Path
     device : torch.device or str
         Where its tensors go.
-    text : TextEncoder, or callable that gives one, optional
-        Of the backbone, on ``device``. Used, and called once, only if the classifier encodes prompts when it scores.
+    text : TextEncoder, or callable that gives one from the facts of the backbone, optional
+        On ``device``. Used, and called once, only if the classifier encodes prompts when it scores.
 
     Raises
     ------
@@ -157,45 +186,59 @@ def load_classifier(
     UsageError
         The classifier needs a text encoder, and none or another backbone's was given.
     """
+    path = Path(path)
+    if not path.is_file():
+        found = "something that is not a file" if path.exists() else "no file"
+        raise DataError(
+            f"wanted a classifier that cptlite stored at {path}, got {found}: train it anew, or give another path"
+        )
+    return unpack_classifier(path.read_bytes(), device=device, text=text, place=f"at {path}")
+
+
+def unpack_classifier(
+    content: bytes,
+    *,
+    device: torch.device | str = "cpu",
+    text: TextEncoder | TextOf | None = None,
+    place: str = "in these bytes",
+) -> StoredClassifier:
+    """Read what `pack_classifier` made; arguments and errors are those of `load_classifier`, ``place`` is for these."""
     try:
-        header, tensors = _read(Path(path))
+        header, tensors = _read(content)
         tasks, backbone = _read_facts(header)
         names = [name for task in tasks for name in task.class_names]
         parts = _take_parts(header.get("classifier"), tensors, len(names), backbone.embed_dim)
     except (Misfit, RecursionError) as error:
         reason = str(error) if isinstance(error, Misfit) else "a header nested too deep"
         raise DataError(
-            f"wanted a classifier that cptlite stored at {path}, got {reason}: "
-            f"train it anew, or give the path of another"
+            f"wanted a classifier that cptlite stored {place}, got {reason}: train it anew, or give another path"
         ) from None
 
     def missing() -> TextEncoder:
         raise UsageError(
-            f"the classifier at {path} encodes prompts for each image, so it wants a text encoder, got none: "
+            f"the classifier {place} encodes prompts for each image, so it wants a text encoder, got none: "
             f"give that of backbone {shown(backbone.name)} as text"
         )
 
     # Joined parts share one text encoder.
-    provide = cache(missing if text is None else text if callable(text) else lambda: text)
+    provide = cache(missing if text is None else partial(text, backbone) if callable(text) else lambda: text)
     classifier = _build(parts, names, torch.device(device), provide, header["classifier"]["kind"])
     return StoredClassifier(classifier=classifier, tasks=tasks, backbone=backbone)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(content: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a file that is whole."""
-    if not path.is_file():
-        raise Misfit("no file" if not path.exists() else "something that is not a file")
     try:
-        with safe_open(path, framework="pt") as file:
-            entry = (file.metadata() or {}).get(ENTRY)
-            if entry is None:
-                raise Misfit("a safetensors file of something else")
-            header = json.loads(entry)
-            if not isinstance(header, dict) or "format" not in header:
-                raise Misfit("a header that is no table with a format")
-            if header["format"] != FORMAT:
-                raise Misfit(f"format {shown(header['format'])} where this version of cptlite reads {FORMAT}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = load(content)
+        size = int.from_bytes(content[:8], "little")  # of the JSON text that the reader above has checked
+        entry = json.loads(content[8 : 8 + size]).get("__metadata__", {}).get(ENTRY)
+        if entry is None:
+            raise Misfit("a safetensors file of something else")
+        header = json.loads(entry)
+        if not isinstance(header, dict) or "format" not in header:
+            raise Misfit("a header that is no table with a format")
+        if header["format"] != FORMAT:
+            raise Misfit(f"format {shown(header['format'])} where this version of cptlite reads {FORMAT}")
     except (Misfit, RecursionError):
         raise
     except Exception as error:  # the reader raises a class of its own on a damaged file

@@ -198,15 +198,15 @@ class PromptMethod(ABC):
     def gradients(
         self, learnables: Mapping[str, Tensor], images: Tensor, labels: Tensor, kept: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of each run, (R,), detached, and the gradient of each learnable that requires one, (R, ...), by name.
+        """Loss of each run, (R,), detached, and by name the gradient (R, ...) of each learnable that has one.
 
-        Arguments are those of `loss`.
+        Arguments are those of `loss`. One that requires none, or takes no part in the loss, is left out.
         """
         learned = {name: value for name, value in learnables.items() if value.requires_grad}
         loss = self.loss(learnables, images, labels, kept)
         # Runs share no learnable, so each gets the gradient of its own loss.
-        found = torch.autograd.grad(loss.sum(), list(learned.values()))
-        return loss.detach(), dict(zip(learned, found, strict=True))
+        found = torch.autograd.grad(loss.sum(), list(learned.values()), allow_unused=True)
+        return loss.detach(), {name: value for name, value in zip(learned, found, strict=True) if value is not None}
 
     def mask_classes(self, scores: Tensor, labels: Tensor, kept: Tensor | None = None) -> Tensor:
         """Put -inf at classes that a loss is not over: of other tasks, or not kept; (R, B, K) to (R, B, K)."""
