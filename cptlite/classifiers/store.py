@@ -306,10 +306,10 @@ def _take_parts(described: Any, tensors: Mapping[str, Tensor], num_classes: int,
     parts = []
     for table, group in zip(tables, groups.values(), strict=True):
         kind, size = _typed(table, "kind", str), _typed(table, "num_classes", int)
-        if kind not in KINDS or size < 1:
-            raise Misfit(
-                f"kind {shown(kind)} of {size} classes where {', '.join(KINDS)} are known, of 1 class at least"
-            )
+        if kind not in KINDS:
+            raise Misfit(f"kind {shown(kind)} where this version of cptlite knows {', '.join(KINDS)}")
+        if size < 1:
+            raise Misfit(f"a classifier of {size} classes where it has 1 at least")
         values = {name: value for name, value in table.items() if name not in ("kind", "num_classes")}
         KINDS[kind].check_state(group, values, size, embed_dim)
         parts.append(_Part(kind=KINDS[kind], values=values, tensors=group, num_classes=size))
