@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -141,6 +143,16 @@ def test_a_damaged_checkpoint_is_a_data_error(tmp_path: Path, monkeypatch: pytes
             new_state(RECIPE, rows_of(20), folder=tmp_path)
 
 
+class Code:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
 def test_a_checkpoint_of_other_learnables_or_with_code_is_a_data_error(tmp_path: Path) -> None:
     state = new_state(RECIPE, rows_of(20))
     content = state.state_dict()
@@ -148,12 +160,13 @@ def test_a_checkpoint_of_other_learnables_or_with_code_is_a_data_error(tmp_path:
         {**content, "learnables": {**content["learnables"], "residuals": torch.ones(1)}},
         {**content, "learnables": {"shift": content["learnables"]["shift"]}},
         {name: value for name, value in content.items() if name != "generator"},
-        {**content, "progress": Path("progress")},  # an object, of which only code makes a value
+        {**content, "more": Code(tmp_path / "made")},
     )
     for each in wrong:
         torch.save(each, tmp_path / "checkpoint.pt")
         with pytest.raises(DataError, match="give --force"):
             new_state(RECIPE, rows_of(20), folder=tmp_path)
+    assert not (tmp_path / "made").exists()
     torch.save(content, tmp_path / "checkpoint.pt")
     assert new_state(RECIPE, rows_of(20), seed=2, folder=tmp_path).epochs_done == 0
 
