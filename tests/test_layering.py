@@ -15,14 +15,15 @@ PACKAGE = Path(__file__).parents[1] / "cptlite"
 
 # Rooms from the ground up: a module may import from its own room and from those above it, not beside it.
 HOUSE = (
-    ("__init__", "errors", "files"),
-    ("config", "metrics", "splits", "environment"),
+    ("__init__", "errors", "files", "options"),
+    ("metrics", "splits", "environment"),
     ("drawings", "datasets"),
     ("backbones",),
     ("cache", "text"),
     ("classifiers",),
     ("methods",),
     ("training",),
+    ("config",),
     ("runs",),
     ("api", "reporting"),
     ("timing", "demo"),
@@ -35,7 +36,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms}
 ORDER = {
     "backbones": ("architectures", "local", "checkpoints", "clip"),
     "cache": ("format", "parts read", "check write", "encode_pass", "encode"),
-    "classifiers": ("base", "state", "image_conditioned linear tip transport", "joined", "store"),
+    "classifiers": ("base", "state", "image_conditioned linear tip transport", "joined", "stored", "store"),
     "cli": (
         "console groups options",
         "bench cache caches choose datasets methods report train_options",
@@ -53,18 +54,18 @@ ORDER = {
         "status",
     ),
     "drawings": ("scenes", "captions render", "suite"),
-    "methods": ("base", "templates", "probes prompts", "table"),
+    "methods": ("options", "base", "templates", "probes prompts", "table"),
     "methods.probes": (
         "estimator",
-        "cross_modal linear_probe lp_plus_plus prototype tip_adapter zero_shot",
-        "per_task",
+        "cross_modal linear_probe lp_plus_plus prototype tip_adapter",
+        "per_task zero_shot",
     ),
     "methods.prompts": ("class_weights cocoop plot", "coop softcpt task_res", "kgcoop prograd"),
     "reporting": ("summaries", "plots tables"),
-    "runs": ("evaluate files rows", "learn", "execute", "sweep"),
+    "runs": ("evaluate files rows", "learn load", "execute", "sweep"),
     "text": ("layout", "plan", "fused plain", "encoder"),
     "timing": ("clock figure pictures report sizes tasks", "cache probe text train", "bench"),
-    "training": ("checkpoint graph recipe", "state", "loop"),
+    "training": ("recipe", "checkpoint graph", "state", "loop"),
 }
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))

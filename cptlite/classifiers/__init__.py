@@ -4,14 +4,8 @@ from cptlite.classifiers.base import ALL, Classifier, exp32
 from cptlite.classifiers.image_conditioned import ImageConditionedClassifier
 from cptlite.classifiers.joined import JoinedClassifier, join_classifiers
 from cptlite.classifiers.linear import LinearClassifier
-from cptlite.classifiers.store import (
-    BackboneFacts,
-    StoredClassifier,
-    load_classifier,
-    pack_classifier,
-    save_classifier,
-    unpack_classifier,
-)
+from cptlite.classifiers.store import load_classifier, pack_classifier, save_classifier, unpack_classifier
+from cptlite.classifiers.stored import BackboneFacts, StoredClassifier
 from cptlite.classifiers.tip import TipClassifier, votes
 from cptlite.classifiers.transport import EACH_PAIR, WHOLE_BATCH, Transport, TransportClassifier
 

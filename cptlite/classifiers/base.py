@@ -38,10 +38,6 @@ class Classifier(Protocol):
         """Return the plain values it is made of, by name: with the tensors, all that `store` needs."""
         ...
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return tensors and values as arrays; floats as float32."""
-        ...
-
 
 def exp32(log: float) -> float:
     """Exponential as float32 has it, without a tensor that would have to travel to the device."""

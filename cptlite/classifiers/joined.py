@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,7 +37,7 @@ class JoinedClassifier:
 
     def scores(self, features: Tensor, classes: slice = ALL) -> Tensor:
         """From raw features (B, D) to scores of a range of classes, (B, C)."""
-        return torch.cat([part.scores(features, own) for part, own in self._asked(classes)], dim=-1)
+        return torch.cat([part.scores(features, own) for part, own in self._parts_in(classes)], dim=-1)
 
     def tensors(self) -> dict[str, Tensor]:
         """Tensors of every part, under ``<index of the task>/<name>``."""
@@ -53,13 +52,7 @@ class JoinedClassifier:
         parts = zip(self.parts, self.sizes, strict=True)
         return {"parts": [{"kind": part.kind, "num_classes": int(size), **part.values()} for part, size in parts]}
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Arrays of every part, under ``<index of the task>/<name>``."""
-        return {
-            f"{index}/{name}": array for index, part in enumerate(self.parts) for name, array in part.arrays().items()
-        }
-
-    def _asked(self, classes: slice) -> Iterator[tuple[Classifier, slice]]:
+    def _parts_in(self, classes: slice) -> Iterator[tuple[Classifier, slice]]:
         """Parts with classes in a range, each with the range among its own."""
         start, stop, _ = classes.indices(sum(self.sizes))
         first = 0

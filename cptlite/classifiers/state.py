@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,14 +61,6 @@ class TensorClassifier(ABC):
     def values(self) -> dict[str, Any]:
         """Return the plain values it is made of, by name."""
         return {name: kind(getattr(self, name)) for name, kind in self.value_types.items()}
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return tensors and values as arrays; floats as float32."""
-        values = {
-            name: np.array(value, np.float32 if isinstance(value, float) else None)
-            for name, value in self.values().items()
-        }
-        return {**{name: tensor.cpu().numpy() for name, tensor in self.tensors().items()}, **values}
 
     @classmethod
     def from_state(

@@ -23,11 +23,12 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from cptlite.classifiers.base import ALL, Classifier
+from cptlite.classifiers.base import Classifier
 from cptlite.classifiers.image_conditioned import ImageConditionedClassifier
 from cptlite.classifiers.joined import JoinedClassifier
 from cptlite.classifiers.linear import LinearClassifier
 from cptlite.classifiers.state import Misfit, TensorClassifier, shown
+from cptlite.classifiers.stored import BackboneFacts, StoredClassifier
 from cptlite.classifiers.tip import TipClassifier
 from cptlite.classifiers.transport import TransportClassifier
 from cptlite.datasets.types import METRICS, Task
@@ -35,19 +36,16 @@ from cptlite.errors import DataError, UsageError
 from cptlite.files import replacing
 
 if TYPE_CHECKING:
-    from cptlite.backbones.clip import Backbone
     from cptlite.text.encoder import TextEncoder
 
 __all__ = [
-    "BackboneFacts",
-    "StoredClassifier",
     "load_classifier",
     "pack_classifier",
     "save_classifier",
     "unpack_classifier",
 ]
 
-TextOf = Callable[["BackboneFacts"], "TextEncoder"]
+TextOf = Callable[[BackboneFacts], "TextEncoder"]
 
 FORMAT = 1
 ENTRY = "cptlite"  # of the metadata; a second one would stand in another order each time
@@ -57,79 +55,6 @@ KINDS: dict[str, type[TensorClassifier]] = {
     "image-conditioned": ImageConditionedClassifier,
     "transport": TransportClassifier,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneFacts:
-    """The backbone whose features a classifier scores.
-
-    Attributes
-    ----------
-    name : str
-        The name that loads it.
-    weights_sha256, precision : str
-    embed_dim : int
-        D.
-    preprocess : mapping
-        The backbone's ``preprocess_spec``.
-    """
-
-    name: str
-    weights_sha256: str
-    precision: str
-    embed_dim: int
-    preprocess: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, backbone: Backbone) -> BackboneFacts:
-        """Facts of a loaded backbone."""
-        return cls(
-            name=backbone.name,
-            weights_sha256=backbone.weights_sha256,
-            precision=backbone.precision,
-            embed_dim=backbone.embed_dim,
-            preprocess=backbone.preprocess_spec,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredClassifier:
-    """A classifier and what its scores are of.
-
-    Attributes
-    ----------
-    classifier : Classifier
-    tasks : tuple of Task
-        Their class names, one task after the other, are the names of the K classes.
-    backbone : BackboneFacts
-    """
-
-    classifier: Classifier
-    tasks: tuple[Task, ...]
-    backbone: BackboneFacts
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """All K class names, task-major."""
-        return tuple(name for task in self.tasks for name in task.class_names)
-
-    def classes_of(self, task: str | None) -> slice:
-        """Range of a task's classes among all K, by its id; None for all.
-
-        Raises
-        ------
-        UsageError
-            There is no such task.
-        """
-        if task is None:
-            return ALL
-        start = 0
-        for each in self.tasks:
-            stop = start + len(each.class_names)
-            if each.id == task:
-                return slice(start, stop)
-            start = stop
-        raise UsageError(f"unknown task {task!r}: give one of {', '.join(each.id for each in self.tasks)}")
 
 
 def save_classifier(path: Path, stored: StoredClassifier) -> None:

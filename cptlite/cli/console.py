@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
 
     from cptlite.reporting import Table
 
-__all__ = ["Tick", "note", "print_json", "print_table", "progress", "show_configuration"]
+__all__ = ["Tick", "invocation", "note", "print_json", "print_table", "progress", "show_configuration"]
 
 
 class Tick(Protocol):
@@ -33,6 +36,15 @@ def _console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PIPE_WIDTH
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+
+
+def invocation() -> str:
+    """How this program was called, for commands that are to be pasted: an environment need not be activated."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m cptlite"
+    found = shutil.which(called.name)
+    return called.name if found and Path(found).resolve() == called.resolve() else shlex.quote(sys.argv[0])
 
 
 def note(message: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cptlite.cli.console import note, print_json, print_table, progress
+from cptlite.cli.console import invocation, note, print_json, print_table, progress
 from cptlite.cli.options import HOW, WHAT, WHERE, JsonOption
 from cptlite.options import options_of
 from cptlite.training.recipe import PAPER, Recipe
@@ -47,6 +47,7 @@ def demo(
         print_json(report.results)
     else:
         print_table(summary_table(report.results, "Six tasks of the demo: suite score"))
+    cptlite = invocation()
     seconds = ", ".join(f"{stage} {taken:.0f} s" for stage, taken in report.seconds.items())
     note(
         f"picture  {report.plot}\n"
@@ -56,8 +57,8 @@ def demo(
         f"took     {seconds}\n"
         "\n"
         "Next:\n"
-        f"  cptlite report {report.runs} --tasks\n"
-        f"  cptlite train --cache-dir {report.caches} --out {report.runs} --method softcpt --variant cata --shots 4\n"
-        "  cptlite cache --dataset FOLDER_OF_CLASS_FOLDERS --backbone ViT-B/16\n"
-        "  cptlite train --method softcpt"
+        f"  {cptlite} report {report.runs} --tasks\n"
+        f"  {cptlite} train --cache-dir {report.caches} --out {report.runs} --method softcpt --variant cata --shots 4\n"
+        f"  {cptlite} train --method kgcoop --help\n"
+        f"  {cptlite} datasets"
     )
