@@ -34,7 +34,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms}
 # The files of each room, from the ground up as well: one imports from those on earlier lines alone.
 ORDER = {
     "backbones": ("architectures", "local", "checkpoints", "clip"),
-    "cache": ("format", "parts read", "check write", "encode_pass", "encode"),
+    "cache": ("format", "parts read", "folder verify write", "encode_pass", "encode"),
     "classifiers": ("linear",),
     "cli": (
         "console groups options",
