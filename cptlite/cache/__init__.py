@@ -4,15 +4,18 @@ The form of the file is in `cptlite.cache.format`, its writing in `cptlite.cache
 `cptlite.cache.encode`.
 """
 
-from cptlite.cache.check import CacheSummary, list_caches, open_caches, verify_cache
+from cptlite.cache.folder import CacheFolder, CacheSummary, cache_files, list_caches, open_caches
 from cptlite.cache.format import Fingerprint, cache_path
 from cptlite.cache.read import BadImage, FeatureCache, open_cache
+from cptlite.cache.verify import verify_cache
 
 __all__ = [
     "BadImage",
+    "CacheFolder",
     "CacheSummary",
     "FeatureCache",
     "Fingerprint",
+    "cache_files",
     "cache_path",
     "list_caches",
     "open_cache",

@@ -29,7 +29,7 @@ from cptlite.errors import CptliteError, DataError, UsageError
 __all__ = ["EncodeReport", "encode_dataset"]
 
 DTYPES = ("float16", "float32")
-MOST_WORKERS = 16
+MAX_WORKERS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ def encode_dataset(
     """
     start = time.monotonic()
     views = views or ViewConfig()
-    workers = min(usable_cores(), MOST_WORKERS) if workers is None else workers
+    workers = min(usable_cores(), MAX_WORKERS) if workers is None else workers
     _check_numbers(dtype, batch_size, part_rows, workers)
     fingerprint = Fingerprint.of_pass(dataset, backbone, views, dtype, local=local)
     path = cache_path(cache_dir, backbone.slug, dataset.name)
@@ -159,9 +159,9 @@ def encode_dataset(
 def _check_numbers(dtype: str, batch_size: int, part_rows: int, workers: int) -> None:
     if dtype not in DTYPES:
         raise UsageError(f"features are stored as {' or '.join(DTYPES)}, got dtype {dtype!r}")
-    for name, value, least in (("batch-size", batch_size, 1), ("part-rows", part_rows, 1), ("workers", workers, 0)):
-        if value < least:
-            raise UsageError(f"{name} must be at least {least}, got {value}")
+    for name, value, minimum in (("batch-size", batch_size, 1), ("part-rows", part_rows, 1), ("workers", workers, 0)):
+        if value < minimum:
+            raise UsageError(f"{name} must be at least {minimum}, got {value}")
 
 
 def _existing(work: EncodingPass) -> EncodeReport | None:

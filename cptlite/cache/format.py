@@ -121,27 +121,27 @@ def preprocess_json(spec: Mapping[str, Any]) -> str:
     return json.dumps(spec, sort_keys=True)
 
 
-def differences(there: Fingerprint, asked: Fingerprint | Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+def differences(found: Fingerprint, expected: Fingerprint | Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Compare field by field.
 
     Parameters
     ----------
-    there : Fingerprint
+    found : Fingerprint
         Of a file.
-    asked : Fingerprint or mapping
+    expected : Fingerprint or mapping
         A mapping may hold some of the fields.
 
     Returns
     -------
-    list of (field, value there, value asked)
-        Empty if they agree. The same weights under another name agree, and so do local features nobody asked for.
+    list of (field, value found, value expected)
+        Empty if they agree. The same weights under another name agree, and so do local features that are not expected.
     """
-    wanted = asdict(asked) if isinstance(asked, Fingerprint) else dict(asked)
-    if wanted.get("weights_sha256") == there.weights_sha256:
+    wanted = asdict(expected) if isinstance(expected, Fingerprint) else dict(expected)
+    if wanted.get("weights_sha256") == found.weights_sha256:
         wanted.pop("backbone", None)
     if not wanted.get("local"):
         wanted.pop("local", None)
-    stored = asdict(there)
+    stored = asdict(found)
     assert wanted.keys() <= stored.keys(), f"not fields of a fingerprint: {wanted.keys() - stored.keys()}"
     return [(name, stored[name], value) for name, value in wanted.items() if stored[name] != value]
 

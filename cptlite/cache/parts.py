@@ -15,6 +15,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +132,10 @@ class PartStore:
         return self.folder / f"{split}-{part:06d}.npz"
 
 
-def find_stores(cache_dir: Path) -> Iterator[PartStore]:
-    """Find the stores of the unfinished passes under a cache folder."""
-    for manifest in sorted(cache_dir.glob(f"*/.*.parts-*/{MANIFEST}")):
+def find_stores(cache_dir: Path, backbone_slug: str | None = None) -> Iterator[PartStore]:
+    """Find the stores of the unfinished passes under a cache folder, of one backbone or of all."""
+    folder = "*" if backbone_slug is None else escape(backbone_slug)
+    for manifest in sorted(cache_dir.glob(f"{folder}/.*.parts-*/{MANIFEST}")):
         name = manifest.parent.name[1:].rpartition(".parts-")[0]
         try:
             identity = json.loads(manifest.read_text(encoding="utf-8"))

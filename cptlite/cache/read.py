@@ -135,9 +135,11 @@ class FeatureCache:
         DataError
             They differ: the message names each field with both values.
         """
-        found = differences(self.fingerprint, expected)
-        if found:
-            changed = "; ".join(f"{name} is {_shown(old)} there, {_shown(asked)} asked" for name, old, asked in found)
+        different = differences(self.fingerprint, expected)
+        if different:
+            changed = "; ".join(
+                f"{name} is {_shown(found)} there, {_shown(wanted)} asked" for name, found, wanted in different
+            )
             raise DataError(
                 f"{self.path} does not hold what was asked: {changed}. Ask for what it holds, give another "
                 f"--cache-dir, or replace it with `cptlite cache --force`"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -109,22 +109,13 @@ def cache(
             "workers": "one a core" if workers is None else workers,
         },
     )
+    settings: dict[str, Any] = {"views": wanted_views, "dtype": dtype, "local": local, "batch_size": batch_size}
+    settings |= {"workers": workers, "skip_bad": skip_bad, "force": force}
     reports: dict[str, EncodeReport] = {}
     for each in found:
         with progress(each.name, "images") as tick:
-            reports[each.name] = encode_dataset(
-                each,
-                encoder,
-                cache_dir,
-                views=wanted_views,
-                dtype=dtype,
-                local=local,
-                batch_size=batch_size,
-                workers=workers,
-                skip_bad=skip_bad,
-                force=force,
-                on_progress=lambda done, total, split, tick=tick: tick(done, total),  # type: ignore[misc]
-            )
+            settings["on_progress"] = lambda done, total, split, tick=tick: tick(done, total)
+            reports[each.name] = encode_dataset(each, encoder, cache_dir, **settings)
         _list_bad(reports[each.name])
         if not json:
             print(f"{each.name}: {_outcome(reports[each.name])}")

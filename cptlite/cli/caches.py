@@ -64,9 +64,9 @@ def verify(
     cache_dir: CacheDirOption = CACHE_DIR,
 ) -> None:
     """Read caches whole and compare every checksum."""
-    from cptlite.cache import list_caches, verify_cache
+    from cptlite.cache import cache_files, verify_cache
 
-    paths = paths or [each.path for each in list_caches(cache_dir) if each.complete or each.problem]
+    paths = paths or cache_files(cache_dir)
     if not paths:
         raise DataError(
             f"wanted caches to verify in {cache_dir}, found none. Make one with: cptlite cache --dataset NAME"

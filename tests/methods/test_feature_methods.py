@@ -18,6 +18,7 @@ from cptlite.classifiers import TipClassifier
 from cptlite.errors import DataError
 from cptlite.methods.base import FewShotRows, Problem
 from cptlite.methods.probes.cross_modal import AdamW, CrossModal, cross_modal_loss
+from cptlite.methods.probes.estimator import TaskRows
 from cptlite.methods.probes.lp_plus_plus import LPPlusPlus, blend_step, first_blend
 from cptlite.methods.probes.per_task import PerTask, split_tasks
 from cptlite.methods.probes.tip_adapter import (
@@ -205,8 +206,37 @@ def test_lp_rates_and_start_are_the_papers() -> None:
     np.testing.assert_allclose(blend.head_rate, 4 * 12 / np.linalg.eigvalsh(rows.T @ rows).max())
     np.testing.assert_allclose(blend.alpha_rate, 12 / (4 * max(((rows @ t) ** 2).sum() for t in text.numpy())))
     np.testing.assert_allclose(blend.head[1], rows[y.numpy() == 1].sum(0))
-    own = [(rows[y.numpy() == k] @ text[k].numpy()).mean() for k in range(3)]
-    np.testing.assert_allclose(blend.alpha, [250 * np.mean(own)] * 3)
+    cosines = [(rows[y.numpy() == k] @ text[k].numpy()).mean() for k in range(3)]
+    np.testing.assert_allclose(blend.alpha, [250 * np.mean(cosines)] * 3)
+
+
+@pytest.mark.parametrize(("rows", "dim"), [(12, 5), (5, 12), (7, 7), (1, 4)])
+def test_lp_rate_is_the_same_by_rows_or_by_columns(rows: int, dim: int) -> None:
+    x = units(rows, dim)
+    blend = first_blend(x, torch.arange(rows) % 3, units(3, dim))
+    np.testing.assert_allclose(blend.head_rate, 4 * rows / np.linalg.norm(x.numpy(), 2) ** 2)
+
+
+@pytest.mark.parametrize("val_rows", [0, 30])
+def test_lp_keeps_the_epoch_that_reading_every_one_would(val_rows: int) -> None:
+    """The choice without reading the number of hits, against one that reads it; the last of equals is kept."""
+    text, epochs = units(3, 4), 80
+    y, y_val = torch.randint(0, 3, (60,)), torch.randint(0, 3, (val_rows,))
+    x_val = torch.randn(val_rows, 4, dtype=torch.float64)
+    rows = TaskRows(num_classes=3, x=units(60, 4)[:, None], y=y, x_val=x_val, y_val=y_val, text=text)
+    x, _ = rows.all_views()
+    blend, momentum = first_blend(x, y, text), (torch.zeros(3, 4).double(), torch.zeros(3).double())
+    found = []
+    for epoch in range(1, epochs + 1):
+        blend_step(blend, x, y, text, momentum, epoch % 10 == 0)
+        weights, bias = blend.weights(text), blend.bias.clone()
+        hits = int(((rows.units_val @ weights.T + bias).argmax(dim=-1) == y_val).sum())
+        found.append((hits, epoch, weights, bias))
+    _, epoch, weights, bias = max(found, key=lambda one: one[:2])
+    assert (epoch < epochs) == (val_rows > 0)
+    learned = LPPlusPlus(epochs=epochs).learn(rows)
+    assert torch.equal(learned.classifier.weights, weights) and torch.equal(learned.classifier.bias, bias)
+    assert learned.choices == ({"epoch": epoch} if val_rows else {})
 
 
 def test_lp_first_step_is_down_the_numeric_gradient() -> None:
@@ -220,8 +250,7 @@ def test_lp_first_step_is_down_the_numeric_gradient() -> None:
         return float(-log_softmax(logits, axis=1)[np.arange(12), y].mean())
 
     gradient = approx_fprime(start, slow)
-    loss = blend_step(blend, x, y, text, (torch.zeros(3, 5).double(), torch.zeros(3).double()), True)
-    np.testing.assert_allclose(loss, slow(start))
+    blend_step(blend, x, y, text, (torch.zeros(3, 5).double(), torch.zeros(3).double()), True)
     after = np.concatenate([blend.head.flatten(), blend.bias, blend.alpha])
     rates = np.repeat([blend.head_rate, blend.alpha_rate], [18, 3])
     np.testing.assert_allclose(after, start - rates * gradient, atol=1e-5)
@@ -238,7 +267,8 @@ def test_lp_ends_where_scipy_does() -> None:
     blend.head_rate /= 2
     momentum = (torch.zeros(3, 4).double(), torch.zeros(3).double())
     for epoch in range(1, 1001):
-        loss = blend_step(blend, x, y, text, momentum, epoch % 10 == 0)
+        blend_step(blend, x, y, text, momentum, epoch % 10 == 0)
+    loss = F.cross_entropy(x @ blend.weights(text).T + blend.bias, y)
 
     def slow(flat: np.ndarray) -> float:
         logits = x.numpy() @ flat[:12].reshape(3, 4).T + flat[12:]

@@ -114,19 +114,22 @@ def first_blend(x: Tensor, y: Tensor, text: Tensor) -> Blend:
     """
     cosines = x @ text.T  # (N, C)
     counts = torch.bincount(y, minlength=len(text)).clamp(min=1)
-    own = cosines.gather(1, y[:, None])[:, 0]
-    means = own.new_zeros(len(text)).index_add(0, y, own) / counts
+    to_label = cosines.gather(1, y[:, None])[:, 0]  # (N,)
+    means = to_label.new_zeros(len(text)).index_add(0, y, to_label) / counts  # (C,)
+    gram = x.T @ x if len(x) > x.shape[1] else x @ x.T  # (D, D) or (N, N): of the same largest eigenvalue
     return Blend(
         head=torch.zeros_like(text).index_add(0, y, x),
         bias=text.new_zeros(len(text)),
         alpha=(START * means.mean()).expand(len(text)).clone(),
-        head_rate=4 * len(x) / torch.linalg.matrix_norm(x, 2).square().item(),
+        head_rate=4 * len(x) / torch.linalg.eigvalsh(gram)[-1].item(),
         alpha_rate=len(x) / (4 * cosines.square().sum(dim=0).max().item()),
     )
 
 
-def blend_step(blend: Blend, x: Tensor, y: Tensor, text: Tensor, momentum: tuple[Tensor, Tensor], both: bool) -> float:
-    """One epoch in place: head and bias, and alpha too when ``both``; return the loss before it.
+def blend_step(
+    blend: Blend, x: Tensor, y: Tensor, text: Tensor, momentum: tuple[Tensor, Tensor], step_alpha: bool
+) -> None:
+    """One epoch in place: head and bias, and alpha too when ``step_alpha``.
 
     The gradients are in closed form: with p the softmax and e the one-hot labels, (p - e)^T X / N for the head.
     """
@@ -138,9 +141,8 @@ def blend_step(blend: Blend, x: Tensor, y: Tensor, text: Tensor, momentum: tuple
     ):
         velocity.mul_(MOMENTUM).add_(gradient)
         value.sub_(blend.head_rate * velocity)
-    if both:
+    if step_alpha:
         blend.alpha.sub_(blend.alpha_rate * (error * cosines).sum(dim=0))
-    return F.cross_entropy(logits, y).item()
 
 
 def _best_epoch(rows: TaskRows, epochs: int) -> tuple[Tensor, Tensor, int]:
@@ -150,11 +152,15 @@ def _best_epoch(rows: TaskRows, epochs: int) -> tuple[Tensor, Tensor, int]:
     x, y = rows.all_views()
     blend = first_blend(x, y, text)
     momentum = (torch.zeros_like(blend.head), torch.zeros_like(blend.bias))
-    best, kept = -1, (text, blend.bias, 0)
+    best_weights, best_bias = text, blend.bias
+    best_hits, best_epoch = (torch.tensor(start, device=x.device) for start in (-1, 0))
     for epoch in range(1, epochs + 1):
         blend_step(blend, x, y, text, momentum, epoch % ALPHA_EVERY == 0)
         weights = blend.weights(text)
-        hits = int(((rows.units_val @ weights.T + blend.bias).argmax(dim=-1) == rows.y_val).sum())
-        if hits >= best:
-            best, kept = hits, (weights, blend.bias.clone(), epoch)
-    return kept
+        hits = ((rows.units_val @ weights.T + blend.bias).argmax(dim=-1) == rows.y_val).sum()
+        # Chosen on the device: the host would wait for the number of hits in every epoch.
+        better = hits >= best_hits
+        best_hits, best_epoch = torch.where(better, hits, best_hits), torch.where(better, epoch, best_epoch)
+        best_weights = torch.where(better, weights, best_weights)  # (C, D)
+        best_bias = torch.where(better, blend.bias, best_bias)  # (C,)
+    return best_weights, best_bias, int(best_epoch)
