@@ -34,6 +34,7 @@ def compare_paths(names: list[str], contexts: list[int], length: int, position: 
         assert (plain - fused).abs().max() <= 1e-5 * plain.abs().max().clamp(min=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     names=st.lists(st.sampled_from(WORDS), min_size=1, max_size=6),

@@ -47,6 +47,7 @@ def count_waits(backbone: Backbone, name: str, count: int, recipe: Recipe) -> tu
 
 
 # On a processor plot looks whether it may stop iterating; on a GPU it does not.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({*METHOD_NAMES} - {"plot"}))
 def test_steps_never_wait_for_the_device(backbone: Backbone, name: str) -> None:
     few, fewer_operations = count_waits(backbone, name, 8, Recipe(epochs=2, batch_size=4))

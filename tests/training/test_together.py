@@ -36,6 +36,7 @@ def new_run(backbone: Backbone, name: str, count: int, seed: int, folder: Path |
     return TrainingRun(learnables=learnables, rows=rows_of(count, name), seed=seed, folder=folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, entry in METHODS.items() if entry.prompts])
 def test_together_equals_alone(backbone: Backbone, name: str) -> None:
     # One with another number of steps each epoch, which leaves the others early, and two with less than a batch.
