@@ -19,11 +19,24 @@ demo:
 test:
     python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[test]' && .venv/bin/python -m pytest
 
+# The tests but for the slow ones: under two minutes on two cores; needs `just setup`.
+test-fast *options:
+    {{python}} -m pytest -m "not slow" {{options}}
+
 # Style, formatting and types; needs `just setup`.
 lint:
     {{python}} -m ruff check .
     {{python}} -m ruff format --check .
     {{python}} -m mypy
+
+# Lint before every commit; needs `just setup`.
+hooks:
+    {{python}} -m pre_commit install
+
+# The sdist and, from it, the wheel, into dist/, and whether a package index would take them; needs `just setup`.
+build:
+    {{python}} -m build --no-isolation
+    {{python}} -m twine check --strict dist/cptlite-*
 
 # Time this machine's processor: five minutes, results in bench/results/; bench/README.md explains them.
 bench *options:
@@ -43,6 +56,6 @@ bench-gpu *options:
 pretrain-demo *options:
     {{python}} scripts/pretrain_demo.py {{options}}
 
-# What CI runs: a fresh environment, README's test command, lint, the demo.
+# What CI runs: a fresh environment, README's test command, lint, wheel and sdist, the demo.
 ci:
     .ci/run

@@ -1,4 +1,4 @@
-"""Print README's table of learned numbers: each row of the paper's table beside what the method here learns.
+"""Print the learned numbers in docs/results.md: each row of the paper's table beside what the method here learns.
 
     python scripts/parameter_table.py
 

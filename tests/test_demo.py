@@ -31,6 +31,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoReport, Counter[
     return run_demo(out, PLAN, on_progress=lambda stage, done, total: stages.update([stage])), stages, out
 
 
+@pytest.mark.slow
 def test_demo_runs_and_goes_on_where_it_stopped(done: tuple[DemoReport, Counter[str], Path]) -> None:
     report, stages, out = done
     assert len(report.results) == 5  # two shots, two seeds, and zero-shot once
@@ -66,6 +67,7 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backbone]:
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.slow
 def test_runs_together_are_the_runs_alone(done: tuple[DemoReport, Counter[str], Path], in_float64: Backbone) -> None:
     # The paper's recipe amplifies rounding: in float32 a run on another number of threads ends elsewhere, too.
     caches = open_caches(done[0].caches, in_float64)

@@ -182,6 +182,7 @@ def test_templates_of_ones_own_are_recorded_and_make_other_weights(
     assert not np.allclose(weights[0], weights[1]) and not np.allclose(weights[1], weights[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["zeroshot", "prototype", "linear-probe", "coop-ca"])
 def test_train_skips_what_is_done_and_repeats_it_to_the_byte(
     shelf: Path, tmp_path: Path, typed: Callable[..., str], method: str
@@ -222,6 +223,7 @@ def test_another_seed_is_another_run(shelf: Path, tmp_path: Path, typed: Callabl
     assert one != two
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["softcpt", "coop-ca"])
 def test_runs_together_are_the_runs_alone(shelf: Path, tmp_path: Path, typed: Callable[..., str], method: str) -> None:
     words = (f"cptlite train --method {method} --shots 1 --shots 2 --seed 1 --seed 2 --epochs 3 --batch-size 2",)
@@ -262,6 +264,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_killed_train_goes_on_and_ends_with_the_same_bytes(
     shelf: Path, tmp_path: Path, typed: Callable[..., str], monkeypatch: pytest.MonkeyPatch

@@ -35,7 +35,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms}
 # The files of each room, from the ground up as well: one imports from those on earlier lines alone.
 ORDER = {
     "backbones": ("architectures", "local", "checkpoints", "clip"),
-    "cache": ("format", "parts read", "check write", "encode_pass", "encode"),
+    "cache": ("format", "parts read", "folder verify write", "encode_pass", "encode"),
     "classifiers": ("base", "state", "image_conditioned linear tip transport", "joined", "stored", "store"),
     "cli": (
         "console groups options",

@@ -46,6 +46,7 @@ def test_random_weights_are_seeded_and_leave_the_generator_alone(digest: str) ->
     assert load_backbone("random:demo:8").weights_sha256 != digest
 
 
+@pytest.mark.slow
 def test_state_dict_nested_state_dict_and_safetensors(state: dict[str, Tensor], digest: str, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "plain.pt")
     torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "nested.pt")
@@ -57,6 +58,7 @@ def test_state_dict_nested_state_dict_and_safetensors(state: dict[str, Tensor], 
         assert backbone.embed_dim == 128
 
 
+@pytest.mark.slow
 def test_jit_archive(state: dict[str, Tensor], digest: str, tmp_path: Path) -> None:
     """OpenAI's files are traced models with the weights and a few facts as buffers."""
     model = load_backbone("random:demo:7").model
@@ -117,6 +119,7 @@ def asked_everywhere(monkeypatch: pytest.MonkeyPatch, backbone: Backbone, images
     return backbone.encode_images(images).transpose(0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["demo", "golden", "random:ViT-B/32"])
 def test_local_features_come_from_the_forward_of_the_pooled_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = golden_backbone() if name == "golden" else load_backbone(name)
@@ -160,6 +163,7 @@ def test_bf16_on_the_cpu() -> None:
     assert (fine - coarse).abs().max() < 0.05 * fine.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["random:RN50", "random:ViT-B/32"])
 def test_architectures_build(name: str) -> None:
     backbone = load_backbone(name)

@@ -324,6 +324,7 @@ def test_verify_counts_the_chunks(path: Path) -> None:
     assert verify_cache(path) > 10
 
 
+@pytest.mark.slow
 def test_verify_finds_any_flipped_byte(path: Path) -> None:
     """A flipped byte is found, unless nothing that can be read depends on it."""
     content, before = path.read_bytes(), snapshot(path)

@@ -90,6 +90,7 @@ def test_every_view_is_that_of_its_image(dataset: Dataset, cache_dir: Path) -> N
                 torch.testing.assert_close(features[row], backbone.encode_images(torch.stack(views)))
 
 
+@pytest.mark.slow
 def test_same_bytes_however_many_workers_and_parts(dataset: Dataset, cache_dir: Path) -> None:
     first = held(encode(dataset, cache_dir / "0", views=VIEWS).path)
     for number, settings in enumerate([{"workers": 1}, {"workers": 5}, {"workers": None}, {"part_rows": 12}], 1):
@@ -306,6 +307,7 @@ def interrupt(
         encode(dataset, cache_dir, on_progress=count, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("error", "workers"), [(Interrupted, 0), (KeyboardInterrupt, 2)])
 @pytest.mark.parametrize(("views", "local"), [(ViewConfig(), False), (VIEWS, False), (VIEWS, True)])
 def test_an_interrupted_pass_goes_on(
@@ -592,6 +594,7 @@ def test_out_of_gpu_memory(dataset: Dataset, cache_dir: Path, monkeypatch: pytes
         encode(dataset, cache_dir)
 
 
+@pytest.mark.slow
 def test_a_real_backbone(dataset: Dataset, cache_dir: Path) -> None:
     backbone = load_backbone("random:demo", device="cpu")
     report = encode(dataset, cache_dir, backbone, views=VIEWS, batch_size=16, part_rows=64)

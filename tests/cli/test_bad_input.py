@@ -511,6 +511,7 @@ def test_every_kind_has_its_own_name() -> None:
     assert len({bad.kind for bad in KINDS}) == len(KINDS)
 
 
+@pytest.mark.slow
 def test_as_a_process(here: Path) -> None:
     command = [sys.executable, "-m", "cptlite", *CACHE, "leaves", "--views", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)

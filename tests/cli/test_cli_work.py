@@ -171,6 +171,7 @@ def test_json_alone_is_on_stdout(shelf: Path, here: Path) -> None:
     assert done.stderr.startswith("cptlite train\n"), "quiet but for the configuration where it is no terminal"
 
 
+@pytest.mark.slow
 def test_an_interrupted_pass_says_that_it_can_go_on(here: Path) -> None:
     draw_kinds(here / "leaves", classes=4, images=500)
     command = [sys.executable, "-m", "cptlite", "cache", "--dataset", "leaves", "--backbone", BACKBONE]
@@ -220,6 +221,7 @@ def test_choose_suite() -> None:
     assert choose_suite(ten[:5], catalog) != choose_suite(ten[1:6], catalog)
 
 
+@pytest.mark.slow
 def test_plot_wants_local_features_and_trains_on_them(here: Path) -> None:
     draw_kinds(here / "leaves")
     cache = ("cache", "--dataset", "leaves", "--backbone", BACKBONE)

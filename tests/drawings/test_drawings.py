@@ -75,6 +75,7 @@ def test_no_image_appears_twice(suite: Path) -> None:
         assert len(set(content)) == len(content)
 
 
+@pytest.mark.slow
 def test_drawing_again_gives_the_same_images_and_reports_progress(suite: Path) -> None:
     before = pngs(suite)
     (suite / "demo" / "suite.json").unlink()

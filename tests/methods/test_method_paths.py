@@ -162,6 +162,7 @@ def assert_agree(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: fl
         assert wanted.shape == other[name].shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(filter(None, kind)))
 @settings(max_examples=4, deadline=None)

@@ -23,7 +23,7 @@ from cptlite.methods.probes.per_task import PerTask
 from cptlite.methods.prompts.softcpt import SUB_NETWORKS, VARIANTS, SoftCPT
 from cptlite.methods.table import METHODS, MethodEntry
 
-README = Path(__file__).parents[2] / "README.md"
+RESULTS = Path(__file__).parents[2] / "docs/results.md"
 MC = 7
 SIZES = {"T": 2, "K": 5, "N": 20, "L": 3, "M": 6, "P": 4, "W": 128, "D": 32, "H": 2}
 OPTIONS = {"context_length": SIZES["L"], "task_context_length": SIZES["M"], "class_context_length": MC}
@@ -126,8 +126,7 @@ def test_a_formula_of_the_tables_own_is_that_of_the_methods() -> None:
             assert count(formula_of(row), SIZES) == count(METHODS[row.method].parameters, SIZES)
 
 
-def test_readme_has_the_table() -> None:
-    found = re.search(r"<!-- parameters -->\n(.*?)\n\n", README.read_text(encoding="utf-8"), re.DOTALL)
-    if found is None:
-        pytest.skip("README.md has no table below a mark <!-- parameters -->")
-    assert found[1] == markdown(), "print it anew: python scripts/parameter_table.py"
+def test_the_docs_have_the_table() -> None:
+    _, mark, rest = RESULTS.read_text(encoding="utf-8").partition("<!-- parameters -->\n")
+    assert mark, "docs/results.md wants a mark <!-- parameters --> above the table"
+    assert rest.split("\n\n")[0].strip() == markdown(), "print it anew: python scripts/parameter_table.py"

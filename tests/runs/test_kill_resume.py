@@ -158,6 +158,7 @@ def bench(server: ForkServerContext, tmp_path: Path) -> Bench:
     return Bench(server, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0, 0.1, 0.25, 0.45, 0.7])
 def test_killed_while_encoding(bench: Bench, undisturbed: tuple[list, list[str]], share: float) -> None:
     content, names = undisturbed

@@ -64,6 +64,7 @@ def assert_agree(wanted: Sequence[Tensor], given: Sequence[Tensor]) -> None:
         assert (one - other).abs().max() <= 1e-5 * one.abs().max()
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     names=st.lists(st.sampled_from(WORDS), min_size=1, max_size=6),

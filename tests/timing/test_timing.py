@@ -119,6 +119,7 @@ def test_a_slow_first_run_is_timed_and_not_repeated(backbone: Backbone, clock: M
     assert [row["repeats"] for row in figures] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_training_ways(backbone: Backbone) -> None:
     rows = list(bench_train(backbone, FEW, TrainSizes(runs=2), ONCE, ignore))
     assert [row["way"] for row in rows] == ["cache", "together", "images", "original"]
@@ -128,6 +129,7 @@ def test_training_ways(backbone: Backbone) -> None:
     assert all(row["speedup"] == rows[-1]["epoch_s"] / row["epoch_s"] for row in rows)
 
 
+@pytest.mark.slow
 def test_whole_trainings(backbone: Backbone) -> None:
     rows = list(bench_train(backbone, FEW, TrainSizes(runs=2, epochs=3), ONCE, ignore))
     assert [row["way"] for row in rows] == ["cache", "together"]
@@ -151,6 +153,7 @@ def test_photos_are_the_same_files_every_time(tmp_path: Path) -> None:
     assert first[0] != first[1]
 
 
+@pytest.mark.slow
 def test_account_has_every_figure_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cptlite.timing.bench.suite_names", lambda *_: FEW["small"])
     said: list[str] = []
@@ -194,6 +197,7 @@ def test_class_files_are_checked(tmp_path: Path, content: str) -> None:
         _read_classes(path)
 
 
+@pytest.mark.slow
 def test_command_writes_json_and_picture(tmp_path: Path) -> None:
     files = ["--json", str(tmp_path / "b.json"), "--plot", str(tmp_path / "b.png")]
     options = ["--suite", "fashion20", "--backbone", "random:demo", "--device", "cpu", "--repeats", "1", *files]
