@@ -134,7 +134,7 @@ class _Scatter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, plan: TextPlan) -> Tensor:
         ctx.plan = plan  # type: ignore[attr-defined]
-        return x.index_select(0, plan.block_rows.flatten())
+        return x.index_select(0, plan.block_rows.flatten())  # (N * M, ...)
 
     @staticmethod
     @once_differentiable

@@ -101,7 +101,7 @@ def layout_prompts(
     context_length : int
         L; 0 leaves the bare name.
     contexts : sequence of int, optional
-        Index of each prompt's context; C is the largest and one. By default all prompts share context 0.
+        Index of each prompt's context; C is the largest plus one. By default all prompts share context 0.
     position : str
         One of `POSITIONS`: where the name stands. ``middle`` puts the first floor(L/2) context tokens before it.
     max_positions : int

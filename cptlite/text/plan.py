@@ -108,8 +108,8 @@ def plan_rows(layout: PromptLayout, *, block_size: int = BLOCK_SIZE) -> TextPlan
         paths[np.arange(len(paths)), layout.eos_positions], return_inverse=True
     )  # (E,), (P,)
     arrays = {
-        "tokens": layout.tokens.reshape(-1)[first_places],
-        "slots": layout.slots.reshape(-1)[first_places],
+        "tokens": layout.tokens.reshape(-1)[first_places],  # (U,)
+        "slots": layout.slots.reshape(-1)[first_places],  # (U,)
         "positions": first_places % paths.shape[1],
         "eos_rows": eos_rows,
         "eos_of_prompt": eos_of_prompt,

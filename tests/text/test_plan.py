@@ -88,6 +88,13 @@ def test_blocks_are_as_large_as_asked_unless_a_prompt_is_longer(block_size: int,
     assert plan_rows(layout, block_size=block_size).block_rows.shape == sizes
 
 
+def test_names_that_begin_alike_share_a_block_in_any_order() -> None:
+    names = [f"{letter}xyz{index}" for index in range(5) for letter in "abc"]
+    plan = plan_rows(layout_texts(names, Letters()), block_size=1 + 4 + 5 * 2)
+    assert plan.block_rows.shape == (3, 15)
+    assert plan.block_rows.flatten()[plan.duplicate_cells].tolist() == [0, 0]  # SOS alone stands in every block
+
+
 def test_equal_prompts_share_everything() -> None:
     plan = plan_rows(layout_texts(["ab", "ab"], Letters()))
     assert len(plan.tokens) == 4
