@@ -163,6 +163,7 @@ def test_train_names_cache_files_it_cannot_use(shelf: Path, here: Path) -> None:
     assert "left out: cache/random-demo/foreign.h5" in done.stderr
 
 
+@pytest.mark.slow
 def test_json_alone_is_on_stdout(shelf: Path, here: Path) -> None:
     command = [sys.executable, "-m", "cptlite", "train", "--method", "zeroshot", "--shots", "1", "--json"]
     done = subprocess.run([*command, "--cache-dir", shelf / "cache"], capture_output=True, text=True, timeout=120)

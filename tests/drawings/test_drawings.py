@@ -55,6 +55,7 @@ def test_six_tasks_of_about_fifty_classes() -> None:
         assert len(set(task.class_names)) == len(task.class_names)
 
 
+@pytest.mark.slow
 def test_tree_holds_every_row_as_a_small_rgb_png(suite: Path) -> None:
     for folder, task in TASKS.items():
         for split, count in ROWS_PER_CLASS.items():
@@ -69,6 +70,7 @@ def test_tree_holds_every_row_as_a_small_rgb_png(suite: Path) -> None:
             assert np.asarray(image).std() > 0
 
 
+@pytest.mark.slow
 def test_no_image_appears_twice(suite: Path) -> None:
     for folder in TASKS:
         content = list(pngs(suite / "demo" / folder).values())
@@ -86,6 +88,7 @@ def test_drawing_again_gives_the_same_images_and_reports_progress(suite: Path) -
     assert seen[-1] == (len(before), len(before))
 
 
+@pytest.mark.slow
 def test_a_complete_tree_is_left_alone(suite: Path) -> None:
     path = suite / "demo" / "digits" / "val" / "two" / "003.png"
     changed = path.stat().st_mtime_ns

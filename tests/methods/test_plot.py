@@ -98,6 +98,7 @@ def test_both_marginals_are_uniform() -> None:
     torch.testing.assert_close(plan.sum(dim=-1), torch.full((5, 3, 9), 1 / 9))
 
 
+@pytest.mark.slow
 def test_with_little_entropy_the_plan_is_the_linear_programmes() -> None:
     cosines = draw_cosines(1, 1, 5, 3)
     cost = 1 - cosines[0, 0].numpy()
