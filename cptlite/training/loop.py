@@ -45,42 +45,36 @@ def train(method: PromptMethod, states: Sequence[TrainingState], *, cuda_graphs:
     while running := [state for state in states if not state.finished]:
         # A run with fewer rows than a batch takes them all, and goes with those of as many rows.
         group = [state for state in running if state.batch_size == running[0].batch_size]
-        _train_group(method, group, cuda_graphs)
+        gradients_of: Step | None = None  # a step as it is or, on a GPU, as it was recorded
+        while not any(state.finished for state in group):
+            batches = [state.next_batch() for state in group]
+            images, labels = map(torch.stack, zip(*batches, strict=True))  # (R, B, D), (R, B)
+            subsampled = group[0].recipe.class_fraction < 1
+            kept = torch.stack([state.draw_classes() for state in group]) if subsampled else None  # (R, K)
+            if gradients_of is None:
+                gradients_of, outcome = record(
+                    partial(_gradients, method, group),
+                    images,
+                    labels,
+                    kept,
+                    replays=min(state.steps_left for state in group),
+                    tolerance=TOLERANCE[method.problem.text.tower.dtype],
+                    enabled=cuda_graphs,
+                )
+                for state in group:
+                    state.graph = RECORDED if state.graph == RECORDED else outcome  # of an earlier group
+            losses, gradients = gradients_of(images, labels, kept)
+            for run, state in enumerate(group):
+                state.step({name: value[run] for name, value in gradients.items()}, losses[run], num_runs=len(group))
 
 
-def _train_group(method: PromptMethod, states: Sequence[TrainingState], cuda_graphs: bool) -> None:
-    """Step a group of runs until the first of them is finished."""
-    plain: Step = partial(_step_gradients, method, states)
-    step: Step | None = None
-    while not any(state.finished for state in states):
-        batches = [state.next_batch() for state in states]
-        images, labels = map(torch.stack, zip(*batches, strict=True))  # (R, B, D), (R, B)
-        subsampled = states[0].recipe.class_fraction < 1
-        kept = torch.stack([state.draw_classes() for state in states]) if subsampled else None  # (R, K)
-        if step is None:
-            step, outcome = record(
-                plain,
-                images,
-                labels,
-                kept,
-                replays=min(state.steps_left for state in states),
-                tolerance=TOLERANCE[method.problem.text.tower.dtype],
-                enabled=cuda_graphs,
-            )
-            for state in states:
-                state.graph = RECORDED if state.graph == RECORDED else outcome  # of an earlier group
-        losses, gradients = step(images, labels, kept)
-        for run, state in enumerate(states):
-            state.step({name: value[run] for name, value in gradients.items()}, losses[run], num_runs=len(states))
-
-
-def _step_gradients(
-    method: PromptMethod, states: Sequence[TrainingState], images: Tensor, labels: Tensor, kept: Tensor | None
+def _gradients(
+    method: PromptMethod, group: Sequence[TrainingState], images: Tensor, labels: Tensor, kept: Tensor | None
 ) -> Gradients:
-    """Losses (R,) and gradients (R, ...) of runs at their learnables as they stand."""
+    """Losses (R,) and gradients (R, ...) of a group of runs at their learnables as they stand."""
     stacked = {}
-    for name, value in states[0].learnables.items():
-        runs = [state.learnables[name].detach() for state in states]
+    for name, value in group[0].learnables.items():
+        runs = [state.learnables[name].detach() for state in group]
         axis = torch.stack(runs) if len(runs) > 1 else runs[0][None]  # (R, ...); of one run a view
         stacked[name] = axis.requires_grad_(value.requires_grad)
     return method.gradients(stacked, images, labels, kept)
