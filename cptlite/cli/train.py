@@ -25,6 +25,7 @@ from cptlite.config import RunConfig, check_names, resolve_config
 
 if TYPE_CHECKING:
     from cptlite.backbones.clip import Backbone
+    from cptlite.cache import CacheFolder, FeatureCache
 
 __all__ = ["train"]
 
@@ -73,31 +74,33 @@ def train(
     was stopped goes on with the same command.
     """
     check_names(method, settings)
-    grid = {name: settings.pop(name, None) or [getattr(RunConfig, name)] for name in REPEATED}
-    base = _configure(dataset or [], backbone, cache_dir, suite, {"method": method, **settings})
-    configs = [replace(base, shots=shots, seed=seed) for shots, seed in product(grid["shots"], grid["seed"])]
-    configs = list(dict.fromkeys(configs))
+    from cptlite.backbones.clip import load_backbone
+    from cptlite.cache import CacheFolder
     from cptlite.runs.files import run_folder
 
-    folders = [run_folder(out, config) for config in configs]
-    finished = not force and all((folder / "results.json").exists() for folder in folders)
-    loaded = _load(base)
-    resolved = {"device": loaded.device, "precision": loaded.precision, "cache_dir": cache_dir, **grid}
-    show_configuration("train", base.to_json() | resolved | {"run": folders})
-    results = _execute(configs, loaded, together, {"cache_dir": cache_dir, "out": out, "force": force})
+    grid = {name: settings.pop(name, None) or [getattr(RunConfig, name)] for name in REPEATED}
+    with CacheFolder(cache_dir) as cached:
+        base = _configure(dataset or [], backbone, cached, suite, {"method": method, **settings})
+        configs = [replace(base, shots=shots, seed=seed) for shots, seed in product(grid["shots"], grid["seed"])]
+        configs = list(dict.fromkeys(configs))
+        folders = [run_folder(out, config) for config in configs]
+        finished = not force and all((folder / "results.json").exists() for folder in folders)
+        loaded = load_backbone(base.backbone, device=base.device, precision=base.precision)
+        resolved = {"device": loaded.device, "precision": loaded.precision, "cache_dir": cache_dir, **grid}
+        show_configuration("train", base.to_json() | resolved | {"run": folders})
+        caches = cached.open(loaded, base.datasets)
+        results = _execute(configs, loaded, caches, together, {"out": out, "force": force})
     _show(results, json)
-    for folder in folders:
-        note(f"{'already done' if finished else 'written'}: {folder}{' (--force trains again)' if finished else ''}")
-
-
-def _load(config: RunConfig) -> Backbone:
-    from cptlite.backbones.clip import load_backbone
-
-    return load_backbone(config.backbone, device=config.device, precision=config.precision)
+    for written in folders:
+        note(f"{'already done' if finished else 'written'}: {written}{' (--force trains again)' if finished else ''}")
 
 
 def _execute(
-    configs: list[RunConfig], backbone: Backbone, together: bool, places: dict[str, Any]
+    configs: list[RunConfig],
+    backbone: Backbone,
+    caches: list[FeatureCache],
+    together: bool,
+    options: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """Carry the runs out, in one forward or one after the other."""
     from cptlite.runs.execute import execute_runs
@@ -111,7 +114,7 @@ def _execute(
             def count(done: float, loss: float, before: int = before) -> None:
                 tick(before + done, epochs * len(configs))
 
-            results += execute_runs(group, backbone, on_epoch=count, **places)
+            results += execute_runs(group, backbone, caches, on_epoch=count, **options)
     return results
 
 
@@ -127,15 +130,14 @@ def _show(results: list[dict[str, Any]], json: bool) -> None:
 
 
 def _configure(
-    words: list[str], backbone: str | None, cache_dir: Path, suite: str, settings: dict[str, Any]
+    words: list[str], backbone: str | None, folder: CacheFolder, suite: str, settings: dict[str, Any]
 ) -> RunConfig:
     """Complete the flags with what is cached."""
     from cptlite.backbones.clip import backbone_slug
-    from cptlite.cache import list_caches
     from cptlite.datasets import load_catalog
 
     cached: dict[str, list[str]] = {}
-    for summary in list_caches(cache_dir):
+    for summary in folder.summaries:
         if summary.complete:
             cached.setdefault(summary.backbone, []).append(summary.dataset)
         else:
@@ -143,7 +145,7 @@ def _configure(
     if backbone is not None:
         slug = backbone_slug(backbone)
         backbone = next((name for name in cached if backbone_slug(name) == slug), backbone)
-    chosen = choose_backbone(cached, backbone, cache_dir)
+    chosen = choose_backbone(cached, backbone, folder.path)
     catalog = load_catalog()
     names = choose_datasets(cached[chosen], words, catalog, chosen)
     suite = suite or choose_suite(names, catalog)

@@ -8,21 +8,20 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from cptlite.backbones.clip import Backbone
-from cptlite.cache import FeatureCache, open_caches
+from cptlite.cache import FeatureCache
 from cptlite.config import OWN_ROWS, RunConfig, differ_in_rows_alone
 from cptlite.environment import PeakMemory, describe_environment, measure_peak
-from cptlite.errors import UsageError
+from cptlite.errors import DataError, UsageError
 from cptlite.methods.base import Learned, Problem
 from cptlite.metrics import suite_score
 from cptlite.runs.evaluate import evaluate
 from cptlite.runs.files import finished_results, remove_checkpoints, run_folder, write_classifier, write_json
 from cptlite.runs.learn import OnEpoch, Run, learn_runs
-from cptlite.runs.rows import draw_rows
+from cptlite.runs.rows import draw_few_shots, no_rows
 from cptlite.text.encoder import TextEncoder
 
 __all__ = ["execute_runs", "learn_in_memory"]
@@ -31,8 +30,8 @@ __all__ = ["execute_runs", "learn_in_memory"]
 def execute_runs(
     configs: Sequence[RunConfig],
     backbone: Backbone,
+    caches: Sequence[FeatureCache],
     *,
-    cache_dir: Path,
     out: Path,
     force: bool = False,
     on_epoch: OnEpoch | None = None,
@@ -45,8 +44,10 @@ def execute_runs(
         Those of a method that cannot share a forward are trained one after the other.
     backbone : Backbone
         The one named in the configurations.
-    cache_dir, out : Path
-        Where cache files lie, and where runs go.
+    caches : sequence of FeatureCache
+        Of the datasets named there, in order, and of the backbone's weights.
+    out : Path
+        Where runs go.
     force : bool
         Replace what is in the runs' folders.
     on_epoch : callable, optional
@@ -67,49 +68,31 @@ def execute_runs(
         Unknown method, more shots than there are, configurations that differ in more, or a folder holds another
         configuration.
     DataError
-        A cache is missing, or of other weights than the backbone's.
+        A cache lacks rows that the method needs, or test rows.
     """
     if not differ_in_rows_alone(configs):
         raise UsageError(f"runs trained together may differ in {' and '.join(OWN_ROWS)} alone: train them one by one")
-    with ExitStack() as stack:
-        caches = [stack.enter_context(cache) for cache in open_caches(cache_dir, backbone, configs[0].datasets)]
-        folders = [run_folder(out, config) for config in configs]
-        if force:
-            for folder in folders:
-                shutil.rmtree(folder, ignore_errors=True)
-        pairs = list(zip(configs, folders, strict=True))
-        results = {folder: finished_results(folder, _identity(config, caches)) for config, folder in pairs}
-        pending = [(config, folder) for config, folder in pairs if results[folder] is None]
-        for group in [pending] if configs[0].entry.stepped else [[pair] for pair in pending]:
-            results |= _execute(group, backbone, caches, on_epoch)
-        return [found for folder in folders if (found := results[folder]) is not None]
-
-
-def _execute(
-    pending: Sequence[tuple[RunConfig, Path]],
-    backbone: Backbone,
-    caches: Sequence[FeatureCache],
-    on_epoch: OnEpoch | None,
-) -> dict[Path, dict[str, Any]]:
-    """Carry out runs together; the results by folder."""
-    if not pending:
-        return {}
-    begun = [_begin(config, folder, backbone, caches) for config, folder in pending]
-    problem = new_problem(pending[0][0], backbone, caches)
-    with measure_peak(backbone.device) as peak:
-        learned = learn_runs(problem, [run for run, _ in begun], on_epoch)
-    return {
-        folder: _finish(run, problem, done, backbone, caches, seconds, peak)
-        for (_, folder), (run, seconds), done in zip(pending, begun, learned, strict=True)
-    }
+    folders = {config: run_folder(out, config) for config in configs}
+    if force:
+        for folder in folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+    results = {config: finished_results(folder, _identity(config, caches)) for config, folder in folders.items()}
+    pending = [config for config, found in results.items() if found is None]
+    for group in [pending] if configs[0].entry.stepped else [[config] for config in pending]:
+        runs = [_begin(config, backbone, caches, folders[config]) for config in group]
+        problem = new_problem(configs[0], backbone, caches)
+        with measure_peak(backbone.device) as peak:
+            learned = learn_runs(problem, runs, on_epoch) if runs else []
+        for run, done in zip(runs, learned, strict=True):
+            results[run.config] = _finish(run, done, problem, backbone, caches, peak)
+    return [found for config in configs if (found := results[config]) is not None]
 
 
 def learn_in_memory(
     config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache], on_epoch: OnEpoch | None = None
 ) -> Learned:
     """Learn one run as `execute_runs` does, without a folder and without a look at test rows."""
-    train, val = draw_rows(config, caches, backbone)
-    run = Run(config=config, train=train, val=val)
+    run = _begin(config, backbone, caches)
     return learn_runs(new_problem(config, backbone, caches), [run], on_epoch)[0]
 
 
@@ -127,26 +110,31 @@ def _identity(config: RunConfig, caches: Sequence[FeatureCache]) -> dict[str, An
     }
 
 
-def _begin(
-    config: RunConfig, folder: Path, backbone: Backbone, caches: Sequence[FeatureCache]
-) -> tuple[Run, dict[str, float]]:
-    """Draw rows and write ``config.json``; what is refused leaves no folder behind. The seconds go with the run."""
+def _begin(config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache], folder: Path | None = None) -> Run:
+    """Draw rows and write ``config.json``; what is refused leaves no folder behind."""
     started = time.monotonic()
-    train, val = draw_rows(config, caches, backbone)
-    folder.mkdir(parents=True, exist_ok=True)
-    environment = describe_environment(backbone.device)
-    write_json(folder / "config.json", {**_identity(config, caches), "environment": environment})
-    run = Run(config=config, train=train, val=val, folder=folder)
-    return run, {"load": round(time.monotonic() - started, 3)}
+    for cache in caches:
+        if cache.num_rows("test") == 0:
+            raise DataError(f"{cache.path} has no test rows: leave it out with --dataset, or cache it anew")
+    device, entry = backbone.device, config.entry
+    if entry.needs_rows:
+        shots, seed, local = config.shots, config.seed, entry.needs_local
+        train, val = draw_few_shots(caches, shots=shots, seed=seed, device=device, local=local)
+    else:
+        train = val = no_rows(backbone.embed_dim, device)
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        environment = describe_environment(device)
+        write_json(folder / "config.json", {**_identity(config, caches), "environment": environment})
+    return Run(config=config, train=train, val=val, folder=folder, load_seconds=time.monotonic() - started)
 
 
 def _finish(
     run: Run,
-    problem: Problem,
     learned: Learned,
+    problem: Problem,
     backbone: Backbone,
     caches: Sequence[FeatureCache],
-    seconds: dict[str, float],
     peak: PeakMemory,
 ) -> dict[str, Any]:
     """Evaluate and write the classifier and, last, the results."""
@@ -154,7 +142,7 @@ def _finish(
     config, started = run.config, time.monotonic()
     with measure_peak(backbone.device) as after:
         tasks = evaluate(learned.classifier, caches, backbone.device, local=config.entry.needs_local)
-    seconds = {**seconds, "train": round(learned.seconds, 3), "evaluate": round(time.monotonic() - started, 3)}
+    seconds = {"load": run.load_seconds, "train": learned.seconds, "evaluate": time.monotonic() - started}
     write_classifier(run.folder, problem, learned.classifier, backbone)
     results = {
         **{key: getattr(config, key) for key in ("method", "suite", "backbone", "shots", "seed", "variant")},
@@ -163,7 +151,7 @@ def _finish(
         "suite_score": suite_score([scores[scores["metric"]] for scores in tasks.values()]),
         "parameters": learned.num_parameters,
         "choices": learned.choices,
-        "seconds": seconds,
+        "seconds": {phase: round(taken, 3) for phase, taken in seconds.items()},
         "peak_mib": round(max(peak.mib or 0, after.mib or 0), 1),
         "peak_of": peak.peak_of,
         **({"cuda_graph": learned.graph} if learned.graph else {}),

@@ -39,12 +39,15 @@ class Run:
         To learn from, and to choose on.
     folder : Path, optional
         For its log, its checkpoint and, when it is done, its prompts.
+    load_seconds : float
+        That drawing and reading the rows took.
     """
 
     config: RunConfig
     train: FewShotRows
     val: FewShotRows
     folder: Path | None = None
+    load_seconds: float = 0.0
 
 
 def learn_runs(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None = None) -> list[Learned]:
@@ -78,7 +81,12 @@ def learn_runs(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None =
     """
     config = runs[0].config
     if not config.entry.stepped:
-        return [_fit(problem, run) for run in runs]
+        learned = []
+        for run in runs:
+            started, generator = time.monotonic(), torch.Generator().manual_seed(run.config.seed)
+            fitted = config.entry.probe(config.method, config.options).fit(problem, run.train, run.val, generator)
+            learned.append(replace(fitted, seconds=time.monotonic() - started))
+        return learned
     separately = config.separate and len(problem.tasks) > 1
     try:
         learned = (_learn_separately if separately else _learn_jointly)(problem, runs, on_epoch)
@@ -97,15 +105,6 @@ def learn_runs(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None =
         elif run.folder:
             shutil.rmtree(run.folder / "tasks", ignore_errors=True)
     return learned
-
-
-def _fit(problem: Problem, run: Run) -> Learned:
-    """Fit a method that takes no steps."""
-    started = time.monotonic()
-    generator = torch.Generator().manual_seed(run.config.seed)
-    probe = run.config.entry.probe(run.config.method, run.config.options)
-    learned = probe.fit(problem, run.train, run.val, generator)
-    return replace(learned, seconds=time.monotonic() - started)
 
 
 def _learn_separately(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None) -> list[Learned]:

@@ -10,35 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from cptlite.backbones.clip import Backbone
 from cptlite.cache import FeatureCache
-from cptlite.config import RunConfig
 from cptlite.errors import DataError
 from cptlite.methods.base import FewShotRows
 from cptlite.splits import check_shots, few_shot_rows
 
-__all__ = ["draw_few_shots", "draw_rows"]
-
-
-def draw_rows(config: RunConfig, caches: Sequence[FeatureCache], backbone: Backbone) -> tuple[FewShotRows, FewShotRows]:
-    """Draw training and validation rows as a run wants them, where its method looks at any.
-
-    Raises
-    ------
-    UsageError, DataError
-        As `draw_few_shots`; or a cache has no test rows, which are wanted later in any case.
-    """
-    for cache in caches:
-        if cache.num_rows("test") == 0:
-            raise DataError(f"{cache.path} has no test rows: leave it out with --dataset, or cache it anew")
-    device, entry = backbone.device, config.entry
-    if not entry.needs_rows:
-        nothing = FewShotRows(
-            features=torch.empty(0, 1, backbone.embed_dim, device=device),
-            labels=torch.empty(0, dtype=torch.long, device=device),
-        )
-        return nothing, nothing
-    return draw_few_shots(caches, shots=config.shots, seed=config.seed, device=device, local=entry.needs_local)
+__all__ = ["draw_few_shots", "no_rows"]
 
 
 def draw_few_shots(
@@ -79,6 +56,11 @@ def draw_few_shots(
         val_parts.append(_read(cache, "val", val, offset, local))
         offset += sum(len(task.class_names) for task in cache.tasks)
     return _join(train_parts, device), _join(val_parts, device)
+
+
+def no_rows(dim: int, device: torch.device) -> FewShotRows:
+    """Return zero rows of joint dimension ``dim``, for a method that looks at none."""
+    return FewShotRows(features=torch.empty(0, 1, dim, device=device), labels=torch.empty(0, device=device).long())
 
 
 def _check_alike(caches: Sequence[FeatureCache], local: bool) -> None:

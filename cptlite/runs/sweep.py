@@ -6,7 +6,6 @@ done again, which makes a sweep resumable. Runs that differ in shots and seed al
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import product
@@ -17,7 +16,9 @@ import torch
 from joblib import Parallel, delayed
 
 from cptlite.backbones.clip import Backbone, load_backbone
+from cptlite.cache import CacheFolder
 from cptlite.config import RunConfig, differ_in_rows_alone, known_options, resolve_config
+from cptlite.environment import usable_cores
 from cptlite.methods.table import find_method
 from cptlite.runs.execute import execute_runs
 
@@ -75,7 +76,7 @@ def run_all(
     """
     configs = list(configs)
     groups = _group(configs) if together else [[config] for config in configs]
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, usable_cores() // jobs)
     tasks = (delayed(_run_group)(group, cache_dir, out, threads, force) for group in groups)
     results: dict[RunConfig, dict[str, Any]] = {}
     for group, done in zip(groups, Parallel(n_jobs=jobs, return_as="generator")(tasks), strict=True):
@@ -105,7 +106,9 @@ def _run_group(
     torch.set_num_threads(threads)
     try:
         backbone = _shared_backbone(configs[0].backbone, configs[0].device, configs[0].precision)
-        return execute_runs(configs, backbone, cache_dir=cache_dir, out=out, force=force)
+        with CacheFolder(cache_dir, backbone.slug) as folder:
+            caches = folder.open(backbone, configs[0].datasets)
+            return execute_runs(configs, backbone, caches, out=out, force=force)
     finally:
         torch.set_num_threads(before)
 
