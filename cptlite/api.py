@@ -26,7 +26,7 @@ from cptlite.classifiers import (
     pack_classifier,
     unpack_classifier,
 )
-from cptlite.config import RunConfig, check_names, resolve_config
+from cptlite.config import OWN_ROWS, RunConfig, check_names, known_options, resolve_config
 from cptlite.datasets.types import Task
 from cptlite.errors import UsageError
 from cptlite.methods.table import find_method
@@ -299,8 +299,9 @@ def load_run(folder: str | Path, *, device: str = "cpu") -> FewShotClassifier:
         There is no such run, it is not finished, or a file of it is damaged.
     """
     run = read_run(Path(folder), device=device)
-    flat = run.config.to_json()
-    options = {name: value for name, value in flat.items() if name not in (*SETTLED, "method", "backbone")}
+    flat = {name: tuple(value) if isinstance(value, list) else value for name, value in run.config.to_json().items()}
+    defaults = {each.name: each.default for _, each in known_options(run.config.entry) if each.name not in SETTLED}
+    options = {name: flat[name] for name, default in defaults.items() if name in OWN_ROWS or flat[name] != default}
     model = FewShotClassifier(run.config.method, **options)
     model.config_, model.stored_, model.results_ = run.config, run.stored, run.results
     model.choices_, model.num_parameters_ = run.results["choices"], run.results["parameters"]

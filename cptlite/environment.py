@@ -20,7 +20,7 @@ import torch
 
 import cptlite
 
-__all__ = ["PeakMemory", "describe_environment", "measure_peak", "peak_memory_mib", "usable_cores"]
+__all__ = ["PeakMemory", "describe_environment", "measure_peak", "usable_cores"]
 
 PACKAGES = ("torch", "clip-anytorch", "numpy", "h5py", "scikit-learn")
 CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
@@ -71,13 +71,6 @@ def measure_peak(device: torch.device) -> Iterator[PeakMemory]:
             peak.mib = torch.cuda.max_memory_allocated(device) / 2**20
         else:
             peak.mib = _status_mib("VmHWM") if peak.peak_of == "run" else _process_peak_mib()
-
-
-def peak_memory_mib(device: torch.device) -> float:
-    """Peak memory since the process started in MiB: allocated on the GPU, or of the process on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return _process_peak_mib() or 0.0
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
