@@ -71,8 +71,9 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """As typed on the command line, without the dashes in front."""
-        return self.name.replace("_", "-")
+        """As typed on the command line, without the dashes in front; of a list of texts one a flag, which is repeated."""
+        name = self.name.replace("_", "-")
+        return name.removesuffix("s") if self.kind == tuple[str, ...] else name
 
     def check(self, value: Any) -> Any:
         """Return a value of the option's type.

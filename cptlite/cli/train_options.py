@@ -38,12 +38,6 @@ class _Flag:
     panel: str
     help: str
 
-    @property
-    def word(self) -> str:
-        """``--batch-size``; of a list of texts ``--template``, which is repeated."""
-        name = self.option.flag
-        return f"--{name.removesuffix('s') if self.option.kind == tuple[str, ...] else name}"
-
 
 def _flags(methods: dict[str, Any]) -> dict[str, _Flag]:
     """Make the flags of some methods, by option; help says which of several has it, with which default."""
@@ -152,7 +146,7 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 def _parameter(flag: _Flag) -> inspect.Parameter:
     """Make the parameter that becomes the flag."""
-    option, word = flag.option, flag.word
+    option, word = flag.option, f"--{flag.option.flag}"
     kind, default = option.kind, option.default
     if kind is bool:
         word = f"{word}/--no-{word[2:]}"
