@@ -71,7 +71,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """As typed on the command line, without the dashes in front; of a list of texts one a flag, which is repeated."""
+        """As typed on the command line, without dashes in front; of a list of texts one text a flag, repeated."""
         name = self.name.replace("_", "-")
         return name.removesuffix("s") if self.kind == tuple[str, ...] else name
 

@@ -49,6 +49,23 @@ class Run:
     folder: Path | None = None
     load_seconds: float = 0.0
 
+    def of_task(self, task_id: str, start: int, stop: int) -> Run:
+        """Take the part of one task, whose classes are a range of all, with a folder of its own.
+
+        Raises
+        ------
+        DataError
+            The task has no training rows.
+        """
+        rows = self.train.of_classes(start, stop)
+        if not len(rows.labels):
+            raise DataError(
+                f"task {task_id!r} has no training rows to learn from on its own: cache some, leave its dataset out "
+                f"with --dataset, or give --no-separate"
+            )
+        folder = task_folder(self.folder, task_id) if self.folder else None
+        return replace(self, train=rows, folder=folder)
+
 
 def learn_runs(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None = None) -> list[Learned]:
     """Learn what some runs say: fitted one after the other, or trained as an axis of one forward.
@@ -110,42 +127,32 @@ def learn_runs(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None =
 def _learn_separately(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None) -> list[Learned]:
     """Learn each task as a problem of its own, from its part of every run, and join what comes out."""
     parts: list[list[Learned]] = []  # by task, by run
-    epochs, num_tasks = sum(run.config.recipe.epochs for run in runs if run.config.recipe), len(problem.tasks)
+    epochs = sum(run.config.recipe.epochs for run in runs if run.config.recipe)
     for task, (start, stop) in zip(problem.tasks, problem.class_ranges, strict=True):
-        of_task = [
-            replace(
-                run,
-                train=run.train.of_classes(start, stop),
-                folder=task_folder(run.folder, task.id) if run.folder else None,
-            )
-            for run in runs
-        ]
-        if not all(len(run.train.labels) for run in of_task):
-            raise DataError(
-                f"task {task.id!r} has no training rows to learn from on its own: cache some, leave its dataset out "
-                f"with --dataset, or give --no-separate"
-            )
 
         def count(done: float, loss: float, before: int = epochs * len(parts)) -> None:
             if on_epoch:
-                on_epoch((before + done) / num_tasks, loss)
+                on_epoch((before + done) / len(problem.tasks), loss)
 
+        of_task = [run.of_task(task.id, start, stop) for run in runs]
         parts.append(_learn_jointly(replace(problem, tasks=(task,)), of_task, count))
-    sizes = [len(task.class_names) for task in problem.tasks]
-    return [
-        Learned(
-            classifier=join_classifiers([part.classifier for part in of_run], sizes),
-            num_parameters=sum(part.num_parameters for part in of_run),
-            learnables={
-                f"{task.id}/{name}": value
-                for task, part in zip(problem.tasks, of_run, strict=True)
-                for name, value in part.learnables.items()
-            },
-            seconds=sum(part.seconds for part in of_run),
-            graph=of_run[0].graph,
-        )
-        for of_run in zip(*parts, strict=True)
-    ]
+    return [_join(problem, of_run) for of_run in zip(*parts, strict=True)]
+
+
+def _join(problem: Problem, parts: Sequence[Learned]) -> Learned:
+    """Put one run's tasks together; their learnables are named ``<task id>/<learnable>``."""
+    ids, sizes = [task.id for task in problem.tasks], [len(task.class_names) for task in problem.tasks]
+    return Learned(
+        classifier=join_classifiers([part.classifier for part in parts], sizes),
+        num_parameters=sum(part.num_parameters for part in parts),
+        learnables={
+            f"{task}/{name}": value
+            for task, part in zip(ids, parts, strict=True)
+            for name, value in part.learnables.items()
+        },
+        seconds=sum(part.seconds for part in parts),
+        graph=", ".join(sorted({part.graph for part in parts if part.graph})),
+    )
 
 
 def _learn_jointly(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None) -> list[Learned]:
