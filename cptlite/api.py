@@ -301,7 +301,9 @@ def load_run(folder: str | Path, *, device: str = "cpu") -> FewShotClassifier:
     run = read_run(Path(folder), device=device)
     flat = {name: tuple(value) if isinstance(value, list) else value for name, value in run.config.to_json().items()}
     defaults = {each.name: each.default for _, each in known_options(run.config.entry) if each.name not in SETTLED}
-    options = {name: flat[name] for name, default in defaults.items() if name in OWN_ROWS or flat[name] != default}
+    options: dict[str, Any] = {
+        name: flat[name] for name, default in defaults.items() if name in OWN_ROWS or flat[name] != default
+    }
     model = FewShotClassifier(run.config.method, **options)
     model.config_, model.stored_, model.results_ = run.config, run.stored, run.results
     model.choices_, model.num_parameters_ = run.results["choices"], run.results["parameters"]
