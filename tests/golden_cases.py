@@ -13,14 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from started import Started
 from torch import Tensor
 
 from cptlite.backbones.checkpoints import build_clip
 from cptlite.backbones.clip import Backbone
 from cptlite.datasets.types import Task
-from cptlite.methods.base import Problem, PromptMethod, PromptOptions
+from cptlite.methods.base import Problem, PromptMethod
+from cptlite.methods.options import PromptOptions
 from cptlite.methods.prompts.coop import CoOp
-from cptlite.methods.prompts.softcpt import VARIANTS, SoftCPT
+from cptlite.methods.prompts.softcpt import VARIANTS, SoftCPT, SoftCPTOptions
 from cptlite.text.encoder import TextEncoder
 
 FOLDER = Path(os.environ.get("CPTLITE_GOLDEN_DIR", Path(__file__).parent / "golden"))
@@ -74,39 +76,41 @@ def single_task_problem(path: str) -> Problem:
     return Problem(tasks=(task,), text=text_encoder(path))
 
 
-def build_case(name: str, path: str) -> PromptMethod:
+def build_case(name: str, path: str) -> Started:
     """Our method for one case of ``cases``, started where the original started."""
     case = description("cases")["cases"][name]
     said = case["options"]
-    options = PromptOptions(
-        context_length=said["N_CTX"],
-        task_context_length=said.get("TASK_N_CTX", 4),
-        class_context_length=said.get("CLASS_N_CTX", 4),
-        position=said.get("TOKEN_POSITION", "end"),
-        context_init=said.get("CTX_INIT", ""),
-        task_context_init=said.get("TASK_CTX_INIT", ""),
-        sub_network=said.get("PG_TYPE", "lin"),
-    )
+    shared = {"context_length": said["N_CTX"], "position": said.get("TOKEN_POSITION", "end")}
     problem = multi_task_problem(path)
     if case["method"] == "softcpt":
         flags = tuple(bool(said.get(flag)) for flag in ("CSC", "CLASS_CSC", "TASK_CSC"))
-        variant = next(variant for variant, value in VARIANTS.items() if value == flags)
-        method: PromptMethod = SoftCPT(problem, options, variant)
+        method: PromptMethod = SoftCPT(
+            problem,
+            SoftCPTOptions(
+                **shared,
+                variant=next(variant for variant, value in VARIANTS.items() if value == flags),
+                task_context_length=said.get("TASK_N_CTX", 4),
+                class_context_length=said.get("CLASS_N_CTX", 4),
+                task_context_init=said.get("TASK_CTX_INIT", ""),
+                sub_network=said.get("PG_TYPE", "lin"),
+            ),
+        )
     else:
         sharing = "task" if said.get("TSC") else "class" if said.get("CSC") else "all"
-        method = CoOp(problem, options, sharing)
-    load_parameters(method, recording("cases"), f"{name}/init/", case["params"])
-    return method
+        method = CoOp(problem, PromptOptions(**shared, context_init=said.get("CTX_INIT", "")), sharing=sharing)
+    return start_from(method, recording("cases"), f"{name}/init/", case["params"])
 
 
-def load_parameters(method: PromptMethod, arrays: dict[str, np.ndarray], prefix: str, params: dict[str, Any]) -> None:
-    """Put recorded parameters into a method."""
-    ours = dict(method.named_parameters())
+def start_from(method: PromptMethod, arrays: dict[str, np.ndarray], prefix: str, params: dict[str, Any]) -> Started:
+    """A method started from recorded parameters."""
+    started = Started(method)
     recorded = by_our_names({param: torch.from_numpy(arrays[prefix + param]) for param in params})
-    assert recorded.keys() == ours.keys()
+    assert recorded.keys() == started.learnables.keys()
     for name, value in recorded.items():
-        assert ours[name].numel() == value.numel(), name
-        ours[name].data.copy_(value.reshape(ours[name].shape))
+        ours = started.learnables[name]
+        assert ours.numel() == value.numel(), name
+        ours.data.copy_(value.reshape(ours.shape))
+    return started
 
 
 def by_our_names(recorded: dict[str, Tensor]) -> dict[str, Tensor]:

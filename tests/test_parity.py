@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import pytest
@@ -17,22 +16,23 @@ from golden_cases import (
     build_case,
     by_our_names,
     description,
-    load_parameters,
     make_task,
     recording,
     single_task_problem,
+    start_from,
     text_encoder,
 )
+from started import Started
 
-from cptlite.classifiers import Transport
-from cptlite.methods.base import Problem, PromptMethod, PromptOptions
-from cptlite.methods.prompts.cocoop import CoCoOp
+from cptlite.methods.base import Problem, PromptMethod
+from cptlite.methods.options import PromptOptions
+from cptlite.methods.prompts.cocoop import CoCoOp, CoCoOpOptions
 from cptlite.methods.prompts.coop import CoOp
-from cptlite.methods.prompts.kgcoop import KgCoOp
-from cptlite.methods.prompts.plot import Plot
-from cptlite.methods.prompts.prograd import ProGrad, project
+from cptlite.methods.prompts.kgcoop import KgCoOp, KgCoOpOptions
+from cptlite.methods.prompts.plot import Plot, PlotOptions
+from cptlite.methods.prompts.prograd import ProGrad, ProGradOptions, project
 from cptlite.text.encoder import TEXT_PATHS
-from cptlite.training.loop import learning_rate
+from cptlite.training.recipe import Recipe
 
 STEPS = 10
 
@@ -42,72 +42,78 @@ def assert_close(ours: torch.Tensor | np.ndarray, recorded: np.ndarray, toleranc
     assert np.abs(ours - recorded).max() <= tolerance * np.abs(recorded).max()
 
 
-def check_case(method: PromptMethod, part: str, name: str, labels: torch.Tensor) -> None:
+def check_case(started: Started, part: str, name: str, labels: torch.Tensor) -> None:
     """One case of a recording that holds several."""
     arrays = recording(part)
     case = {key.removeprefix(f"{name}/"): value for key, value in arrays.items() if key.startswith(f"{name}/")}
-    check_steps(method, case, torch.from_numpy(arrays["image_features"]), labels)
+    check_steps(started, case, torch.from_numpy(arrays["image_features"]), labels)
 
 
-def check_steps(method: PromptMethod, case: dict[str, np.ndarray], images: torch.Tensor, labels: torch.Tensor) -> None:
+def check_steps(started: Started, case: dict[str, np.ndarray], images: torch.Tensor, labels: torch.Tensor) -> None:
     """Logits before any step, first gradients, losses of ten steps and logits after them."""
-    assert_close(method.classifier_logits(images[0]).detach(), case["logits"])
-    optimizer = torch.optim.SGD(method.parameters(), lr=0.002, momentum=0.9, weight_decay=5e-4)
+    assert_close(started.logits(images[0]).detach(), case["logits"])
+    optimizer = torch.optim.SGD(started.learnables.values(), lr=0.002, momentum=0.9, weight_decay=5e-4)
     losses = []
     for step in range(STEPS):
-        optimizer.zero_grad()
-        loss = method.backward(images[step % 3], labels[step % 3])
+        loss, gradients = started.gradients(images[step % 3], labels[step % 3])
         if step == 0:
-            check_gradients(method, case)
+            check_gradients(started, gradients, case)
+        for name, gradient in gradients.items():
+            started.learnables[name].grad = gradient
         optimizer.step()
         losses.append(loss.item())
     assert_close(np.array(losses), case["losses"])
-    assert_close(method.classifier_logits(images[0]).detach(), case["final_logits"])
+    assert_close(started.logits(images[0]).detach(), case["final_logits"])
 
 
-def check_gradients(method: PromptMethod, case: dict[str, np.ndarray]) -> None:
+def check_gradients(started: Started, gradients: dict[str, torch.Tensor], case: dict[str, np.ndarray]) -> None:
     recorded = by_our_names(
         {key.removeprefix("grads/"): torch.from_numpy(value) for key, value in case.items() if key.startswith("grads/")}
     )
-    for parameter, value in method.named_parameters():
+    assert recorded.keys() == started.learnables.keys()
+    for name, value in started.learnables.items():
+        wanted = recorded[name].reshape(value.shape)
         # With lincls nothing depends on the task prompts, which then have no gradient here and zeros there.
-        gradient = torch.zeros_like(value) if value.grad is None else value.grad
-        wanted = recorded[parameter].reshape(value.shape)
-        assert (gradient - wanted).norm() <= 1e-3 * wanted.norm(), parameter
+        gradient = gradients.get(name, torch.zeros_like(value))
+        assert (gradient - wanted).norm() <= 1e-3 * wanted.norm(), name
 
 
 @pytest.mark.parametrize("path", TEXT_PATHS)
 @pytest.mark.parametrize("name", description("cases")["cases"])
 def test_multi_task_case(name: str, path: str) -> None:
-    method = build_case(name, path)
+    started = build_case(name, path)
     labels = torch.from_numpy(recording("cases")["labels"]).long()  # (3, B, 2): task, class within the task
-    offsets = torch.tensor(method.problem.offsets)
-    check_case(method, "cases", name, offsets[labels[..., 0]] + labels[..., 1])
+    offsets = torch.tensor(started.method.problem.offsets)
+    check_case(started, "cases", name, offsets[labels[..., 0]] + labels[..., 1])
 
 
-SINGLE: dict[str, Callable[[Problem, PromptOptions], PromptMethod]] = {
-    "coop": partial(CoOp, sharing="all"),
-    "cocoop": CoCoOp,
-    "kgcoop": KgCoOp,
-    "prograd": ProGrad,
+SINGLE: dict[str, Callable[..., PromptMethod]] = {
+    "coop": lambda problem, **given: CoOp(problem, PromptOptions(**given), sharing="all"),
+    "cocoop": lambda problem, **given: CoCoOp(problem, CoCoOpOptions(**given)),
+    "kgcoop": lambda problem, **given: KgCoOp(problem, KgCoOpOptions(**given)),
+    "prograd": lambda problem, **given: ProGrad(problem, ProGradOptions(**given)),
 }
 
+OUR_OPTIONS = {"w": "strength", "lambda": "strength", "T": "temperature"}
+"""Names of options by those of the originals."""
 
-def single_case(name: str, path: str) -> tuple[PromptMethod, torch.Tensor]:
+
+def single_case(name: str, path: str) -> tuple[Started, torch.Tensor]:
     """Our method for one case of ``single``, started where the original started, and its labels (3, B)."""
     case = description("single")["cases"][name]
-    options = PromptOptions(context_length=case["n_ctx"], context_init=case["ctx_init"])
-    method = SINGLE[name](single_task_problem(path), options)
-    load_parameters(method, recording("single"), f"{name}/init/", case["params"])
+    given = {OUR_OPTIONS[option]: value for option, value in case["options"].items()}
+    method = SINGLE[name](
+        single_task_problem(path), context_length=case["n_ctx"], context_init=case["ctx_init"], **given
+    )
     labels = recording("single")["labels_prograd" if name == "prograd" else "labels"]
-    return method, torch.from_numpy(labels).long()
+    return start_from(method, recording("single"), f"{name}/init/", case["params"]), torch.from_numpy(labels).long()
 
 
 @pytest.mark.parametrize("path", TEXT_PATHS)
 @pytest.mark.parametrize("name", SINGLE)
 def test_single_task_case(name: str, path: str) -> None:
-    method, labels = single_case(name, path)
-    check_case(method, "single", name, labels)
+    started, labels = single_case(name, path)
+    check_case(started, "single", name, labels)
 
 
 def test_prograd_projects_at_the_recorded_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,23 +124,33 @@ def test_prograd_projects_at_the_recorded_steps(monkeypatch: pytest.MonkeyPatch)
         return project(gradient, general, strength)
 
     monkeypatch.setattr("cptlite.methods.prompts.prograd.project", watched)
-    method, labels = single_case("prograd", "fused")
-    check_case(method, "single", "prograd", labels)
+    started, labels = single_case("prograd", "fused")
+    check_case(started, "single", "prograd", labels)
     assert seen == description("single")["cases"]["prograd"]["projected"]
 
 
-def plot_case(path: str) -> tuple[Plot, dict[str, np.ndarray], torch.Tensor, torch.Tensor]:
+def plot_case(path: str) -> tuple[Started, dict[str, np.ndarray], torch.Tensor, torch.Tensor]:
     """Our method and a case of its one context, local features (3, B, M, D) and labels (3, B)."""
     facts, arrays = description("plot"), recording("plot")
     problem = Problem(tasks=(make_task("texture", facts["classes"]),), text=text_encoder(path))
-    transport = Transport(eps=facts["eps"], iterations=facts["max_iter"], threshold=facts["thresh"])
-    options = PromptOptions(context_length=facts["n_ctx"], position=facts["position"])
-    method = Plot(problem, options, num_prompts=facts["N"], transport=transport)
+    options = PlotOptions(
+        context_length=facts["n_ctx"],
+        position=facts["position"],
+        num_prompts=facts["N"],
+        eps=facts["eps"],
+        iterations=facts["max_iter"],
+        threshold=facts["thresh"],
+    )
+    started = start_from(
+        Plot(problem, options),
+        {"prompt_learner.ctx": arrays["init"]},
+        "",
+        {"prompt_learner.ctx": facts["ctx_shape"]},
+    )
     case = {**arrays, "grads/prompt_learner.ctx": arrays["grads"]}
-    load_parameters(method, {"prompt_learner.ctx": arrays["init"]}, "", {"prompt_learner.ctx": facts["ctx_shape"]})
     # The pooled feature comes first, and takes no part.
     local = torch.from_numpy(arrays["features"])[:, 1:].transpose(1, 2)
-    return method, case, local, torch.from_numpy(arrays["labels"])
+    return started, case, local, torch.from_numpy(arrays["labels"])
 
 
 @pytest.mark.parametrize("path", TEXT_PATHS)
@@ -155,8 +171,5 @@ def test_zero_shot_text_features() -> None:
 @pytest.mark.parametrize("epochs", json.loads((FOLDER / "lr_schedule.json").read_text()))
 def test_learning_rate_schedule(epochs: str) -> None:
     recorded = json.loads((FOLDER / "lr_schedule.json").read_text())[epochs]
-    ours = [
-        learning_rate(epoch, epochs=int(epochs), base=0.002, warmup_epochs=1, warmup_rate=1e-5)
-        for epoch in range(int(epochs))
-    ]
-    np.testing.assert_allclose(ours, recorded, rtol=1e-9)
+    recipe = Recipe(epochs=int(epochs), lr=0.002, warmup_epochs=1, warmup_lr=1e-5)
+    np.testing.assert_allclose(list(map(recipe.learning_rate, range(int(epochs)))), recorded, rtol=1e-9)

@@ -1,6 +1,6 @@
 """Every prompt method through both text paths: class weights and the gradient of every learnable.
 
-`test_text` compares the paths on one layout; here the methods put several on top of one another. The measure is the
+`tests/text` compares the paths on one layout; here the methods put several on top of one another. The measure is the
 largest difference as a share of the largest magnitude, float32.
 """
 
@@ -18,12 +18,12 @@ from torch import Tensor
 
 from cptlite.backbones.clip import Backbone
 from cptlite.datasets.types import Task
-from cptlite.methods.base import Problem, PromptMethod, PromptOptions
+from cptlite.methods.base import Problem, PromptMethod
 from cptlite.methods.prompts.class_weights import ClassWeightMethod
 from cptlite.methods.prompts.cocoop import CoCoOp
 from cptlite.methods.prompts.plot import Plot
-from cptlite.methods.prompts.softcpt import SUB_NETWORKS, VARIANTS
-from cptlite.methods.table import METHODS
+from cptlite.methods.prompts.softcpt import VARIANTS
+from cptlite.methods.table import METHODS, find_method
 from cptlite.text.encoder import TEXT_PATHS, TextEncoder
 from cptlite.text.layout import POSITIONS
 
@@ -32,11 +32,13 @@ EMBED_DIM = 64  # CoCoOp has a 16th of it for hidden units; the gradient of one 
 PLACES = 5
 ONE_CHUNK_A_PROMPT = 1e-9  # GiB
 
-KINDS = [(name, "", "") for name in ("coop-mt", "coop-ca", "coop-cs", "cocoop", "kgcoop", "prograd", "plot")]
+# TaskRes learns no prompt.
+PROMPTED = [name for name, entry in METHODS.items() if entry.stepped and name != "taskres"]
+KINDS = [(name, "", "") for name in PROMPTED if name != "softcpt"]
 KINDS += [
     ("softcpt", variant, sub_network)
     for variant, (class_features, *_) in VARIANTS.items()
-    for sub_network in (SUB_NETWORKS if class_features else ("lin",))
+    for sub_network in (("lin", "linmean", "lincls") if class_features else ("lin",))
 ]
 """Method, variant and sub-network."""
 
@@ -89,10 +91,27 @@ DRAWN = st.builds(
 )
 
 
-def make_method(
-    kind: tuple[str, str, str], case: Case, path: str, position: str = "end", memory: float = 8.0, runs: int = 0
-) -> PromptMethod:
-    """Make a method whose learnables are the same whatever the path; of several runs where ``runs`` is given."""
+@dataclass(frozen=True)
+class Runs:
+    """A method and the learnables of R runs, leaves; the same whatever the text path."""
+
+    method: PromptMethod
+    learnables: dict[str, Tensor]
+
+    @property
+    def count(self) -> int:
+        return len(next(iter(self.learnables.values())))
+
+    def pick(self, run: int, method: PromptMethod) -> Runs:
+        """One of the runs alone, in another method."""
+        values = {name: value.detach()[run : run + 1].requires_grad_() for name, value in self.learnables.items()}
+        return Runs(method, values)
+
+
+def make_runs(
+    kind: tuple[str, str, str], case: Case, path: str, position: str = "end", memory: float = 8.0, count: int = 1
+) -> Runs:
+    """Make a method and drawn learnables of some runs."""
     name, variant, sub_network = kind
     tasks = tuple(
         Task(id=str(index), name=task, class_names=classes, template="a photo of a {}.", metric="acc1")
@@ -100,57 +119,58 @@ def make_method(
     )
     text = TextEncoder(tiny_backbone().text_tower, tiny_backbone().tokenizer, path, memory=memory)
     length, task_length, class_length = case.lengths
-    options = PromptOptions(
-        context_length=length, task_context_length=task_length, class_context_length=class_length, position=position
-    )
-    build = METHODS[name].prompts
-    assert build is not None
-    method = build(Problem(tasks=tasks, text=text), replace(options, sub_network=sub_network or "lin"), variant)
-    generator = torch.Generator().manual_seed(0)
-    for value in method.parameters():
-        value.data = torch.randn((runs, *value.shape) if runs else value.shape, generator=generator) * 0.2
-    return method
-
-
-def class_weights(method: PromptMethod) -> Tensor:
-    """Class weights of a method, or what comes nearest: those of three images, or of every prompt."""
-    if isinstance(method, ClassWeightMethod):
-        return method.class_weights()
-    if isinstance(method, Plot):
-        return method.prompt_weights()
-    assert isinstance(method, CoCoOp)
-    runs = method.context.shape[:-3]
-    images = torch.randn((*runs, 3, EMBED_DIM), generator=torch.Generator().manual_seed(3))
-    return method.image_weights(images)
-
-
-def weights_and_gradients(method: PromptMethod) -> dict[str, Tensor]:
-    """Class weights, and each learnable's gradient of a random mix of them."""
-    weights = class_weights(method)
-    (weights * torch.randn(weights.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
-    return {"class weights": weights.detach(), **gradients(method)}
-
-
-def draw_images(method: PromptMethod, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Pooled features (..., B, D), or local ones (..., B, M, D) for a method of these."""
-    shape = (PLACES, EMBED_DIM) if isinstance(method, Plot) else (EMBED_DIM,)
-    return torch.randn((*batch, *shape), generator=generator)
-
-
-def loss_and_step(method: PromptMethod, runs: int = 0) -> dict[str, Tensor]:
-    """Loss on a batch and the gradients that training steps along."""
-    generator = torch.Generator().manual_seed(2)
-    batch = (runs, 6) if runs else (6,)
-    images = draw_images(method, batch, generator)
-    labels = torch.randint(len(method.problem.class_names), batch, generator=generator)
-    return {"loss": method.backward(images, labels), **gradients(method)}
-
-
-def gradients(method: PromptMethod) -> dict[str, Tensor]:
-    """Gradient of every learnable; zeros for one that has no part in the weights (lincls: the task context)."""
-    return {
-        name: torch.zeros_like(value) if value.grad is None else value.grad for name, value in method.named_parameters()
+    given = {
+        "context_length": length,
+        "context_init": "",
+        "task_context_length": task_length,
+        "class_context_length": class_length,
+        "position": position,
+        **({"variant": variant, "sub_network": sub_network} if variant else {}),
     }
+    entry = find_method(name)
+    known = {each.name for each in entry.list_options()}
+    options = entry.new_options(**{option: value for option, value in given.items() if option in known})
+    method = entry.method(Problem(tasks=tasks, text=text), options, runs=count)
+    generator = torch.Generator().manual_seed(0)
+    learnables = {
+        key: (torch.randn((count, *value.shape), generator=generator) * 0.2).requires_grad_()
+        for key, value in method.start(generator).items()
+    }
+    return Runs(method, learnables)
+
+
+def class_weights(runs: Runs) -> Tensor:
+    """Class weights (R, ...) of a method, or what comes nearest: those of three images, or of every prompt."""
+    method = runs.method
+    if isinstance(method, ClassWeightMethod):
+        return method.class_weights(runs.learnables)
+    if isinstance(method, Plot):
+        return method.prompt_weights(runs.learnables)
+    assert isinstance(method, CoCoOp)
+    images = torch.randn((runs.count, 3, EMBED_DIM), generator=torch.Generator().manual_seed(3))
+    return method._classifier(runs.learnables).weights(images)
+
+
+def weights_and_gradients(runs: Runs) -> dict[str, Tensor]:
+    """Class weights, and each learnable's gradient of a random mix of them; zeros for one without a part in them."""
+    weights = class_weights(runs)
+    mix = (weights * torch.randn(weights.shape, generator=torch.Generator().manual_seed(1))).sum()
+    found = torch.autograd.grad(mix, list(runs.learnables.values()), allow_unused=True, materialize_grads=True)
+    return {"class weights": weights.detach(), **dict(zip(runs.learnables, found, strict=True))}
+
+
+def draw_batch(runs: Runs) -> tuple[Tensor, Tensor]:
+    """Pooled features (R, B, D), or local ones (R, B, M, D) for a method of these, and labels (R, B)."""
+    generator = torch.Generator().manual_seed(2)
+    shape = (PLACES, EMBED_DIM) if isinstance(runs.method, Plot) else (EMBED_DIM,)
+    images = torch.randn((runs.count, 6, *shape), generator=generator)
+    return images, torch.randint(len(runs.method.problem.class_names), (runs.count, 6), generator=generator)
+
+
+def loss_and_step(runs: Runs) -> dict[str, Tensor]:
+    """Losses of a batch and the gradients that training steps along; one of no numbers may be there or not."""
+    loss, found = runs.method.gradients(runs.learnables, *draw_batch(runs))
+    return {"loss": loss, **{name: gradient for name, gradient in found.items() if gradient.numel()}}
 
 
 def assert_agree(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float = TOLERANCE) -> None:
@@ -178,7 +198,7 @@ def assert_agree(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: fl
 @example(case=CASES["60 tokens"])
 @example(case=CASES["beyond ASCII"])
 def test_paths_agree(kind: tuple[str, str, str], position: str, case: Case) -> None:
-    plain, fused = (weights_and_gradients(make_method(kind, case, path, position)) for path in ("plain", "fused"))
+    plain, fused = (weights_and_gradients(make_runs(kind, case, path, position)) for path in ("plain", "fused"))
     assert_agree(plain, fused)
 
 
@@ -186,8 +206,10 @@ def test_paths_agree(kind: tuple[str, str, str], position: str, case: Case) -> N
 def test_paths_step_alike(kind: tuple[str, str, str]) -> None:
     """The loss's own gradient: KgCoOp's pull and ProGrad's projection included."""
     for case in (CASES["names that begin alike"], CASES["no task and class-feature context"]):
-        plain, fused = (loss_and_step(make_method(kind, case, path)) for path in ("plain", "fused"))
+        plain, fused = (loss_and_step(make_runs(kind, case, path)) for path in ("plain", "fused"))
         assert_agree(plain, fused)
+        learned = {name for name, value in make_runs(kind, case, "fused").learnables.items() if value.numel()}
+        assert fused.keys() == {"loss", *learned} - ({"task_context"} if kind[2] == "lincls" else set())
 
 
 @pytest.mark.parametrize("position", POSITIONS)
@@ -195,7 +217,7 @@ def test_paths_step_alike(kind: tuple[str, str, str]) -> None:
 def test_paths_agree_on_several_runs(kind: tuple[str, str, str], position: str) -> None:
     for case in (Case(PETS), CASES["equal names in two tasks"]):
         plain, fused = (
-            weights_and_gradients(make_method(kind, case, path, position, runs=3)) for path in ("plain", "fused")
+            weights_and_gradients(make_runs(kind, case, path, position, count=3)) for path in ("plain", "fused")
         )
         assert_agree(plain, fused)
         assert plain["class weights"].shape[0] == 3
@@ -203,30 +225,30 @@ def test_paths_agree_on_several_runs(kind: tuple[str, str, str], position: str) 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(filter(None, kind)))
 def test_a_run_among_others_steps_as_alone(kind: tuple[str, str, str]) -> None:
-    together = make_method(kind, Case(PETS), "fused", runs=3)
-    generator = torch.Generator().manual_seed(2)
-    images = draw_images(together, (3, 6), generator)
-    labels = torch.randint(len(together.problem.class_names), (3, 6), generator=generator)
-    losses = together.backward(images, labels)
+    together = make_runs(kind, Case(PETS), "fused", count=3)
+    images, labels = draw_batch(together)
+    losses, gradients = together.method.gradients(together.learnables, images, labels)
     for run in range(3):
-        alone = make_method(kind, Case(PETS), "plain")
-        for own, all_runs in zip(alone.parameters(), together.parameters(), strict=True):
-            own.data = all_runs.data[run].clone()
-        loss = alone.backward(images[run], labels[run])
-        own = {name: gradient[run] for name, gradient in gradients(together).items()}
-        assert_agree({"loss": loss, **gradients(alone)}, {"loss": losses[run], **own})
+        alone = together.pick(run, make_runs(kind, Case(PETS), "plain").method)
+        loss, own = alone.method.gradients(alone.learnables, images[run : run + 1], labels[run : run + 1])
+        of_run = {name: gradient[run : run + 1] for name, gradient in gradients.items()}
+        assert_agree({"loss": loss, **own}, {"loss": losses[run : run + 1], **of_run})
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(filter(None, kind)))
+def test_a_method_planned_for_one_run_takes_several(kind: tuple[str, str, str]) -> None:
+    """And the other way round: what was planned for is no bound."""
+    three, one = (make_runs(kind, Case(PETS), "fused", count=count) for count in (3, 1))
+    assert_agree(loss_and_step(three), loss_and_step(Runs(one.method, three.learnables)))
+    assert_agree(loss_and_step(three.pick(1, one.method)), loss_and_step(three.pick(1, three.method)))
 
 
 @pytest.mark.parametrize("path", TEXT_PATHS)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(filter(None, kind)))
 def test_chunks_change_nothing(kind: tuple[str, str, str], path: str) -> None:
-    few = make_method(kind, Case(PETS), path)
-    whole, chunked = (
-        weights_and_gradients(make_method(kind, Case(PETS), path, memory=memory))
-        for memory in (8.0, ONE_CHUNK_A_PROMPT)
-    )
-    assert_agree(whole, chunked)
-    assert_agree(loss_and_step(few), loss_and_step(make_method(kind, Case(PETS), path, memory=ONE_CHUNK_A_PROMPT)))
+    whole, chunked = (make_runs(kind, Case(PETS), path, memory=memory) for memory in (8.0, ONE_CHUNK_A_PROMPT))
+    assert_agree(weights_and_gradients(whole), weights_and_gradients(chunked))
+    assert_agree(loss_and_step(whole), loss_and_step(chunked))
 
 
 @pytest.mark.parametrize("path", TEXT_PATHS)
@@ -238,7 +260,7 @@ def test_chunks_change_nothing(kind: tuple[str, str, str], path: str) -> None:
 def test_chunks_change_nothing_of_several_runs(kind: tuple[str, str, str], path: str) -> None:
     for memory in (2e-4, ONE_CHUNK_A_PROMPT):
         whole, chunked = (
-            loss_and_step(make_method(kind, Case(PETS), path, memory=bound, runs=2), runs=2) for bound in (8.0, memory)
+            loss_and_step(make_runs(kind, Case(PETS), path, memory=bound, count=3)) for bound in (8.0, memory)
         )
         assert_agree(whole, chunked)
 
@@ -253,5 +275,7 @@ def test_a_small_memory_does_make_chunks(path: str, monkeypatch: pytest.MonkeyPa
         return prepare(tower, layout)  # type: ignore[arg-type]
 
     monkeypatch.setitem(TEXT_PATHS, path, replace(TEXT_PATHS[path], prepare=watched))
-    make_method(("coop-mt", "", ""), Case(PETS), path, memory=ONE_CHUNK_A_PROMPT).classifier()
-    assert sizes == [1] * 5
+    for count in (1, 3):
+        sizes.clear()
+        make_runs(("coop-mt", "", ""), Case(PETS), path, memory=ONE_CHUNK_A_PROMPT, count=count)
+        assert sizes == [1] * 5 * count

@@ -1,4 +1,4 @@
-"""Probes on hand-made features, and the shapes of what the prompt methods learn."""
+"""Probes on hand-made features, and what the prompt methods learn: shapes, joint gradients, the method table."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_cases import golden_backbone, make_task, text_encoder
+from started import Started
 
 from cptlite.classifiers import LinearClassifier
+from cptlite.config import resolve_config
 from cptlite.datasets.types import Task
 from cptlite.errors import DataError, UsageError
-from cptlite.methods.base import FewShotRows, Problem, PromptOptions, mask_other_tasks
-from cptlite.methods.probes.linear_probe import LinearProbe, search_c
-from cptlite.methods.probes.per_task import PerTask
-from cptlite.methods.probes.prototype import PrototypeClassifier
-from cptlite.methods.probes.zero_shot import ZeroShot
-from cptlite.methods.prompts.coop import CoOp
+from cptlite.methods.base import FewShotRows, Learned, Problem, mask_other_tasks
+from cptlite.methods.probes.linear_probe import search_c
 from cptlite.methods.prompts.prograd import project
-from cptlite.methods.prompts.softcpt import SoftCPT
-from cptlite.methods.table import METHODS, find_method, resolve_config
+from cptlite.methods.table import METHODS, find_method
 
 DIM = 8
+GIVEN = {"suite": "s", "datasets": ("a",), "backbone": "demo"}
+STEPPED = [name for name, entry in METHODS.items() if entry.stepped]
 
 
 @pytest.fixture
@@ -41,48 +40,66 @@ def rows() -> FewShotRows:
     return FewShotRows(features=features[:, None], labels=labels)
 
 
+def fit(problem: Problem, name: str, train: FewShotRows, val: FewShotRows, **options: object) -> Learned:
+    """Fit a method of the table."""
+    entry = find_method(name)
+    probe = entry.probe(name, entry.new_options(**options))
+    return probe.fit(problem, train, val, torch.Generator())
+
+
+def start(problem: Problem, name: str, **options: object) -> Started:
+    """Start a prompt method of the table."""
+    entry = find_method(name)
+    return Started(entry.method(problem, entry.new_options(**options)))
+
+
+def zero_shot(problem: Problem, rows: FewShotRows, *templates: str) -> LinearClassifier:
+    learned = fit(problem, "zeroshot", rows, rows, templates=templates)
+    assert learned.num_parameters == 0
+    assert isinstance(learned.classifier, LinearClassifier)
+    return learned.classifier
+
+
 def test_zero_shot_uses_each_tasks_template(problem: Problem, rows: FewShotRows) -> None:
-    classifier = ZeroShot().fit(problem, rows, rows)
+    classifier = zero_shot(problem, rows)
     text = problem.text.encode_texts(["a photo of a dog.", "kiwi fruit."])
     torch.testing.assert_close(classifier.weights[[1, 3]], F.normalize(text, dim=-1), rtol=1e-4, atol=1e-6)
     assert classifier.unit_length
 
 
 def test_zero_shot_ensemble_is_the_normalised_mean(problem: Problem, rows: FewShotRows) -> None:
-    mine = replace(problem, templates=("a {} outdoors.", "one {}."))
-    weights = ZeroShot().fit(mine, rows, rows).weights
+    weights = zero_shot(problem, rows, "a {} outdoors.", "one {}.").weights
     texts = problem.text.encode_texts(["a kiwi outdoors.", "one kiwi."])
     mean = F.normalize(texts, dim=-1).mean(dim=0)
     torch.testing.assert_close(weights[3], mean / mean.norm(), rtol=1e-4, atol=1e-6)
-    single = ZeroShot().fit(replace(problem, templates=("{} fruit.",)), rows, rows).weights
-    torch.testing.assert_close(single[2:], ZeroShot().fit(problem, rows, rows).weights[2:], rtol=1e-4, atol=1e-6)
+    single = zero_shot(problem, rows, "{} fruit.").weights
+    torch.testing.assert_close(single[2:], zero_shot(problem, rows).weights[2:], rtol=1e-4, atol=1e-6)
 
 
 def test_prototype_is_the_nearest_mean(problem: Problem, rows: FewShotRows) -> None:
-    method = PerTask("prototype", PrototypeClassifier)
-    classifier = method.fit(problem, rows, rows)
+    learned = fit(problem, "prototype", rows, rows)
     units = F.normalize(rows.features[:, 0], dim=-1)
     means = torch.stack([units[rows.labels == label].mean(0) for label in range(5)])
     query = torch.randn(20, DIM)
     nearest = torch.cdist(F.normalize(query, dim=-1), means).argmin(-1)
-    assert torch.equal(classifier.scores(query).argmax(-1), nearest)
-    assert method.num_parameters() == 5 * DIM
+    assert torch.equal(learned.classifier.scores(query).argmax(-1), nearest)
+    assert learned.num_parameters == 5 * DIM
 
 
 def test_linear_probe_fits_each_task_on_its_own(problem: Problem, rows: FewShotRows) -> None:
-    probe = PerTask("linear-probe", LinearProbe)
-    classifier = probe.fit(problem, rows, rows)
-    scores = classifier.scores(rows.features[:, 0])
+    learned = fit(problem, "linear-probe", rows, rows)
+    scores = learned.classifier.scores(rows.features[:, 0])
     masked = mask_other_tasks(scores, problem.class_tasks, rows.labels)
     assert torch.equal(masked.argmax(-1), rows.labels)
-    assert probe.choices_.keys() == {"animal", "fruit"}
-    assert probe.num_parameters() == 5 * DIM + 5
+    assert learned.choices.keys() == {"animal", "fruit"}
+    assert learned.num_parameters == 5 * DIM + 5
 
 
-def test_linear_probe_wants_validation_rows(problem: Problem, rows: FewShotRows) -> None:
+def test_linear_probe_wants_validation_rows_unless_c_is_given(problem: Problem, rows: FewShotRows) -> None:
     empty = FewShotRows(features=rows.features[:0], labels=rows.labels[:0])
-    with pytest.raises(DataError, match="has none cached"):
-        PerTask("linear-probe", LinearProbe).fit(problem, rows, empty)
+    with pytest.raises(DataError, match="linear-probe chooses on validation rows, .* has none cached"):
+        fit(problem, "linear-probe", rows, empty)
+    assert fit(problem, "linear-probe", rows, empty, C=2.0).choices == {}
 
 
 @pytest.mark.parametrize("peak", [-5.3, -2.0, 0.0, 0.4, 3.1])
@@ -108,15 +125,15 @@ def test_linear_classifier_scales_and_normalises() -> None:
     np.testing.assert_allclose(classifier.scores(torch.tensor([[0.0, 5.0, 0.0]])), [[0, 100, 0]], rtol=1e-5)
 
 
-def test_table_resolves_variants() -> None:
-    assert find_method("softcpt")[1] == "nata"
-    assert find_method("softcpt", "nats")[1] == "nats"
-    with pytest.raises(UsageError, match="unknown method 'softcp'"):
+def test_table_finds_methods_and_their_variants() -> None:
+    assert find_method("softcpt").variants == ("nata", "nats", "cata", "cats", "csta", "csts")
+    assert find_method("coop-mt").variants == ()
+    with pytest.raises(UsageError, match="unknown method 'softcp': did you mean 'softcpt'?"):
         find_method("softcp")
-    with pytest.raises(UsageError, match="unknown variant"):
-        find_method("softcpt", "xxxx")
-    with pytest.raises(UsageError, match="no variants"):
-        find_method("coop-mt", "nata")
+    with pytest.raises(UsageError, match="unknown variant 'xxxx': give one of nata, nats"):
+        find_method("softcpt").new_options(variant="xxxx")
+    with pytest.raises(UsageError, match="coop-mt has no option 'variant'"):
+        resolve_config({**GIVEN, "method": "coop-mt", "variant": "nata"})
 
 
 @pytest.mark.parametrize(
@@ -126,6 +143,7 @@ def test_table_resolves_variants() -> None:
         ("coop-ca", 2 * 16 * 128),
         ("coop-cs", 5 * 16 * 128),
         ("cocoop", 16 * 128 + 2 * (32 + 1) + 128 * (2 + 1)),
+        ("taskres", 5 * 32),
         ("kgcoop", 2 * 16 * 128),
         ("prograd", 2 * 16 * 128),
         ("plot", 2 * 4 * 16 * 128),
@@ -133,30 +151,47 @@ def test_table_resolves_variants() -> None:
     ],
 )
 def test_parameter_counts(problem: Problem, name: str, count: int) -> None:
-    entry, variant = METHODS[name], find_method(name)[1]
-    assert entry.prompts is not None
     assert golden_backbone().embed_dim == 32
     if name == "cocoop":
         problem = replace(problem, tasks=problem.tasks[:1])
-    assert entry.prompts(problem, PromptOptions(), variant).num_parameters() == count
+    words = (
+        {"context_init": "", "context_length": 16} if hasattr(find_method(name).new_options(), "context_init") else {}
+    )
+    assert start(problem, name, **words).num_parameters() == count
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_a_classifier_scores_as_the_method_does(name: str, problem: Problem) -> None:
+    """And stays when the learnables go on, in place as steps do."""
+    if name == "cocoop":
+        problem = replace(problem, tasks=(make_task("all", problem.class_names),))
+    started = start(problem, name, **({"threshold": 0} if name == "plot" else {}))  # which stops by the batch
+    images = torch.randn(6, *((7, 32) if name == "plot" else (32,)))
+
+    def move() -> None:
+        for value in started.learnables.values():
+            value.data += torch.randn(value.shape)
+
+    move()
+    classifier, logits = started.classifier(), started.logits(images).detach()
+    before = classifier.scores(images)
+    torch.testing.assert_close(before, logits, rtol=1e-4, atol=1e-4)
+    move()
+    assert torch.equal(classifier.scores(images), before)
+    assert (started.logits(images) - logits).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("name", ["kgcoop", "prograd"])
-def test_joint_gradients_are_the_tasks_own_by_their_share(name: str) -> None:
+def test_joint_gradients_are_the_tasks_own_by_their_share(name: str, problem: Problem) -> None:
     """Tasks trained together get the gradients of tasks trained alone, weighted by their images in the batch."""
-    tasks = (make_task("animal", ["cat", "dog"]), make_task("fruit", ["fig", "kiwi", "plum"], "{} fruit."))
+    tasks = problem.tasks
     images, labels = torch.randn(12, 32), torch.tensor([0, 1, 1, 2, 3, 4, 2, 3, 4, 2, 3, 4])
 
     def gradient(own: tuple[Task, ...], rows: torch.Tensor, offset: int) -> torch.Tensor:
-        build = METHODS[name].prompts
-        assert build is not None
-        torch.manual_seed(0)
-        method = build(Problem(tasks=own, text=text_encoder("fused")), PromptOptions(context_length=4), "")
-        assert isinstance(method, CoOp)
-        method.context.data = method.context.data[:1].expand_as(method.context).clone()
-        method.backward(images[rows], labels[rows] - offset)
-        assert method.context.grad is not None
-        return method.context.grad
+        started = start(replace(problem, tasks=own), name, context_length=4, context_init="")
+        context = started.learnables["context"]
+        context.data = context.data[:1].expand_as(context).clone()
+        return started.gradients(images[rows], labels[rows] - offset)[1]["context"]
 
     first, second = labels < 2, labels >= 2
     joint = gradient(tasks, torch.arange(12), 0)
@@ -166,40 +201,41 @@ def test_joint_gradients_are_the_tasks_own_by_their_share(name: str) -> None:
     assert gradient(tasks, second, 0)[0].abs().max() == 0
 
 
-def test_projection_by_hand() -> None:
-    gradient = torch.tensor([[[1.0, 1.0]], [[1.0, 1.0]], [[1.0, 1.0]]])
-    general = torch.tensor([[[0.0, -5.0]], [[0.0, 5.0]], [[0.0, 0.0]]])
-    wanted = torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]], [[1.0, 1.0]]])
-    assert torch.equal(project(gradient, general, 1.0), wanted)
+@pytest.mark.parametrize(("strength", "left"), [(0.0, 1.0), (0.25, 0.75), (1.0, 0.0), (2.0, -1.0)])
+def test_projection_by_hand(strength: float, left: float) -> None:
+    gradient = torch.tensor([[[[1.0, 1.0]], [[1.0, 1.0]], [[1.0, 1.0]]]])
+    general = torch.tensor([[[[0.0, -5.0]], [[0.0, 5.0]], [[0.0, 0.0]]]])
+    wanted = torch.tensor([[[[1.0, left]], [[1.0, 1.0]], [[1.0, 1.0]]]])
+    assert torch.equal(project(gradient, general, strength), wanted)
 
 
 def test_a_methods_own_defaults_give_way_to_what_is_given() -> None:
-    base = {"suite": "s", "datasets": ("a",), "backbone": "demo"}
-    own = resolve_config({**base, "method": "kgcoop"})
-    assert (own.context_length, own.context_init, own.epochs) == (4, "a photo of a", 50)
-    assert resolve_config({**base, "method": "kgcoop", "context_init": ""}).context_init == ""
-    separate = {name for name in METHODS if resolve_config({**base, "method": name}).separate}
-    assert separate >= {"cocoop", "kgcoop", "plot", "prograd"}
-    assert not separate & {"coop-ca", "coop-cs", "coop-mt", "softcpt"}
-    assert not resolve_config({**base, "method": "kgcoop", "separate": False}).separate
-    cocoop = resolve_config({**base, "method": "cocoop"})
-    assert (cocoop.context_length, cocoop.epochs, cocoop.batch_size) == (4, 10, 1)
-    assert resolve_config({**base, "method": "softcpt"}).variant == "nata"
-    with pytest.raises(UsageError, match="unknown configuration key 'shot'"):
-        resolve_config({**base, "method": "softcpt", "shot": 4})
+    own = resolve_config({**GIVEN, "method": "kgcoop"}).to_json()
+    assert (own["context_length"], own["context_init"], own["epochs"]) == (4, "a photo of a", 50)
+    assert resolve_config({**GIVEN, "method": "kgcoop", "context_init": ""}).to_json()["context_init"] == ""
+    separate = {name for name in METHODS if resolve_config({**GIVEN, "method": name}).separate}
+    assert separate == {"cocoop", "kgcoop", "plot", "prograd", "taskres"}
+    assert not resolve_config({**GIVEN, "method": "kgcoop", "separate": False}).separate
+    cocoop = resolve_config({**GIVEN, "method": "cocoop"}).to_json()
+    assert (cocoop["context_length"], cocoop["epochs"], cocoop["batch_size"]) == (4, 10, 1)
+    assert resolve_config({**GIVEN, "method": "softcpt"}).variant == "nata"
+    with pytest.raises(UsageError, match="softcpt has no option 'shot': did you mean 'shots'?"):
+        resolve_config({**GIVEN, "method": "softcpt", "shot": 4})
 
 
-def test_softcpt_refuses_what_it_cannot_use(problem: Problem) -> None:
-    with pytest.raises(UsageError, match="context-init"):
-        SoftCPT(problem, PromptOptions(context_init="a photo of a"))
-    with pytest.raises(UsageError, match="sub-network"):
-        SoftCPT(problem, PromptOptions(sub_network="mlp"))
+def test_softcpt_refuses_what_it_cannot_use() -> None:
+    with pytest.raises(UsageError, match="softcpt has no option 'context_init'"):
+        resolve_config({**GIVEN, "method": "softcpt", "context_init": "a photo of a"})
+    with pytest.raises(UsageError, match="unknown sub-network 'mlp': give one of lin, linmean, lincls"):
+        resolve_config({**GIVEN, "method": "softcpt", "sub_network": "mlp"})
 
 
 def test_start_from_words(problem: Problem) -> None:
-    entry = METHODS["coop-ca"]
-    assert entry.prompts is not None
-    method = entry.prompts(problem, PromptOptions(context_init="a photo of a"), "")
     words = problem.text.word_vectors("a photo of a")
-    context = dict(method.named_parameters())["context"]
+    context = start(problem, "coop-ca", context_init="a photo of a").learnables["context"]
     assert torch.equal(context, words.expand(2, -1, -1))
+    learned = start(
+        problem, "softcpt", variant="csts", task_context_init="a photo", class_context_init="of a"
+    ).learnables
+    assert torch.equal(learned["task_context"], words[:2].expand(2, -1, -1))
+    assert torch.equal(learned["class_context"], words[2:].expand(5, -1, -1))

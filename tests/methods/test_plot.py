@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +13,18 @@ import torch.nn.functional as F
 from cache_fakes import FakeBackbone, make_dataset
 from golden_cases import make_task, text_encoder
 from scipy.optimize import linprog
+from started import Started
 
 import cptlite.classifiers.transport
 import cptlite.runs.evaluate
 from cptlite.cache import open_cache
 from cptlite.cache.encode import encode_dataset
 from cptlite.classifiers import EACH_PAIR, WHOLE_BATCH, Transport, TransportClassifier
+from cptlite.config import check_names
+from cptlite.datasets.views import ViewConfig
 from cptlite.errors import DataError, UsageError
-from cptlite.methods.base import Problem, PromptOptions, mask_other_tasks
-from cptlite.methods.prompts.plot import Plot
+from cptlite.methods.base import Problem, mask_other_tasks
+from cptlite.methods.prompts.plot import Plot, PlotOptions
 from cptlite.runs.evaluate import evaluate
 from cptlite.runs.rows import draw_few_shots
 
@@ -33,10 +37,11 @@ def problem() -> Problem:
     return Problem(tasks=tasks, text=text_encoder("fused"))
 
 
-def make_plot(problem: Problem, transport: Transport | None = None, num_prompts: int = 4) -> Plot:
-    method = Plot(problem, PromptOptions(context_length=4), num_prompts=num_prompts, transport=transport)
-    method.context.data = torch.randn(method.context.shape) * 0.3
-    return method
+def make_plot(problem: Problem, **options: Any) -> Started:
+    started = Started(Plot(problem, PlotOptions(context_length=4, **options)))
+    context = started.learnables["context"]
+    context.data = torch.randn(context.shape) * 0.3
+    return started
 
 
 def slow_plan(cosines: np.ndarray, transport: Transport) -> tuple[np.ndarray, int]:
@@ -124,13 +129,14 @@ def test_no_gradient_goes_through_the_plan() -> None:
 
 
 def test_each_prompt_has_its_tasks_own_context(problem: Problem) -> None:
-    method = make_plot(problem)
-    assert method.context.shape == (2 * 4, 4, 128)
-    before = method.prompt_weights().detach()
+    started = make_plot(problem)
+    context = started.learnables["context"]
+    assert context.shape == (2 * 4, 4, 128)
+    before = started.call("prompt_weights").detach()
     assert before.shape == (5, 4, 32)
     torch.testing.assert_close(before.norm(dim=-1), torch.ones(5, 4))
-    method.context.data[4 + 2] += torch.randn(4, 128)  # the third of the second task
-    changed = (method.prompt_weights() - before).abs().amax(dim=-1) > 1e-4
+    context.data[4 + 2] += torch.randn(4, 128)  # the third of the second task
+    changed = (started.call("prompt_weights") - before).abs().amax(dim=-1) > 1e-4
     wanted = torch.zeros(5, 4, dtype=torch.bool)
     wanted[2:, 2] = True
     assert torch.equal(changed, wanted)
@@ -138,20 +144,38 @@ def test_each_prompt_has_its_tasks_own_context(problem: Problem) -> None:
 
 def test_a_task_among_others_has_the_logits_it_has_alone(problem: Problem) -> None:
     """But for the rule that stops the iterations, which looks at the whole batch."""
-    joint = make_plot(problem, TO_THE_END)
-    alone = make_plot(Problem(tasks=problem.tasks[1:], text=problem.text), TO_THE_END)
-    alone.context.data = joint.context.data[4:].clone()
+    joint = make_plot(problem, threshold=0)
+    alone = make_plot(Problem(tasks=problem.tasks[1:], text=problem.text), threshold=0)
+    alone.learnables["context"].data = joint.learnables["context"].data[4:].clone()
     images, labels = torch.randn(3, 9, 32), torch.tensor([0, 2, 1])
-    masked = mask_other_tasks(joint.classifier_logits(images), problem.class_tasks, labels + 2)
-    torch.testing.assert_close(masked[:, 2:], alone.classifier_logits(images), rtol=1e-4, atol=1e-4)
+    masked = mask_other_tasks(joint.logits(images), problem.class_tasks, labels + 2)
+    torch.testing.assert_close(masked[:, 2:], alone.logits(images), rtol=1e-4, atol=1e-4)
     assert masked[:, :2].isinf().all()
     torch.testing.assert_close(joint.loss(images, labels + 2), alone.loss(images, labels), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_prompts", [1, 3])
+def test_options_set_the_prompts_and_the_transport(problem: Problem, num_prompts: int) -> None:
+    """Of one prompt a class the plan is uniform: what is left is the mean cosine of the places."""
+    started = make_plot(problem, num_prompts=num_prompts, eps=0.2, iterations=7, threshold=0)
+    prompts = started.call("prompt_weights")
+    assert prompts.shape == (5, num_prompts, 32)
+    images = torch.randn(3, 9, 32)
+    cosines = torch.einsum("bmd,knd->bkmn", F.normalize(images, dim=-1), prompts)
+    plan, iterations = slow_plan(cosines.detach().double().numpy(), Transport(eps=0.2, iterations=7, threshold=0))
+    assert iterations == 7
+    scale = math.exp(started.method.logit_scale)
+    wanted = scale * (torch.from_numpy(plan).float() * cosines).sum(dim=(-2, -1))
+    torch.testing.assert_close(started.logits(images), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(started.classifier().scores(images), wanted.detach(), rtol=1e-4, atol=1e-4)
+    if num_prompts == 1:
+        torch.testing.assert_close(wanted, scale * cosines[..., 0].mean(dim=-1), rtol=1e-4, atol=1e-4)
 
 
 def test_scores_depend_on_nothing_beside_the_image_and_the_class(
     problem: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    classifier = make_plot(problem, Transport(threshold=0.5)).classifier()
+    classifier = make_plot(problem, threshold=0.5).classifier()
     images = torch.randn(7, 9, 32).half()
     whole = classifier.scores(images)
     assert whole.shape == (7, 5)
@@ -161,23 +185,24 @@ def test_scores_depend_on_nothing_beside_the_image_and_the_class(
     assert classifier.scores(images[:0]).shape == (0, 5)
 
 
-def test_the_arrays_score_without_a_text_encoder(problem: Problem) -> None:
+def test_tensors_and_values_score_without_a_text_encoder(problem: Problem) -> None:
     images = torch.randn(1, 9, 32)
     classifier = make_plot(problem).classifier()
-    arrays = classifier.arrays()
-    assert arrays.keys() == {"prompts", "eps", "iterations", "threshold", "logit_scale"}
-    assert arrays["prompts"].shape == (5, 4, 32)
-    transport = Transport(**{name: arrays[name].item() for name in ("eps", "iterations", "threshold")})
+    tensors, values = classifier.tensors(), classifier.values()
+    assert tensors.keys() == {"prompts"}
+    assert values.keys() == {"eps", "iterations", "threshold", "logit_scale"}
+    assert tensors["prompts"].shape == (5, 4, 32)
+    transport = Transport(**{name: values[name] for name in ("eps", "iterations", "threshold")})
     units = F.normalize(images[0].double(), dim=-1).numpy()
     for index in range(5):  # one pair each, as a classifier stops
-        cosines = np.einsum("md,nd->mn", units, arrays["prompts"][index])[None, None]
-        wanted = math.exp(arrays["logit_scale"]) * (slow_plan(cosines, transport)[0] * cosines).sum()
+        cosines = np.einsum("md,nd->mn", units, tensors["prompts"][index])[None, None]
+        wanted = math.exp(values["logit_scale"]) * (slow_plan(cosines, transport)[0] * cosines).sum()
         np.testing.assert_allclose(classifier.scores(images)[0, index], wanted, rtol=1e-4)
 
 
-def test_contexts_from_words_would_stay_alike(problem: Problem) -> None:
-    with pytest.raises(UsageError, match=r"stay alike if all started from 'a photo of a'.*drop --context-init"):
-        Plot(problem, PromptOptions(context_init="a photo of a"))
+def test_contexts_from_words_would_stay_alike() -> None:
+    with pytest.raises(UsageError, match="plot has no option 'context_init'"):
+        check_names("plot", {"context_init": "a photo of a"})
 
 
 @pytest.fixture

@@ -5,20 +5,23 @@ from __future__ import annotations
 import pytest
 import torch
 from golden_cases import make_task, text_encoder
+from started import Started
 
 from cptlite.errors import UsageError
-from cptlite.methods.base import FewShotRows, Problem, PromptOptions
-from cptlite.methods.prompts.softcpt import VARIANTS, SoftCPT
-from cptlite.training.loop import Recipe, TrainingRun, take_learnables, train_prompts, train_together
+from cptlite.methods.base import FewShotRows, Problem
+from cptlite.methods.prompts.softcpt import VARIANTS, SoftCPT, SoftCPTOptions
+from cptlite.training.loop import train
+from cptlite.training.recipe import Recipe
+from cptlite.training.state import TrainingState
 
 RECIPE = Recipe(epochs=2, batch_size=5, lr=0.05)
+DECAYING = Recipe(epochs=2, batch_size=5, lr=0.05, optimizer="adamw", weight_decay=0.5)
 
 
-def make_method(variant: str, freeze: bool, sub_network: str = "lin") -> SoftCPT:
-    torch.manual_seed(0)
+def make_method(variant: str, freeze: bool, sub_network: str = "lin", runs: int = 1) -> SoftCPT:
     tasks = (make_task("animal", ["cat", "dog"]), make_task("fruit", ["fig", "kiwi", "plum"]))
-    options = PromptOptions(context_length=2, freeze_class_context=freeze, sub_network=sub_network)
-    return SoftCPT(Problem(tasks=tasks, text=text_encoder("fused")), options, variant)
+    options = SoftCPTOptions(variant=variant, context_length=2, freeze_class_context=freeze, sub_network=sub_network)
+    return SoftCPT(Problem(tasks=tasks, text=text_encoder("fused")), options, runs)
 
 
 def rows() -> FewShotRows:
@@ -26,35 +29,39 @@ def rows() -> FewShotRows:
     return FewShotRows(features=features, labels=torch.arange(15) % 5)
 
 
-def values(method: SoftCPT) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in method.named_parameters()}
+def values(started: Started) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in started.learnables.items()}
 
 
+@pytest.mark.parametrize("recipe", [RECIPE, DECAYING], ids=["sgd", "adamw"])
 @pytest.mark.parametrize("sub_network", ["lin", "linmean", "lincls"])
 @pytest.mark.parametrize("variant", ["cata", "cats", "csta", "csts"])
-def test_a_frozen_context_stays_and_the_rest_learns(variant: str, sub_network: str) -> None:
-    frozen = make_method(variant, True, sub_network)
+def test_a_frozen_context_stays_and_the_rest_learns(variant: str, sub_network: str, recipe: Recipe) -> None:
+    """With lincls the task context takes no part: no weight decay moves it either."""
+    frozen, free = (Started(make_method(variant, freeze, sub_network)) for freeze in (True, False))
     start = values(frozen)
-    train_prompts(frozen, rows(), RECIPE, seed=1)
-    moved = {name for name, value in values(frozen).items() if not torch.equal(value, start[name])}
-    assert "class_context" not in moved
-    assert "projection" in moved
-    assert ("task_context" in moved) == (sub_network != "lincls")
-    free = make_method(variant, False, sub_network)
-    assert free.num_parameters() - frozen.num_parameters() == free.class_context.numel()
-    train_prompts(free, rows(), RECIPE, seed=1)
-    assert not torch.equal(values(free)["class_context"], start["class_context"])
+    assert all(torch.equal(value, start[name]) for name, value in values(free).items())
+    for started in (frozen, free):
+        _, gradients = started.gradients(rows().features[:, 0], rows().labels)
+        started.train(rows(), recipe)
+        moved = {name for name, value in values(started).items() if not torch.equal(value, start[name])}
+        still = {"class_context"} if started is frozen else set()
+        still |= {"task_context"} if sub_network == "lincls" else set()
+        assert moved == gradients.keys() == start.keys() - still
+    assert free.num_parameters() - frozen.num_parameters() == start["class_context"].numel()
 
 
 def test_a_frozen_context_of_several_runs() -> None:
-    method = make_method("csts", True)
-    runs = [TrainingRun(learnables=take_learnables(make_method("csts", True)), rows=rows(), seed=s) for s in (1, 2)]
-    train_together(method, runs, RECIPE)
-    for run in runs:
-        alone = make_method("csts", True)
-        train_prompts(alone, rows(), RECIPE, seed=run.seed)
-        assert torch.equal(run.learnables["class_context"], alone.class_context)
-        torch.testing.assert_close(run.learnables["projection"], alone.projection, rtol=1e-4, atol=1e-5)
+    method = make_method("csts", True, runs=2)
+    together = [Started(method, seed) for seed in (1, 2)]
+    train(method, [TrainingState(each.learnables, rows(), RECIPE, seed=3, num_classes=5) for each in together])
+    for seed, each in zip((1, 2), together, strict=True):
+        alone = Started(make_method("csts", True), seed)
+        start = values(alone)
+        alone.train(rows(), RECIPE, seed=3)
+        assert torch.equal(each.learnables["class_context"], start["class_context"])
+        torch.testing.assert_close(each.learnables["projection"], alone.learnables["projection"], rtol=1e-4, atol=1e-5)
+        assert not torch.equal(alone.learnables["projection"], start["projection"])
 
 
 @pytest.mark.parametrize(
@@ -62,4 +69,12 @@ def test_a_frozen_context_of_several_runs() -> None:
 )
 def test_without_class_features_there_is_nothing_to_freeze(variant: str) -> None:
     with pytest.raises(UsageError, match=f"softcpt-{variant} has no class-feature context to freeze: drop"):
-        make_method(variant, True)
+        SoftCPTOptions(variant=variant, freeze_class_context=True)
+
+
+def test_the_variants_are_those_that_the_option_takes() -> None:
+    """The option has them as literals, to be read from source."""
+    for variant in VARIANTS:
+        assert SoftCPTOptions(variant=variant).variant == variant
+    with pytest.raises(UsageError, match=f"unknown variant 'xxxx': give one of {', '.join(VARIANTS)}"):
+        SoftCPTOptions(variant="xxxx")
