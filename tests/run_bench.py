@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from cptlite.runs.files import run_folder
 from cptlite.text.encoder import TextEncoder
 
 __all__ = [
+    "least",
     "BACKBONE",
     "DATASETS",
     "QUICK",
@@ -36,7 +37,8 @@ __all__ = [
 BACKBONE = "random:demo"
 DATASETS = {"coins": ["dime", "penny"], "leaves": ["ash", "elm", "oak"], "shells": ["conch", "whelk"]}
 QUICK: dict[str, Any] = {"epochs": 3, "batch_size": 2, "steps": 5}
-"""What makes a run short; given to the methods that have it."""
+LEAST: dict[str, Any] = {"epochs": 1, "batch_size": 32, "steps": 1}
+"""What makes a run short, or one step; given to the methods that have it."""
 
 
 def encode_datasets(backbone: Backbone, folder: Path) -> Path:
@@ -48,12 +50,17 @@ def encode_datasets(backbone: Backbone, folder: Path) -> Path:
     return folder / "cache"
 
 
-def configure(method: str, **given: Any) -> RunConfig:
+def configure(method: str, *, short: Mapping[str, Any] = QUICK, **given: Any) -> RunConfig:
     """A short run of two shots on all datasets, but for what is given."""
     known = {each.name for _, each in known_options(find_method(method))}
-    quick = {name: value for name, value in QUICK.items() if name in known}
+    taken = {name: value for name, value in short.items() if name in known}
     named = {"method": method, "backbone": BACKBONE, "datasets": tuple(DATASETS), "suite": "shelf", "shots": 2}
-    return resolve_config({**named, **quick, **given})
+    return resolve_config({**named, **taken, **given})
+
+
+def least(method: str, **given: Any) -> RunConfig:
+    """The least that a method can do: one epoch of one step, where it takes any."""
+    return configure(method, short=LEAST, **given)
 
 
 def make_task(name: str, classes: list[str]) -> Task:

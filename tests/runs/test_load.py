@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from run_bench import BACKBONE, DATASETS, RunBench, configure, results_of
+from run_bench import BACKBONE, DATASETS, RunBench, least, results_of
 from safetensors.torch import load_file, save_file
 
 import cptlite
@@ -23,14 +23,6 @@ from cptlite.classifiers import Classifier
 from cptlite.errors import DataError
 from cptlite.methods.table import METHODS
 from cptlite.runs.execute import learn_in_memory
-
-LEAST = {"epochs": 1, "steps": 1, "batch_size": 32}
-
-
-def least(method: str, **given: Any) -> Any:
-    """The least a method can do."""
-    plain = configure(method).to_json()
-    return configure(method, **{name: value for name, value in LEAST.items() if name in plain}, **given)
 
 
 @pytest.fixture
