@@ -7,6 +7,8 @@ dimension.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -200,7 +202,7 @@ class FewShotClassifier(BaseEstimator):
         return self
 
     def __sklearn_clone__(self) -> FewShotClassifier:
-        return FewShotClassifier(**self.get_params())
+        return type(self)(self.method, self.backbone, **deepcopy(self.options))
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
         backbone = "None" if self.backbone is None else f"<{self.backbone.name}>"
@@ -214,7 +216,7 @@ class FewShotClassifier(BaseEstimator):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if hasattr(self, "stored_"):
-            self.stored_ = unpack_classifier(state["stored_"], text=text_of)
+            self.stored_ = unpack_classifier(state["stored_"], text=partial(text_of, self.config_, "cpu"))
 
     @property
     def classifier_(self) -> Classifier:

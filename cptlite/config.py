@@ -22,8 +22,8 @@ __all__ = ["OWN_ROWS", "RunConfig", "check_names", "differ_in_rows_alone", "know
 OWN_ROWS = ("shots", "seed")
 """Fields in which runs that train together may differ."""
 
-NAMED = ("method", "suite", "datasets", "backbone")
-"""Fields without a default."""
+NAMED = {"method": str, "suite": str, "datasets": tuple[str, ...], "backbone": str}
+"""Fields without a default, and their types."""
 
 STEPPED = ("separate", "text_path", "text_memory", "cuda_graphs")
 """Fields of `RunConfig` that say how gradient steps are taken, and mean nothing to other methods."""
@@ -67,6 +67,8 @@ class RunConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name, kind in NAMED.items():
+            object.__setattr__(self, name, Option(name=name, kind=kind).check(getattr(self, name)))
         if self.suite in ("", ".", "..") or "/" in self.suite or "\\" in self.suite:
             raise UsageError(f"suite must be a plain folder name below --out, got {self.suite!r}")
 
@@ -86,10 +88,14 @@ class RunConfig(Options):
         return self.recipe.recipe if self.recipe else PAPER
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values under one flat list of names, for `resolve_config` to read back."""
+        """Plain values under one flat list of names, all of the method's, for `resolve_config` to read back."""
         parts = asdict(self)
         flat = {**parts.pop("options"), **(parts.pop("recipe") or {})}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in {**parts, **flat}.items()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in {**parts, **flat}.items()
+            if self.entry.stepped or name not in STEPPED
+        }
 
 
 def known_options(entry: MethodEntry) -> Iterator[tuple[str, Option]]:
@@ -153,8 +159,7 @@ def resolve_config(given: Mapping[str, Any]) -> RunConfig:
         name = parts["recipe"].get("recipe", PAPER)
         recipe = Recipe(**{**RECIPES.get(name, {}), **parts["recipe"]})
     return RunConfig(
-        **{name: given[name] for name in NAMED if name != "datasets"},
-        datasets=tuple(given["datasets"]),
+        **{name: given[name] for name in NAMED},
         options=entry.new_options(**parts["method"]),
         recipe=recipe,
         **{"separate": entry.separate, **parts["run"]},

@@ -7,7 +7,7 @@ They are made from the options themselves, so that a method that is added brings
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -17,66 +17,79 @@ import typer
 from typer.core import TyperCommand
 
 from cptlite.cli.options import HOW, WHAT
-from cptlite.config import known_options
-from cptlite.methods.table import METHODS
-from cptlite.options import Option
+from cptlite.config import RunConfig, known_options
+from cptlite.methods.table import METHODS, MethodEntry
+from cptlite.options import Option, options_of
+from cptlite.training.recipe import Recipe
 
 __all__ = ["REPEATED", "TrainCommand", "with_training_options"]
 
 RECIPE = "Recipe (of methods that learn by gradient steps)"
 SEVERAL = "Options of several methods"
 RUN_PANELS = {"separate": WHAT, "shots": WHAT, "seed": WHAT}
+GENERAL = {each.name: each for kind in (RunConfig, Recipe) for each in options_of(kind)}
+"""Options of run and recipe, with the defaults that hold for most methods."""
 REPEATED = ("shots", "seed")
 """Options whose flag can be given more than once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Flag:
-    """An option as a flag: its help panel, and its help."""
+    """An option as a flag: its help panel, and its help, which ends with the default."""
 
     option: Option
     panel: str
     help: str
 
 
-def _flags(methods: dict[str, Any]) -> dict[str, _Flag]:
+def _flags(methods: Mapping[str, MethodEntry]) -> dict[str, _Flag]:
     """Make the flags of some methods, by option; help says which of several has it, with which default."""
-    found: dict[str, _Flag] = {}
-    holders: dict[str, list[tuple[str, Option]]] = {}
+    shared: dict[str, tuple[str, dict[str, Option]]] = {}  # of run and recipe: panel, and the option in each method
+    own: dict[str, dict[str, Option]] = {}  # of the methods: the option in each
     for name, entry in methods.items():
         for part, each in known_options(entry):
             if part == "method":
-                holders.setdefault(each.name, []).append((name, each))
+                own.setdefault(each.name, {})[name] = each
             else:
                 panel = RECIPE if part == "recipe" else RUN_PANELS.get(each.name, HOW)
-                found.setdefault(each.name, _Flag(option=each, panel=panel, help=_help(each)))
-    for name, having in holders.items():
-        option = having[0][1]
-        if len(methods) == 1:
-            found[name] = _Flag(option=option, panel=f"Options of {having[0][0]}", help=_help(option))
-        elif name in found:
-            found[name] = replace(found[name], help=f"{found[name].help} {_by_method(having)}")
+                shared.setdefault(each.name, (panel, {}))[1][name] = each
+    flags = {}
+    for option, (panel, having) in shared.items():
+        usual = GENERAL[option] if len(methods) > 1 else next(iter(having.values()))
+        flags[option] = _Flag(option=usual, panel=panel, help=_help(usual, having))
+    for option, having in own.items():
+        owner, first = next(iter(having.items()))
+        if option in flags:
+            flags[option] = replace(flags[option], help=f"{flags[option].help} {_by_method(having)}")
+        elif len(having) == 1:
+            flags[option] = _Flag(option=first, panel=f"Options of {owner}", help=_help(first))
         else:
-            panel = f"Options of {having[0][0]}" if len(having) == 1 else SEVERAL
-            words = _help(option) + _default(option) if len(having) == 1 else _by_method(having)
-            found[name] = _Flag(option=replace(option, default=None), panel=panel, help=words)
-    return found
+            flags[option] = _Flag(option=replace(first, default=None), panel=SEVERAL, help=_by_method(having))
+    return flags
 
 
-def _by_method(having: list[tuple[str, Option]]) -> str:
+def _by_method(having: Mapping[str, Option]) -> str:
     """Help of an option of several methods, put together where help and default are the same."""
     groups: dict[str, list[str]] = {}
-    for name, each in having:
-        groups.setdefault(_help(each) + _default(each), []).append(name)
+    for name, each in having.items():
+        groups.setdefault(_help(each), []).append(name)
     return " ".join(f"{', '.join(names)}: {words}" for words, names in groups.items())
 
 
-def _help(option: Option) -> str:
-    return option.help + (f" One of {', '.join(option.choices)}." if option.choices else "")
+def _help(option: Option, having: Mapping[str, Option] | None = None) -> str:
+    """Help of an option, with its values and its default; and with that of methods that have another."""
+    words = option.help + (f" One of {', '.join(option.choices)}." if option.choices else "")
+    others: dict[Any, list[str]] = {}
+    for name, each in (having or {}).items():
+        if each.default != option.default:
+            others.setdefault(each.default, []).append(name)
+    said = [] if option.default in (None, "", ()) or option.default is False and not others else [_word(option.default)]
+    said += [f"{', '.join(names)}: {_word(value)}" for value, names in others.items()]
+    return f"{words} (default: {'; '.join(said)})" if said else words
 
 
-def _default(option: Option) -> str:
-    return "" if option.default in (None, "", (), False) else f" (default: {option.default})"
+def _word(value: Any) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
 class TrainCommand(TyperCommand):
@@ -101,9 +114,8 @@ class TrainCommand(TyperCommand):
             if parameter.name in flags:
                 parameter = copy(parameter)
                 flag = flags[parameter.name]
-                parameter.help = flag.help + _default(flag.option)  # type: ignore[attr-defined]
+                parameter.help = flag.help  # type: ignore[attr-defined]
                 parameter.rich_help_panel = flag.panel  # type: ignore[attr-defined]
-                parameter.show_default = False  # type: ignore[attr-defined]
             if parameter.name in flags or parameter.name not in every:
                 shown.params.append(parameter)
         super(TrainCommand, shown).format_help(ctx, formatter)
@@ -156,7 +168,7 @@ def _parameter(flag: _Flag) -> inspect.Parameter:
         kind, default = list[kind], [default]  # type: ignore[valid-type]
     elif default is None:
         kind = kind | None
-    made = typer.Option(word, help=flag.help, rich_help_panel=flag.panel, show_default=option.default is not None)
+    made = typer.Option(word, help=flag.help, rich_help_panel=flag.panel, show_default=False)
     return inspect.Parameter(
         option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made]
     )

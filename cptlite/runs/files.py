@@ -30,6 +30,7 @@ __all__ = [
     "finished_results",
     "read_json",
     "read_prompts",
+    "read_results",
     "remove_checkpoints",
     "run_folder",
     "task_folder",
@@ -88,7 +89,7 @@ def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] |
             f"{folder} holds a run of another configuration ({'; '.join(changed)}): "
             f"give --force to replace it, or another --out"
         )
-    return read_json(results, "tasks") if results.exists() else None
+    return read_results(folder) if results.exists() else None
 
 
 def _find(folder: Path, *names: str) -> Iterator[Path]:
@@ -103,13 +104,18 @@ def remove_checkpoints(folder: Path) -> None:
         path.unlink()
 
 
-def read_json(path: Path, key: str) -> dict[str, Any]:
-    """Read a table with some key."""
+def read_results(folder: Path) -> dict[str, Any]:
+    """Read ``results.json`` of a run that is done."""
+    return read_json(folder / "results.json", "tasks", "suite_score", "parameters", "choices")
+
+
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """Read a table with some keys."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
-    if not isinstance(content, dict) or key not in content:
+    if not isinstance(content, dict) or not content.keys() >= set(keys):
         raise DataError(
             f"wanted what an earlier run wrote at {path}, got a damaged file: "
             f"give --force to train anew, or another --out"

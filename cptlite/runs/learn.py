@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from cptlite.classifiers import Classifier, join_classifiers
 from cptlite.config import RunConfig
@@ -160,46 +161,55 @@ def _learn_jointly(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | No
     started = time.monotonic()
     config = runs[0].config
     method = config.entry.method(problem, config.options, len(runs))
-    states = _start(method, runs, on_epoch)
+    starts = [method.start(torch.Generator().manual_seed(run.config.seed)) for run in runs]
+    before = [read_prompts(run.folder, learnables) for run, learnables in zip(runs, starts, strict=True)]
+    states = _begin(method, runs, starts, before, on_epoch)
     setup = (time.monotonic() - started) / len(runs)
-    before = [read_prompts(run.folder, state.learnables) for run, state in zip(runs, states, strict=True)]
-    waiting = [state for state, seconds in zip(states, before, strict=True) if seconds is None]
-    if waiting:
-        train(method, waiting, cuda_graphs=config.cuda_graphs)
+    if states:
+        train(method, list(states.values()), cuda_graphs=config.cuda_graphs)
     learned = []
-    for run, state, seconds in zip(runs, states, before, strict=True):
-        classifier = method.classifier(state.learnables)
+    for index, (run, learnables, seconds) in enumerate(zip(runs, starts, before, strict=True)):
+        classifier = method.classifier(learnables)
         _check_finite(classifier, run.config)
         if run.folder and seconds is None:
-            write_prompts(run.folder, state.learnables)  # with them the training is done
+            write_prompts(run.folder, learnables)  # with them the training is done
         learned.append(
             Learned(
                 classifier=classifier,
-                num_parameters=sum(value.numel() for value in state.learnables.values() if value.requires_grad),
-                learnables=dict(state.learnables),
-                seconds=setup + (state.seconds if seconds is None else seconds),
-                graph=state.graph,
+                num_parameters=sum(value.numel() for value in learnables.values() if value.requires_grad),
+                learnables=dict(learnables),
+                seconds=setup + (states[index].seconds if seconds is None else seconds),
+                graph=states[index].graph if seconds is None else "",
             )
         )
     return learned
 
 
-def _start(method: PromptMethod, runs: Sequence[Run], on_epoch: OnEpoch | None) -> list[TrainingState]:
-    """Start every run from its seed, or from its checkpoint."""
+def _begin(
+    method: PromptMethod,
+    runs: Sequence[Run],
+    starts: Sequence[dict[str, nn.Parameter]],
+    before: Sequence[float | None],
+    on_epoch: OnEpoch | None,
+) -> dict[int, TrainingState]:
+    """Begin the runs whose training is not done before, from start or checkpoint; by place among all runs."""
     epochs_done = [0] * len(runs)
-    states = []
-    for index, run in enumerate(runs):
+    states = {}
+    for index, (run, learnables) in enumerate(zip(runs, starts, strict=True)):
+        assert run.config.recipe is not None
+        if before[index] is not None:
+            epochs_done[index] = run.config.recipe.epochs
+            continue
 
-        def count(done: int, loss: float, index: int = index) -> None:
-            epochs_done[index] = done
+        def count(epochs: int, loss: float, index: int = index) -> None:
+            epochs_done[index] = epochs
             if on_epoch:
                 on_epoch(sum(epochs_done), loss)
 
         if run.folder:
             run.folder.mkdir(parents=True, exist_ok=True)
-        assert run.config.recipe is not None
-        state = TrainingState(
-            method.start(torch.Generator().manual_seed(run.config.seed)),
+        states[index] = TrainingState(
+            learnables,
             run.train,
             run.config.recipe,
             seed=run.config.seed,
@@ -207,7 +217,7 @@ def _start(method: PromptMethod, runs: Sequence[Run], on_epoch: OnEpoch | None) 
             folder=run.folder,
             on_epoch=count,
         )
-        states.append(state)
+        epochs_done[index] = states[index].epochs_done
     return states
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import torch
 from cptlite.backbones.clip import load_backbone
 from cptlite.classifiers import BackboneFacts, StoredClassifier, load_classifier
 from cptlite.config import RunConfig, resolve_config
-from cptlite.errors import DataError
-from cptlite.runs.files import CLASSIFIER, read_json
+from cptlite.errors import DataError, UsageError
+from cptlite.runs.files import CLASSIFIER, read_json, read_results
 from cptlite.text.encoder import TextEncoder
 
 __all__ = ["FinishedRun", "read_run", "text_of"]
@@ -42,9 +43,8 @@ def read_run(folder: Path, *, device: torch.device | str = "cpu") -> FinishedRun
     Raises
     ------
     DataError
-        There is no such run, it is not finished, or a file of it is damaged.
-    UsageError
-        It was made by another version of cptlite, with options that this one does not have.
+        There is no such run, it is not finished, a file of it is damaged, or it has options that this version of
+        cptlite does not have.
     """
     folder = Path(folder)
     missing = [name for name in ("config.json", CLASSIFIER, "results.json") if not (folder / name).is_file()]
@@ -55,17 +55,19 @@ def read_run(folder: Path, *, device: torch.device | str = "cpu") -> FinishedRun
         )
     try:
         config = resolve_config(read_json(folder / "config.json", "config")["config"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, UsageError) as error:
+        reason = f"none for {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(
-            f"wanted a run's configuration in {folder / 'config.json'}, got one without {error}: train it anew"
+            f"wanted the configuration of a run in {folder / 'config.json'}, got one that cannot be read ({reason}): "
+            f"train it anew"
         ) from None
+    results = read_results(folder)
+    stored = load_classifier(folder / CLASSIFIER, device=device, text=partial(text_of, config, device))
+    return FinishedRun(config=config, results=results, stored=stored)
 
-    stored = load_classifier(folder / CLASSIFIER, device=device, text=text_of)
-    return FinishedRun(config=config, results=read_json(folder / "results.json", "tasks"), stored=stored)
 
-
-def text_of(facts: BackboneFacts, device: torch.device | str = "cpu") -> TextEncoder:
-    """Load the text encoder of a classifier's backbone again, by its name.
+def text_of(config: RunConfig, device: torch.device | str, facts: BackboneFacts) -> TextEncoder:
+    """Load the text encoder of a run's backbone again, by its name, to encode as the run did.
 
     Raises
     ------
@@ -78,4 +80,4 @@ def text_of(facts: BackboneFacts, device: torch.device | str = "cpu") -> TextEnc
             f"wanted the weights that were {facts.name!r} when this classifier was trained (sha256 "
             f"{facts.weights_sha256[:12]}...), got others ({backbone.weights_sha256[:12]}...): put those back"
         )
-    return TextEncoder(backbone.text_tower, backbone.tokenizer)
+    return TextEncoder(backbone.text_tower, backbone.tokenizer, config.text_path, memory=config.text_memory)

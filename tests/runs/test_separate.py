@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,105 +9,59 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden_cases import make_task, text_encoder
+from run_bench import DATASETS, QUICK, RunBench, classifier_of, configure, make_task, results_of
 from safetensors.numpy import load_file
-from trees import draw_classes
 
-from cptlite.backbones.clip import Backbone, load_backbone
-from cptlite.cache.encode import encode_dataset
 from cptlite.classifiers import JoinedClassifier, LinearClassifier, join_classifiers
-from cptlite.config import TrainConfig
-from cptlite.datasets import load_catalog, read_dataset
-from cptlite.datasets.views import ViewConfig
 from cptlite.errors import DataError, UsageError
 from cptlite.methods.base import FewShotRows, Problem, PromptMethod
-from cptlite.methods.table import resolve_config
-from cptlite.runs.execute import execute_run, execute_together
 from cptlite.runs.files import run_folder
-from cptlite.runs.learn import PromptRun, learn_prompts
-from cptlite.training.loop import Recipe, TrainingRun, train_together
+from cptlite.runs.learn import Run, learn_runs
+from cptlite.training.loop import train
+from cptlite.training.state import TrainingState
 
-DATASETS = {"coins": ["dime", "penny"], "leaves": ["ash", "elm", "oak"], "shells": ["conch", "whelk"]}
-BATCH = 2
-EPOCHS = 3
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return load_backbone("random:demo")
-
-
-@pytest.fixture(scope="module")
-def caches(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shelf")
-    for name, classes in DATASETS.items():
-        draw_classes(folder / name, classes, images=8)
-        (spec,) = load_catalog().resolve([str(folder / name)])
-        encode_dataset(read_dataset(spec, folder), backbone, folder / "cache", views=ViewConfig())
-    return folder / "cache"
-
-
-def configure(method: str, **given: Any) -> TrainConfig:
-    chosen = {"datasets": tuple(DATASETS), "suite": "shelf", "shots": 2, "epochs": EPOCHS, "batch_size": BATCH}
-    return resolve_config({"method": method, "backbone": "random:demo", **chosen, **given})
-
-
-class Bench:
-    """Trains into folders of its own."""
-
-    def __init__(self, backbone: Backbone, caches: Path, folder: Path) -> None:
-        self.backbone, self.caches, self.folder = backbone, caches, folder
-
-    def train(self, out: str, config: TrainConfig, on_epoch: Any = None) -> Path:
-        place = {"cache_dir": self.caches, "out": self.folder / out}
-        execute_run(config, self.backbone, **place, on_epoch=on_epoch)
-        return run_folder(self.folder / out, config)
-
-
-@pytest.fixture
-def bench(backbone: Backbone, caches: Path, tmp_path: Path) -> Bench:
-    return Bench(backbone, caches, tmp_path)
-
-
-def results_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "results.json").read_text())
-
-
-def classifier_of(folder: Path) -> dict[str, np.ndarray]:
-    with np.load(folder / "classifier.npz") as arrays:
-        return dict(arrays)
+BATCH, EPOCHS = QUICK["batch_size"], QUICK["epochs"]
+DIM = 128  # of the backbone
 
 
 @pytest.mark.parametrize("method", ["coop-ca", "softcpt", "kgcoop"])
-def test_one_task_is_learned_the_same_way_jointly_and_separately(bench: Bench, method: str) -> None:
+def test_one_task_is_learned_the_same_way_jointly_and_separately(bench: RunBench, method: str) -> None:
     separate, joint = (
         bench.train(str(flag), configure(method, datasets=("leaves",), separate=flag)) for flag in (True, False)
     )
     assert sorted(path.name for path in separate.iterdir()) == sorted(path.name for path in joint.iterdir())
-    for name in ("prompts.safetensors", "classifier.npz"):
+    for name in ("prompts.safetensors", "classifier.safetensors"):
         assert (separate / name).read_bytes() == (joint / name).read_bytes()
 
 
 @pytest.mark.parametrize("method", ["coop-mt", "coop-cs", "kgcoop", "prograd", "softcpt", "cocoop"])
-def test_each_task_is_learned_as_if_alone(bench: Bench, method: str) -> None:
+def test_each_task_is_learned_as_if_alone(bench: RunBench, method: str) -> None:
     folder = bench.train("all", configure(method, separate=True))
-    learned, classifier, results = load_file(folder / "prompts.safetensors"), classifier_of(folder), results_of(folder)
-    assert classifier["names"].tolist() == [name for names in DATASETS.values() for name in names]
-    assert classifier["tasks"].tolist() == [task for task, names in DATASETS.items() for _ in names]
+    learned, stored, results = (
+        load_file(folder / "prompts.safetensors"),
+        classifier_of(folder, bench.text),
+        results_of(folder),
+    )
+    assert stored.class_names == tuple(name for names in DATASETS.values() for name in names)
+    assert [task.id for task in stored.tasks] == list(DATASETS)
+    joined = stored.classifier.tensors()
     parameters, names = 0, set()
     for index, dataset in enumerate(DATASETS):
         alone = bench.train(dataset, configure(method, datasets=(dataset,), suite=dataset, separate=True))
         for name, value in load_file(alone / "prompts.safetensors").items():
             names.add(f"{dataset}/{name}")
             assert np.array_equal(learned[f"{dataset}/{name}"], value)
-        own = classifier_of(alone)
-        for name in own.keys() - {"names", "tasks"}:
-            if method == "cocoop":
-                assert np.array_equal(classifier[f"{index}/{name}"], own[name])
-            elif name in ("weights", "bias"):
-                assert np.array_equal(classifier[name][classifier["tasks"] == dataset], own[name])
-            else:
-                assert np.array_equal(classifier[name], own[name])
+        own = classifier_of(alone, bench.text).classifier
+        if method == "cocoop":
+            assert isinstance(stored.classifier, JoinedClassifier)
+            assert stored.classifier.parts[index].values() == own.values()
+            parts = {name: joined[f"{index}/{name}"] for name in own.tensors()}
+        else:
+            assert stored.classifier.values() == own.values()
+            parts = {name: value[stored.classes_of(dataset)] for name, value in joined.items()}
+        assert parts.keys() == own.tensors().keys()
+        for name, value in own.tensors().items():
+            assert torch.equal(parts[name], value), name
         assert results["tasks"][dataset] == results_of(alone)["tasks"][dataset]
         parameters += results_of(alone)["parameters"]
     assert learned.keys() == names
@@ -117,7 +70,7 @@ def test_each_task_is_learned_as_if_alone(bench: Bench, method: str) -> None:
     assert results["seconds"]["train"] > 0
 
 
-def test_a_tasks_epoch_is_its_own_rows(bench: Bench) -> None:
+def test_a_tasks_epoch_is_its_own_rows(bench: RunBench) -> None:
     told: list[float] = []
     folder = bench.train("runs", configure("coop-ca", separate=True), lambda done, _: told.append(done))
     for dataset, names in DATASETS.items():
@@ -128,7 +81,7 @@ def test_a_tasks_epoch_is_its_own_rows(bench: Bench) -> None:
     np.testing.assert_allclose(told, np.arange(1, 3 * EPOCHS + 1) / 3)
 
 
-def test_what_the_tasks_do_not_share_is_the_same_number_of_parameters(bench: Bench) -> None:
+def test_what_the_tasks_do_not_share_is_the_same_number_of_parameters(bench: RunBench) -> None:
     counts = [
         results_of(bench.train(str(flag), configure("coop-ca", separate=flag)))["parameters"] for flag in (True, False)
     ]
@@ -143,10 +96,10 @@ def kill_in(training: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop a run in the second epoch of its n-th training."""
     begun = []
 
-    def watched(method: PromptMethod, runs: Sequence[TrainingRun], recipe: Recipe) -> None:
+    def watched(method: PromptMethod, states: Sequence[TrainingState], **more: Any) -> None:
         begun.append(method)
-        for run in runs:
-            tell = run.on_epoch
+        for state in states:
+            tell = state.on_epoch
 
             def count(done: int, loss: float, tell: Callable[[int, float], None] | None = tell) -> None:
                 if tell:
@@ -154,15 +107,15 @@ def kill_in(training: int, monkeypatch: pytest.MonkeyPatch) -> None:
                 if len(begun) == training and done == 2:
                     raise Killed
 
-            run.on_epoch = count
-        train_together(method, runs, recipe)
+            state.on_epoch = count
+        train(method, states, **more)
 
-    monkeypatch.setattr("cptlite.runs.learn.train_together", watched)
+    monkeypatch.setattr("cptlite.runs.learn.train", watched)
 
 
 @pytest.mark.parametrize("method", ["softcpt", "cocoop"])
 def test_a_killed_run_goes_on_with_the_unfinished_task(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, method: str
+    bench: RunBench, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     monkeypatch.setattr("cptlite.training.state.CHECKPOINT_SECONDS", 0.0)
     config = configure(method, separate=True)
@@ -180,13 +133,13 @@ def test_a_killed_run_goes_on_with_the_unfinished_task(
     assert told[0] == pytest.approx((EPOCHS + 3) / 3), "neither the first task nor the second's two epochs again"
     assert told[-1] == EPOCHS
     assert (folder / "tasks/coins/log.jsonl").read_bytes() == log
-    for name in ("prompts.safetensors", "classifier.npz"):
+    for name in ("prompts.safetensors", "classifier.safetensors"):
         assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
     assert results_of(folder)["tasks"] == results_of(undisturbed)["tasks"]
     assert not list(folder.rglob("checkpoint.pt"))
 
 
-def test_a_run_killed_between_two_tasks_is_begun(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_killed_between_two_tasks_is_begun(bench: RunBench, monkeypatch: pytest.MonkeyPatch) -> None:
     config = configure("coop-ca", separate=True)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_in(2, patch)
@@ -207,7 +160,7 @@ def test_a_run_killed_between_two_tasks_is_begun(bench: Bench, monkeypatch: pyte
 
 
 def test_the_other_kind_of_an_attempt_that_came_to_nothing_leaves_no_trace(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: RunBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for flag, others in ((True, "log.jsonl"), (False, "tasks")):
         with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -218,11 +171,10 @@ def test_the_other_kind_of_an_attempt_that_came_to_nothing_leaves_no_trace(
 
 
 @pytest.mark.parametrize("method", ["coop-ca", "cocoop", "softcpt"])
-def test_runs_of_a_task_train_together(bench: Bench, method: str) -> None:
+def test_runs_of_a_task_train_together(bench: RunBench, method: str) -> None:
     configs = [configure(method, separate=True, shots=shots, seed=seed) for shots, seed in ((1, 1), (2, 1), (2, 2))]
-    place = {"cache_dir": bench.caches, "out": bench.folder / "together"}
     told: list[float] = []
-    together = execute_together(configs, bench.backbone, **place, on_epoch=lambda done, _: told.append(done))
+    together = bench.train_together("together", configs, lambda done, _: told.append(done))
     assert told[-1] == pytest.approx(3 * EPOCHS)
     assert told == sorted(told)
     for config, results in zip(configs, together, strict=True):
@@ -233,19 +185,23 @@ def test_runs_of_a_task_train_together(bench: Bench, method: str) -> None:
         assert results["tasks"] == results_of(alone)["tasks"]
 
 
-def test_a_task_without_rows_of_its_own_is_refused(tmp_path: Path) -> None:
+def rows_of(*labels: int) -> FewShotRows:
+    return FewShotRows(features=torch.randn(len(labels), 1, DIM), labels=torch.tensor(labels))
+
+
+def test_a_task_without_rows_of_its_own_is_refused(bench: RunBench, tmp_path: Path) -> None:
     tasks = (make_task("fruit", ["fig", "kiwi"]), make_task("animal", ["cat", "dog"]))
-    rows = FewShotRows(features=torch.randn(4, 1, 32), labels=torch.tensor([0, 1, 0, 1]))
-    run = PromptRun(config=configure("coop-ca", separate=True), rows=rows, folder=tmp_path)
+    rows = rows_of(0, 1, 0, 1)
+    run = Run(config=configure("coop-ca", separate=True), train=rows, val=rows, folder=tmp_path)
     with pytest.raises(DataError, match="task 'animal' has no training rows .*--no-separate"):
-        learn_prompts(Problem(tasks=tasks, text=text_encoder("fused")), [run])
+        learn_runs(Problem(tasks=tasks, text=bench.text), [run])
 
 
-def test_ids_that_file_systems_would_read_as_paths(tmp_path: Path) -> None:
+def test_ids_that_file_systems_would_read_as_paths(bench: RunBench, tmp_path: Path) -> None:
     tasks = (make_task("a/b", ["fig"]), make_task("a%2Fb", ["cat"]), make_task("..", ["saw"]))
-    rows = FewShotRows(features=torch.randn(6, 1, 32), labels=torch.arange(6) % 3)
-    run = PromptRun(config=configure("coop-ca", separate=True), rows=rows, folder=tmp_path / "run")
-    (learned,) = learn_prompts(Problem(tasks=tasks, text=text_encoder("fused")), [run])
+    rows = rows_of(0, 1, 2, 0, 1, 2)
+    run = Run(config=configure("coop-ca", separate=True), train=rows, val=rows, folder=tmp_path / "run")
+    (learned,) = learn_runs(Problem(tasks=tasks, text=bench.text), [run])
     assert learned.learnables.keys() == {"a/b/context", "a%2Fb/context", "../context"}
     assert len(list((tmp_path / "run/tasks").iterdir())) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
