@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cptlite.api import FewShotClassifier, load_run
-    from cptlite.backbones.clip import load_backbone
+    from cptlite.backbones import load_backbone
     from cptlite.cache import open_cache, open_caches
     from cptlite.classifiers import load_classifier
     from cptlite.methods.probes.cross_modal import CrossModal
@@ -45,7 +45,7 @@ HOMES = {
     "PrototypeClassifier": "cptlite.methods.probes.prototype",
     "TipAdapter": "cptlite.methods.probes.tip_adapter",
     "TipAdapterF": "cptlite.methods.probes.tip_adapter",
-    "load_backbone": "cptlite.backbones.clip",
+    "load_backbone": "cptlite.backbones",
     "load_classifier": "cptlite.classifiers",
     "load_run": "cptlite.api",
     "open_cache": "cptlite.cache",

@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
-from cptlite.backbones.clip import Backbone
+from cptlite.backbones import Backbone
 from cptlite.cache import FeatureCache
 from cptlite.classifiers import (
     BackboneFacts,

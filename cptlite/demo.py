@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cptlite.backbones.clip import Backbone, load_backbone
+from cptlite.backbones import Backbone, load_backbone
 from cptlite.cache.encode import encode_dataset
 from cptlite.config import RunConfig
 from cptlite.datasets import load_catalog, read_dataset

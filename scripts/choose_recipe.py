@@ -18,7 +18,7 @@ from statistics import mean
 
 import torch
 
-from cptlite.backbones.clip import load_backbone
+from cptlite.backbones import load_backbone
 from cptlite.cache import cache_path, open_cache
 from cptlite.classifiers import Classifier
 from cptlite.datasets import load_catalog

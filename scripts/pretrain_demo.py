@@ -24,9 +24,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cptlite.backbones import CLIP, Tokenizer, load_backbone
 from cptlite.backbones.architectures import ARCHITECTURES
+from cptlite.backbones.backbone import MEAN, STD
 from cptlite.backbones.checkpoints import DEMO_CHECKPOINT, seeded_token_rows
-from cptlite.backbones.clip import CLIP, MEAN, STD, Tokenizer, load_backbone
 from cptlite.drawings.captions import ATTRIBUTES, attributes, caption, training_choices
 from cptlite.drawings.render import CLEAN, render
 from cptlite.drawings.scenes import sample_scene

@@ -16,8 +16,8 @@ import torch
 from started import Started
 from torch import Tensor
 
+from cptlite.backbones import Backbone
 from cptlite.backbones.checkpoints import build_clip
-from cptlite.backbones.clip import Backbone
 from cptlite.datasets.types import Task
 from cptlite.methods.base import Problem, PromptMethod
 from cptlite.methods.options import PromptOptions

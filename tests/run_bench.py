@@ -9,7 +9,7 @@ from typing import Any
 
 from trees import draw_classes
 
-from cptlite.backbones.clip import Backbone
+from cptlite.backbones import Backbone
 from cptlite.cache.encode import encode_dataset
 from cptlite.classifiers import StoredClassifier, load_classifier
 from cptlite.config import RunConfig, known_options, resolve_config

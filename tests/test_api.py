@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import cptlite
 from cptlite import FewShotClassifier, open_cache, open_caches
-from cptlite.backbones.clip import Backbone, load_backbone
+from cptlite.backbones import Backbone, load_backbone
 from cptlite.cache import FeatureCache
 from cptlite.cli import app
 from cptlite.errors import DataError, UsageError

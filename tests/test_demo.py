@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from cptlite.backbones.clip import Backbone, load_backbone
+from cptlite.backbones import Backbone, load_backbone
 from cptlite.cache import open_caches
 from cptlite.demo import DemoPlan, DemoReport, run_demo
 from cptlite.errors import UsageError

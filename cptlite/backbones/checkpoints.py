@@ -17,12 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from cptlite.backbones.architectures import ARCHITECTURES
+from cptlite.backbones.clip import CLIP, build_model, checkpoint_url, download
 from cptlite.errors import DataError, UsageError
-
-with warnings.catch_warnings():  # clip imports pkg_resources, deprecated in setuptools
-    warnings.simplefilter("ignore")
-    from clip import clip
-    from clip.model import CLIP, build_model
 
 __all__ = [
     "DEMO_CHECKPOINT",
@@ -135,11 +131,11 @@ def openai_checkpoint(name: str) -> Path:
     DataError
         It is not there and cannot be downloaded; the message says which file to put where.
     """
-    url = clip._MODELS[name]
+    url = checkpoint_url(name)
     folder = Path("~/.cache/clip").expanduser()
     target = folder / Path(url).name
     try:
-        return Path(clip._download(url, str(folder)))
+        return download(name, folder)
     except (URLError, OSError, RuntimeError) as error:
         raise DataError(
             f"backbone {name!r}: its weights are not at {target} and could not be downloaded ({error}). "

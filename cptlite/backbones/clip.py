@@ -1,299 +1,37 @@
-"""CLIP weights in; frozen towers, tokenizer, preprocessing facts and a fingerprint out.
+"""What is taken from the ``clip`` package: the one file that knows it.
 
-The only room that knows the ``clip`` package. Sources: Radford et al., "Learning Transferable Visual
-Models From Natural Language Supervision" (ICML 2021) and clip-anytorch, whose model code is used as is.
-
-Axes: B images, M places of an image, R pixels a side, W text width, D joint dimension.
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (ICML 2021), in the package
+clip-anytorch, whose model code is used as is.
 """
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-
-from cptlite.backbones.architectures import ARCHITECTURES
-from cptlite.backbones.checkpoints import build_clip, find_state_dict, weights_sha256
-from cptlite.backbones.local import count_places, encode_with_local
-from cptlite.errors import UsageError
 
 with warnings.catch_warnings():  # clip imports pkg_resources, deprecated in setuptools
     warnings.simplefilter("ignore")
-    from clip.model import CLIP, ResidualAttentionBlock
+    from clip import clip
+    from clip.model import CLIP, AttentionPool2d, ResidualAttentionBlock, VisionTransformer, build_model
     from clip.simple_tokenizer import SimpleTokenizer
 
 __all__ = [
     "CLIP",
-    "PRECISIONS",
+    "AttentionPool2d",
     "ResidualAttentionBlock",
-    "Backbone",
-    "TextTower",
-    "Tokenizer",
-    "backbone_slug",
-    "load_backbone",
+    "SimpleTokenizer",
+    "VisionTransformer",
+    "build_model",
+    "checkpoint_url",
+    "download",
 ]
 
-PRECISIONS = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
+
+def checkpoint_url(name: str) -> str:
+    """Address of an OpenAI checkpoint, by its name."""
+    return clip._MODELS[name]
 
 
-class Tokenizer:
-    """CLIP's byte-pair tokenizer, without the start and end tokens.
-
-    Attributes
-    ----------
-    sos, eos : int
-        Ids of the start and end tokens.
-    """
-
-    def __init__(self) -> None:
-        self._bpe = SimpleTokenizer()
-        self.sos: int = self._bpe.encoder["<|startoftext|>"]
-        self.eos: int = self._bpe.encoder["<|endoftext|>"]
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of ``text``; lower-cased and cleaned as CLIP does."""
-        return list(self._bpe.encode(text))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TextTower:
-    """CLIP's frozen text encoder.
-
-    Attributes
-    ----------
-    token_embedding : Tensor of shape (vocabulary, W)
-    positional_embedding : Tensor of shape (context_length, W)
-    transformer : nn.Module
-        Causal transformer, called with (positions, prompts, W).
-    final_norm : nn.Module
-        Layer norm after the last block.
-    projection : Tensor of shape (W, D)
-    logit_scale : float
-        The *log* of the factor on the cosine similarities.
-    """
-
-    token_embedding: Tensor
-    positional_embedding: Tensor
-    transformer: nn.Module
-    final_norm: nn.Module
-    projection: Tensor
-    logit_scale: float
-
-    @cached_property
-    def blocks(self) -> tuple[ResidualAttentionBlock, ...]:
-        """The transformer's residual attention blocks, in order."""
-        resblocks = self.transformer.resblocks
-        assert isinstance(resblocks, nn.Sequential)
-        return tuple(resblocks)
-
-    @property
-    def width(self) -> int:
-        """Text width W."""
-        return self.token_embedding.shape[1]
-
-    @property
-    def context_length(self) -> int:
-        """Positions a prompt may fill, 77 in every CLIP."""
-        return self.positional_embedding.shape[0]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Number type the tower computes in."""
-        return self.projection.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tower lives."""
-        return self.projection.device
-
-
-@dataclass(frozen=True, kw_only=True)
-class Backbone:
-    """A frozen CLIP and the facts that identify it.
-
-    Attributes
-    ----------
-    name : str
-        As the user gave it: ``"ViT-B/16"``, a path, ``"random:RN50:3"``, ``"demo"``.
-    weights_sha256 : str
-        Hex digest of the weights as float32, by sorted key: equal for the same weights in any file format.
-    precision : str
-        One of `PRECISIONS`; what the towers compute in.
-    model : nn.Module
-        ``clip.model.CLIP``, in evaluation mode, without gradients.
-    """
-
-    name: str
-    weights_sha256: str
-    precision: str
-    model: CLIP = field(repr=False)
-
-    @property
-    def slug(self) -> str:
-        """Folder name of this backbone's caches and runs."""
-        return backbone_slug(self.name)
-
-    @property
-    def embed_dim(self) -> int:
-        """Joint dimension D."""
-        return self.model.text_projection.shape[1]
-
-    @property
-    def resolution(self) -> int:
-        """Side R of the square images the image tower takes, in pixels."""
-        return self.model.visual.input_resolution
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model lives."""
-        return self.model.text_projection.device
-
-    @property
-    def preprocess_spec(self) -> dict[str, Any]:
-        """CLIP's image preprocessing as data, for the cache's fingerprint."""
-        return {
-            "resize": self.resolution,
-            "interpolation": "bicubic",
-            "crop": "center",
-            "mean": list(MEAN),
-            "std": list(STD),
-        }
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the text tower."""
-        return Tokenizer()
-
-    @cached_property
-    def text_tower(self) -> TextTower:
-        """The frozen text encoder."""
-        model = self.model
-        return TextTower(
-            token_embedding=model.token_embedding.weight,
-            positional_embedding=model.positional_embedding,
-            transformer=model.transformer,
-            final_norm=model.ln_final,
-            projection=model.text_projection,
-            logit_scale=float(model.logit_scale),
-        )
-
-    @torch.inference_mode()
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Encode preprocessed images.
-
-        Parameters
-        ----------
-        images : Tensor of shape (B, 3, R, R)
-            Normalised with `preprocess_spec`.
-
-        Returns
-        -------
-        Tensor of shape (B, D), float32
-            Projected features, *not* unit length.
-        """
-        return self.model.encode_image(images.to(self.device)).float()
-
-    @property
-    def num_local(self) -> int:
-        """Local features M that an image has."""
-        return count_places(self.model)
-
-    @torch.inference_mode()
-    def encode_with_local(self, images: Tensor, kept: slice) -> tuple[Tensor, Tensor]:
-        """`encode_images` to the bit, and of the images ``kept`` the local features (B of kept, M, D), float32."""
-        pooled, local = encode_with_local(self.model, images.to(self.device), kept)
-        return pooled.float(), local.float()
-
-
-def backbone_slug(name: str) -> str:
-    """Folder name for a backbone: ``"random:ViT-B/32:1"`` gives ``"random-ViT-B-32-seed1"``."""
-    kind, _, rest = name.partition(":")
-    if kind == "random":
-        architecture, _, seed = rest.partition(":")
-        suffix = f"-seed{seed}" if seed not in ("", "0") else ""
-        return f"random-{architecture.replace('/', '-').replace('@', '-')}{suffix}"
-    if name in ARCHITECTURES:
-        return name.replace("/", "-").replace("@", "-")
-    path = Path(name)
-    # Two checkpoints of one file name in different folders must not share caches.
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    return f"{path.stem}-{digest}"
-
-
-def load_backbone(name: str, *, device: str = "auto", precision: str = "auto") -> Backbone:
-    """Load a frozen CLIP.
-
-    Parameters
-    ----------
-    name : str
-        An OpenAI name (``RN50``, ``ViT-B/16``, ...), a checkpoint path (JIT archive, state dict or safetensors in
-        OpenAI's key names), ``random:NAME[:SEED]``, or ``demo``.
-    device : str
-        ``auto`` takes the GPU where there is one.
-    precision : str
-        ``auto``, or one of `PRECISIONS`. Auto is float32 on the CPU, bf16 on a GPU.
-
-    Returns
-    -------
-    Backbone
-
-    Raises
-    ------
-    UsageError
-        Unknown name, device or precision.
-    DataError
-        The weights are missing, cannot be downloaded or are not a CLIP in OpenAI's key names.
-    """
-    place = _resolve_device(device)
-    kind = _resolve_precision(precision, place)
-    model = build_clip(find_state_dict(name), name)
-    weights = weights_sha256(model)
-    model = _set_precision(model.requires_grad_(False).eval().to(place), PRECISIONS[kind])
-    return Backbone(name=name, weights_sha256=weights, precision=kind, model=model)
-
-
-def _resolve_device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        known = place.type in ("cpu", "cuda")
-    except RuntimeError:
-        known = False
-    if not known:
-        raise UsageError(f"unknown device {device!r}: give auto, cpu, cuda or cuda:N")
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {device!r} wants a GPU and torch finds none: give --device cpu")
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        last = torch.cuda.device_count() - 1
-        raise UsageError(f"device {device!r} wants a GPU that torch does not find: give cuda:0 to cuda:{last}")
-    return place
-
-
-def _resolve_precision(precision: str, device: torch.device) -> str:
-    if precision == "auto":
-        return "bf16" if device.type == "cuda" else "float32"
-    if precision not in PRECISIONS:
-        raise UsageError(f"unknown precision {precision!r}: give auto, {', '.join(PRECISIONS)}")
-    if device.type == "cpu" and precision == "fp16":
-        raise UsageError("precision 'fp16' needs a GPU: give float32 or bf16 on the CPU")
-    return precision
-
-
-def _set_precision(model: CLIP, dtype: torch.dtype) -> CLIP:
-    """Matrix products in ``dtype``; norms and embeddings stay float32, which CLIP's modules cast themselves."""
-    for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear, nn.MultiheadAttention)):
-            module.to(dtype)
-    model.text_projection.data = model.text_projection.data.to(dtype)
-    if hasattr(model.visual, "proj"):
-        model.visual.proj.data = model.visual.proj.data.to(dtype)
-    return model
+def download(name: str, folder: Path) -> Path:
+    """Fetch an OpenAI checkpoint into a folder, where it is not there yet."""
+    return Path(clip._download(checkpoint_url(name), str(folder)))

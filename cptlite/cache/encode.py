@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cptlite.backbones.clip import Backbone
+from cptlite.backbones import Backbone
 from cptlite.cache.encode_pass import EncodingPass, OnProgress
 from cptlite.cache.format import Fingerprint, cache_path
 from cptlite.cache.parts import PartStore

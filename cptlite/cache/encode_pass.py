@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from cptlite.backbones.clip import Backbone
+from cptlite.backbones import Backbone
 from cptlite.cache.format import Fingerprint
 from cptlite.cache.parts import PartStore
 from cptlite.cache.read import BadImage

@@ -18,7 +18,7 @@ from cptlite.datasets.types import SPLITS
 from cptlite.errors import DataError
 
 if TYPE_CHECKING:
-    from cptlite.backbones.clip import Backbone
+    from cptlite.backbones import Backbone
 
 __all__ = ["CacheFolder", "CacheSummary", "cache_files", "list_caches", "open_caches"]
 

@@ -14,7 +14,7 @@ from cptlite.datasets.types import Task
 from cptlite.errors import UsageError
 
 if TYPE_CHECKING:
-    from cptlite.backbones.clip import Backbone
+    from cptlite.backbones import Backbone
 
 __all__ = ["BackboneFacts", "StoredClassifier"]
 

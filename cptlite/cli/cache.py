@@ -89,7 +89,7 @@ def cache(
     from cptlite.datasets import load_catalog, read_dataset
 
     found = [read_dataset(spec, root) for spec in load_catalog().resolve(dataset)]
-    from cptlite.backbones.clip import load_backbone
+    from cptlite.backbones import load_backbone
     from cptlite.cache.encode import encode_dataset
 
     encoder = load_backbone(backbone, device=device, precision=precision)

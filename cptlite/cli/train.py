@@ -24,7 +24,7 @@ from cptlite.cli.train_options import REPEATED, with_training_options
 from cptlite.config import RunConfig, check_names, resolve_config
 
 if TYPE_CHECKING:
-    from cptlite.backbones.clip import Backbone
+    from cptlite.backbones import Backbone
     from cptlite.cache import CacheFolder, FeatureCache
 
 __all__ = ["train"]
@@ -74,7 +74,7 @@ def train(
     was stopped goes on with the same command.
     """
     check_names(method, settings)
-    from cptlite.backbones.clip import load_backbone
+    from cptlite.backbones import load_backbone
     from cptlite.cache import CacheFolder
     from cptlite.runs.files import run_folder
 
@@ -133,7 +133,7 @@ def _configure(
     words: list[str], backbone: str | None, folder: CacheFolder, suite: str, settings: dict[str, Any]
 ) -> RunConfig:
     """Complete the flags with what is cached."""
-    from cptlite.backbones.clip import backbone_slug
+    from cptlite.backbones import backbone_slug
     from cptlite.datasets import load_catalog
 
     cached: dict[str, list[str]] = {}

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cptlite.backbones.clip import Backbone, backbone_slug
+from cptlite.backbones import Backbone, backbone_slug
 from cptlite.cache.format import task_key
 from cptlite.classifiers import BackboneFacts, Classifier, StoredClassifier, save_classifier
 from cptlite.config import RunConfig

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cptlite.backbones.clip import load_backbone
+from cptlite.backbones import load_backbone
 from cptlite.classifiers import BackboneFacts, StoredClassifier, load_classifier
 from cptlite.config import RunConfig, resolve_config
 from cptlite.errors import DataError, UsageError

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from joblib import Parallel, delayed
 
-from cptlite.backbones.clip import Backbone, load_backbone
+from cptlite.backbones import Backbone, load_backbone
 from cptlite.cache import CacheFolder
 from cptlite.config import RunConfig, differ_in_rows_alone, known_options, resolve_config
 from cptlite.environment import usable_cores

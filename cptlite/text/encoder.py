@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from cptlite.backbones.clip import TextTower, Tokenizer
+from cptlite.backbones import TextTower, Tokenizer
 from cptlite.errors import UsageError
 from cptlite.text.fused import prepare_fused
 from cptlite.text.layout import PromptLayout, layout_prompts, layout_texts

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from cptlite.backbones.clip import TextTower
+from cptlite.backbones import TextTower
 from cptlite.text.layout import PromptLayout
 from cptlite.text.plan import TextPlan, plan_rows
 

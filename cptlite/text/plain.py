@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.backbones.clip import TextTower
+from cptlite.backbones import TextTower
 from cptlite.text.layout import PromptLayout
 
 __all__ = ["prepare_plain"]

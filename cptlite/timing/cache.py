@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cptlite.backbones.clip import Backbone
+from cptlite.backbones import Backbone
 from cptlite.cache.encode import encode_dataset
 from cptlite.datasets.images import normalise, open_rgb, plain_pixels
 from cptlite.datasets.types import Dataset

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from cptlite.backbones.clip import Backbone
+from cptlite.backbones import Backbone
 from cptlite.environment import usable_cores
 from cptlite.methods.probes.linear_probe import LinearProbe, LinearProbeOptions
 from cptlite.methods.probes.per_task import PerTask

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from cptlite.backbones.clip import Backbone
+from cptlite.backbones import Backbone
 from cptlite.datasets.types import Task
 from cptlite.methods.base import FewShotRows, Problem
 from cptlite.text.encoder import TextEncoder

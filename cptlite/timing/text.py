@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cptlite.backbones.clip import Backbone, TextTower
+from cptlite.backbones import Backbone, TextTower
 from cptlite.text.fused import prepare_fused
 from cptlite.text.layout import PromptLayout, layout_prompts
 from cptlite.text.plain import prepare_plain

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cptlite.backbones.clip import Backbone
+from cptlite.backbones import Backbone
 from cptlite.datasets.images import normalise, open_rgb, random_pixels
 from cptlite.datasets.views import ViewConfig
 from cptlite.environment import usable_cores

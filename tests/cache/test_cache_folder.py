@@ -13,7 +13,7 @@ from cache_fakes import FakeBackbone, make_dataset
 from typer.testing import CliRunner
 
 import cptlite.cache.folder
-from cptlite.backbones.clip import Backbone
+from cptlite.backbones import Backbone
 from cptlite.cache import CacheFolder, cache_files, list_caches, open_caches
 from cptlite.cache.encode import encode_dataset
 from cptlite.cli import app

@@ -17,7 +17,7 @@ from cache_fakes import FakeBackbone, make_dataset, make_tasks
 from filelock import FileLock
 
 import cptlite.cache.encode_pass
-from cptlite.backbones.clip import load_backbone
+from cptlite.backbones import load_backbone
 from cptlite.cache import Fingerprint, list_caches, open_cache, verify_cache
 from cptlite.cache.encode import EncodeReport, encode_dataset
 from cptlite.cache.parts import PartStore

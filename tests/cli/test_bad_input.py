@@ -20,7 +20,7 @@ import pytest
 from trees import draw_classes
 from typer.testing import CliRunner
 
-from cptlite.backbones.clip import load_backbone
+from cptlite.backbones import load_backbone
 from cptlite.cli import app
 
 BACKBONE = "random:demo"
@@ -47,7 +47,7 @@ def loaded_once() -> Iterator[None]:
         return (kept if name.startswith("random:") else load_backbone)(name, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cptlite.backbones.clip.load_backbone", load)
+        patch.setattr("cptlite.backbones.load_backbone", load)
         yield
 
 

@@ -210,7 +210,7 @@ def test_captions_are_true_and_varied() -> None:
 
 
 def test_the_shipped_weights_are_small_and_load(block_network: Callable[[], None]) -> None:
-    from cptlite.backbones.clip import load_backbone
+    from cptlite.backbones import load_backbone
 
     assert ASSET.stat().st_size < 8 * MEBIBYTE
     block_network()

@@ -18,7 +18,8 @@ from cptlite.classifiers import TipClassifier
 from cptlite.errors import DataError
 from cptlite.methods.base import FewShotRows, Learned, Problem
 from cptlite.methods.probes.cross_modal import AdamW, cross_modal_loss
-from cptlite.methods.probes.lp_plus_plus import blend_step, first_blend
+from cptlite.methods.probes.estimator import TaskRows
+from cptlite.methods.probes.lp_plus_plus import LPPlusPlus, blend_step, first_blend
 from cptlite.methods.probes.per_task import split_tasks
 from cptlite.methods.probes.tip_adapter import ALPHAS, BETAS, search_blend, train_keys
 from cptlite.methods.table import find_method

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cptlite.backbones.clip import Backbone
+from cptlite.backbones import Backbone
 from cptlite.datasets.types import Task
 from cptlite.methods.base import Problem, PromptMethod
 from cptlite.methods.prompts.class_weights import ClassWeightMethod

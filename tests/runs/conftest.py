@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from run_bench import BACKBONE, RunBench, encode_datasets
 
-from cptlite.backbones.clip import Backbone, load_backbone
+from cptlite.backbones import Backbone, load_backbone
 
 
 @pytest.fixture(scope="session")

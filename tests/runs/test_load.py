@@ -17,7 +17,7 @@ from run_bench import BACKBONE, DATASETS, RunBench, least, results_of
 from safetensors.torch import load_file, save_file
 
 import cptlite
-from cptlite.backbones.clip import Backbone, load_backbone
+from cptlite.backbones import Backbone, load_backbone
 from cptlite.cache import FeatureCache, open_caches
 from cptlite.classifiers import Classifier
 from cptlite.errors import DataError
@@ -72,13 +72,13 @@ IN_A_NEW_PROCESS = """
 import json, sys
 import numpy as np
 import torch
-import cptlite, cptlite.backbones.clip
+import cptlite, cptlite.backbones
 
-def load(*words, load=cptlite.backbones.clip.load_backbone, **options):
+def load(*words, load=cptlite.backbones.load_backbone, **options):
     loaded.append(words)
     return load(*words, **options)
 
-cptlite.backbones.clip.load_backbone = load
+cptlite.backbones.load_backbone = load
 runs, threads = sys.argv[1:]
 torch.set_num_threads(int(threads))
 for place in json.loads(runs):

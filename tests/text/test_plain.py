@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cptlite.backbones.clip import Backbone, load_backbone
+from cptlite.backbones import Backbone, load_backbone
 from cptlite.text.encoder import TextEncoder
 from cptlite.text.layout import layout_prompts, layout_texts
 from cptlite.text.plain import prepare_plain

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from letters import Letters
 
-from cptlite.backbones.clip import Tokenizer
+from cptlite.backbones import Tokenizer
 from cptlite.text.layout import PromptLayout, layout_prompts, layout_texts
 from cptlite.text.plan import TextPlan, count_rows, plan_rows
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cptlite.backbones.clip import Backbone, load_backbone
+from cptlite.backbones import Backbone, load_backbone
 from cptlite.errors import DataError, UsageError
 from cptlite.text.layout import layout_prompts
 from cptlite.text.plan import count_rows

@@ -9,7 +9,7 @@ import torch
 from test_steps import count_waits
 from training_fakes import DIM, NUM_CLASSES, TASKS, learned, new_state, rows_of
 
-from cptlite.backbones.clip import Backbone, load_backbone
+from cptlite.backbones import Backbone, load_backbone
 from cptlite.methods.base import FewShotRows, Problem, PromptMethod
 from cptlite.methods.table import METHODS, find_method
 from cptlite.text.encoder import TextEncoder

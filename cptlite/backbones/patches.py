@@ -9,7 +9,6 @@ Axes: B images, M places, W width of the tower, D joint dimension, R pixels a si
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,9 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-with warnings.catch_warnings():  # clip imports pkg_resources, deprecated in setuptools
-    warnings.simplefilter("ignore")
-    from clip.model import CLIP, AttentionPool2d, VisionTransformer
+from cptlite.backbones.clip import CLIP, AttentionPool2d, VisionTransformer
 
 __all__ = ["count_places", "encode_with_local", "pool_everywhere"]
 
