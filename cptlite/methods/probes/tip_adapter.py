@@ -98,7 +98,8 @@ class TipAdapter(TextClassifier):
                 alphas=ALPHAS if self.alpha is None else [self.alpha],
                 betas=BETAS if self.beta is None else [self.beta],
             )
-            choices = {"alpha": alpha, "beta": beta}
+            chosen = {"alpha": alpha, "beta": beta}
+            choices = {name: value for name, value in chosen.items() if getattr(self, name) is None}
         classifier = TipClassifier(
             weights=rows.text,
             logit_scale=rows.logit_scale,
