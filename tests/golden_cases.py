@@ -44,8 +44,15 @@ def description(part: str) -> dict[str, Any]:
 
 @cache
 def golden_backbone() -> Backbone:
-    """The small CLIP the recordings were made with, float32."""
+    """The small CLIP the recordings were made with, float32.
+
+    Tokens that no recording uses are zeros there, so that other words would all be one: here they get vectors too.
+    """
     state = {name: torch.from_numpy(value.astype(np.float32)) for name, value in recording("clip").items()}
+    tokens = state["token_embedding.weight"]
+    used = tokens.any(dim=1, keepdim=True)
+    drawn = tokens[used[:, 0]].std() * torch.randn(tokens.shape, generator=torch.Generator().manual_seed(0))
+    state["token_embedding.weight"] = tokens.where(used, drawn)
     model = build_clip(state, "golden").requires_grad_(False).eval()
     return Backbone(name="golden", weights_sha256="", precision="float32", model=model)
 

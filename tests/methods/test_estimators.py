@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_cases import make_task, text_encoder
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
@@ -18,14 +20,15 @@ from sklearn.preprocessing import Normalizer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from cptlite.errors import UsageError
-from cptlite.methods.base import FewShotRows, Problem
+from cptlite.methods.base import FewShotRows, Learned, Problem
 from cptlite.methods.probes.cross_modal import CrossModal
-from cptlite.methods.probes.estimator import FeatureClassifier, TaskRows, TextClassifier
+from cptlite.methods.probes.estimator import FeatureClassifier, Fitted, TaskRows, TextClassifier
 from cptlite.methods.probes.linear_probe import LinearProbe
 from cptlite.methods.probes.lp_plus_plus import LPPlusPlus
-from cptlite.methods.probes.per_task import PerTask, split_tasks
+from cptlite.methods.probes.per_task import split_tasks
 from cptlite.methods.probes.prototype import PrototypeClassifier
 from cptlite.methods.probes.tip_adapter import TipAdapter, TipAdapterF
+from cptlite.methods.table import METHODS, find_method
 from cptlite.methods.templates import zero_shot_weights
 
 DIM = 32  # of the recordings' CLIP
@@ -94,19 +97,35 @@ def draw(rows_a_class: int, views: int = 1) -> FewShotRows:
     return FewShotRows(features=features, labels=labels)
 
 
+KINDS: dict[str, dict[str, Any]] = {
+    "linear-probe": {},
+    "prototype": {},
+    "tip-adapter": {},
+    "tip-adapter-f": {},
+    "cross-modal": {"steps": 60},
+    "lp++": {},
+}
+"""Methods of the table that are estimators, and their options."""
+
+
+def test_every_fitted_method_but_zero_shot_is_an_estimator() -> None:
+    assert {name for name, entry in METHODS.items() if not entry.stepped} == {"zeroshot", *KINDS}
+
+
+def fit(problem: Problem, name: str, train: FewShotRows, val: FewShotRows, **options: Any) -> Learned:
+    """Fit a method of the table on all tasks."""
+    entry = find_method(name)
+    probe = entry.probe(name, entry.new_options(**options))
+    return probe.fit(problem, train, val, torch.Generator().manual_seed(3))
+
+
 @pytest.mark.parametrize("views", [1, 3])
-@pytest.mark.parametrize(
-    "kind",
-    [LinearProbe, PrototypeClassifier, TipAdapter, TipAdapterF, partial(CrossModal, steps=60), LPPlusPlus],
-    ids=["linear-probe", "prototype", "tip-adapter", "tip-adapter-f", "cross-modal", "lp++"],
-)
-def test_a_task_by_itself_is_the_task_among_others(problem: Problem, kind: Any, views: int) -> None:
+@pytest.mark.parametrize("name", KINDS)
+def test_a_task_by_itself_is_the_task_among_others(problem: Problem, name: str, views: int) -> None:
     """Through arrays and words for labels, to the same scores and choices as the method of many tasks."""
     train, val, test = draw(6, views), draw(3), torch.randn(9, DIM)
-    torch.manual_seed(3)
-    joint = PerTask("x", kind)
-    classifier = joint.fit(problem, train, val)
-    torch.manual_seed(3)
+    joint = fit(problem, name, train, val, **KINDS[name])
+    torch.manual_seed(3)  # an estimator without random_state draws from PyTorch's own generator
     text = zero_shot_weights(problem)
     for rows, names, classes in zip(
         split_tasks(problem, train, val),
@@ -114,26 +133,67 @@ def test_a_task_by_itself_is_the_task_among_others(problem: Problem, kind: Any, 
         (slice(0, 2), slice(2, 5)),
         strict=True,
     ):
-        estimator: FeatureClassifier = kind()
+        estimator: FeatureClassifier = find_method(name).load()(**KINDS[name])
         if estimator.needs_text:
             scale = problem.text.tower.logit_scale
             estimator.set_params(text_weights=3 * text[classes].numpy(), logit_scale=scale)
         words = np.array(names)
         estimator.fit(rows.x.numpy(), words[rows.y], rows.x_val.numpy(), words[rows.y_val])
-        scores = classifier.scores(test, classes).numpy()
+        scores = joint.classifier.scores(test, classes).numpy()
         own = estimator.decision_function(test.numpy())
         np.testing.assert_allclose(own, scores if len(names) > 2 else scores[:, 1] - scores[:, 0], rtol=1e-3, atol=1e-4)
         assert estimator.predict(test.numpy()).tolist() == words[scores.argmax(1)].tolist()
-        assert estimator.choices_ == joint.choices_.get(rows.id, {})
+        np.testing.assert_allclose(estimator.predict_proba(test.numpy()), softmax(scores, axis=1), rtol=1e-3, atol=1e-5)
+        assert estimator.choices_ == joint.choices.get(rows.id, {})
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_learning_keeps_nothing_in_the_estimator(problem: Problem, name: str) -> None:
+    """One estimator fits every task, the same each time."""
+    estimator: FeatureClassifier = find_method(name).load()(**KINDS[name])
+    before = copy.deepcopy(vars(estimator))
+    text = zero_shot_weights(problem)
+    first, second = split_tasks(problem, draw(4), draw(2), text)
+    found = [estimator.learn(rows, torch.Generator().manual_seed(1)) for rows in (first, second, first)]
+    assert all(isinstance(each, Fitted) for each in found)
+    assert vars(estimator) == before
+    again = found[2].classifier.tensors()
+    assert all(torch.equal(value, again[key]) for key, value in found[0].classifier.tensors().items())
+    assert found[0].choices == found[2].choices
+    assert [len(each.classifier.tensors()["weights"]) for each in found] == [2, 3, 2]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_options_are_the_estimators_own_arguments(name: str) -> None:
+    """With the same defaults, so that a method of the table is the estimator a user makes."""
+    entry = find_method(name)
+    params = entry.load()().get_params()
+    options = {each.name: each.default for each in entry.list_options() if each.name != "templates"}
+    elsewhere = {"text_weights", "classes", "logit_scale", "random_state"}  # of the problem and of the run
+    assert params.keys() - elsewhere == options.keys()
+    assert all(params[key] == value for key, value in options.items())
 
 
 def test_linear_probe_with_a_given_c_is_scikit_learns() -> None:
     x, y = np.random.default_rng(0).normal(size=(60, 5)), np.arange(60) % 3
-    ours, theirs = LinearProbe(C=0.3).fit(x, y), LogisticRegression(C=0.3, max_iter=1000).fit(x, y)
+    x_val, y_val = x[:9], y[:9]  # not looked at where C is given
+    ours, theirs = LinearProbe(C=0.3).fit(x, y, x_val, y_val), LogisticRegression(C=0.3, max_iter=1000).fit(x, y)
     np.testing.assert_array_equal(ours.coef_, theirs.coef_)
     np.testing.assert_array_equal(ours.intercept_, theirs.intercept_)
     np.testing.assert_allclose(ours.decision_function(x), theirs.decision_function(x))
     assert ours.choices_ == {}
+
+
+def test_estimators_without_validation_rows_take_what_is_given() -> None:
+    x, y, text = np.eye(4), [0, 1, 2, 3], np.eye(4)
+    for given, wanted in (({}, (1.17, 1.0)), ({"alpha": 0.5}, (0.5, 1.0)), ({"beta": 3.0}, (1.17, 3.0))):
+        tip = TipAdapter(text_weights=text, **given).fit(x, y)
+        found = tip.classifier_.tensors()
+        np.testing.assert_allclose([found["alpha"][0], found["beta"][0]], wanted)
+        assert tip.choices_ == {}
+    plain, theirs = LinearProbe().fit(x, y), LogisticRegression(C=1.0, max_iter=1000).fit(x, y)
+    np.testing.assert_array_equal(plain.coef_, theirs.coef_)
+    assert plain.choices_ == {}
 
 
 def test_the_best_c_on_validation_rows_beats_a_bad_one() -> None:
@@ -141,7 +201,7 @@ def test_the_best_c_on_validation_rows_beats_a_bad_one() -> None:
     rng = np.random.default_rng(0)
     y = np.arange(80) % 4
     x = 0.01 * np.eye(4, 20)[y] + 0.002 * rng.normal(size=(80, 20))
-    searched = LinearProbe(C=1e-6).fit(x[:40], y[:40], x[40:], y[40:])
+    searched = LinearProbe().fit(x[:40], y[:40], x[40:], y[40:])
     plain = LinearProbe(C=searched.choices_["C"]).fit(x[:40], y[:40])
     np.testing.assert_array_equal(searched.coef_, plain.coef_)
     assert searched.choices_["C"] > 1
@@ -189,6 +249,6 @@ def test_a_class_without_rows_is_never_predicted(problem: Problem) -> None:
     train = draw(4)
     kept = train.labels != 3
     train = FewShotRows(features=train.features[kept], labels=train.labels[kept])
-    for name, kind in (("prototype", PrototypeClassifier), ("linear-probe", LinearProbe)):
-        classifier = PerTask(name, kind).fit(problem, train, draw(2))
+    for name in ("prototype", "linear-probe"):
+        classifier = fit(problem, name, train, draw(2)).classifier
         assert 1 not in classifier.scores(torch.randn(200, DIM), slice(2, 5)).argmax(-1)

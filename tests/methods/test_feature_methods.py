@@ -61,8 +61,9 @@ def units(count: int, dim: int = DIM, dtype: torch.dtype = torch.float64) -> tor
 
 @pytest.mark.parametrize("name", METHODS)
 def test_each_task_is_fitted_and_chosen_on_its_own(name: str, problem: Problem) -> None:
-    train, val, test = draw(8, views=3), draw(4), draw(20)
-    learned = fit(problem, name, train, val)
+    train, val, test = draw(16, views=3), draw(4), draw(20)
+    # Texts of an untrained encoder mislead; it takes cross-modal all its steps to leave them.
+    learned = fit(problem, name, train, val, **({"steps": 1000} if name == "cross-modal" else {}))
     classifier = learned.classifier
     assert learned.choices.keys() == {"animal", "fruit"}
     for classes in (slice(0, 2), slice(2, 5)):

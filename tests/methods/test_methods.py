@@ -195,8 +195,9 @@ def test_joint_gradients_are_the_tasks_own_by_their_share(name: str, problem: Pr
 
     first, second = labels < 2, labels >= 2
     joint = gradient(tasks, torch.arange(12), 0)
-    torch.testing.assert_close(joint[0], gradient(tasks[:1], first, 0)[0] * 3 / 12, rtol=1e-3, atol=1e-6)
-    torch.testing.assert_close(joint[1], gradient(tasks[1:], second, 2)[0] * 9 / 12, rtol=1e-3, atol=1e-6)
+    alone = (gradient(tasks[:1], first, 0)[0] * 3 / 12, gradient(tasks[1:], second, 2)[0] * 9 / 12)
+    for found, wanted in zip(joint, alone, strict=True):
+        assert (found - wanted).norm() < 1e-4 * wanted.norm()
     # A task that is not in the batch is left alone.
     assert gradient(tasks, second, 0)[0].abs().max() == 0
 

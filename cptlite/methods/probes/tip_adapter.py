@@ -33,8 +33,10 @@ BATCH, RATE, EPSILON = 256, 1e-3, 1e-4
 class TipAdapterOptions(TemplateOptions):
     """Options of `TipAdapter`."""
 
-    alpha: float | None = option(None, "Weight of the votes; by default chosen on validation rows.", least=0)
-    beta: float | None = option(None, "Sharpness of the votes; by default chosen on validation rows.", least=0)
+    alpha: float | None = option(None, "Weight of the votes; by default chosen on validation rows.", least=0, most=1e38)
+    beta: float | None = option(
+        None, "Sharpness of the votes; by default chosen on validation rows.", least=0, most=1e38
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,8 @@ class TipAdapter(TextClassifier):
                 alphas=ALPHAS if self.alpha is None else [self.alpha],
                 betas=BETAS if self.beta is None else [self.beta],
             )
-            choices = {"alpha": alpha, "beta": beta}
+            chosen = {"alpha": alpha, "beta": beta}
+            choices = {name: value for name, value in chosen.items() if getattr(self, name) is None}
         classifier = TipClassifier(
             weights=rows.text,
             logit_scale=rows.logit_scale,
