@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import copy
 import json
+import pickle
+import random
 import re
 import subprocess
 import sys
@@ -14,19 +17,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
 from trees import draw_classes
 from typer.testing import CliRunner
 
 import cptlite
-from cptlite import FewShotClassifier, open_cache, open_caches
+from cptlite import FewShotClassifier, load_classifier, open_cache, open_caches
 from cptlite.backbones import Backbone, load_backbone
 from cptlite.cache import FeatureCache
+from cptlite.classifiers import JoinedClassifier
 from cptlite.cli import app
+from cptlite.config import known_options
 from cptlite.errors import DataError, UsageError
+from cptlite.methods.table import METHODS, find_method
 
 README = Path(__file__).parents[1] / "README.md"
-SETTINGS = {"shots": 2, "epochs": 3, "batch_size": 4, "seed": 2}
+SETTINGS: dict[str, Any] = {"shots": 2, "epochs": 3, "batch_size": 4, "seed": 2}
+
+
+def settings(method: str, **more: Any) -> dict[str, Any]:
+    """Settings that the method has."""
+    known = {each.name for _, each in known_options(find_method(method))}
+    return {name: value for name, value in {**SETTINGS, "steps": 5, **more}.items() if name in known}
 
 
 def call(*words: str | Path) -> None:
@@ -40,7 +54,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shelf")
     leaves = draw_classes(folder / "leaves", ["ash", "sweet_chestnut", "elm"], images=10)
     shells = draw_classes(folder / "shells", ["conch", "whelk"], images=10)
-    words = ["--backbone", "random:demo", "--views", "2", "--cache-dir", folder / "cache"]
+    words = ["--backbone", "random:demo", "--views", "2", "--local", "--cache-dir", folder / "cache"]
     call("cache", "--dataset", leaves, "--dataset", shells, *words)
     return folder
 
@@ -120,19 +134,37 @@ def test_probes_stand_alone(name: str) -> None:
 def test_the_same_bytes_as_the_command_line(
     shelf: Path, tmp_path: Path, backbone: Backbone, caches: list[FeatureCache], method: str
 ) -> None:
-    flags = [word for name, value in SETTINGS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    given = settings(method)
+    flags = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     call("train", "--method", method, *flags, "--device", "cpu", "--cache-dir", shelf / "cache", "--out", tmp_path)
     (folder,) = [path.parent for path in tmp_path.rglob("results.json")]
-    model = FewShotClassifier(method, backbone, **SETTINGS).fit(caches)
-    with np.load(folder / "classifier.npz") as stored:
-        for name, value in model.classifier_.arrays().items():
-            assert stored[name].tobytes() == value.tobytes(), name
-        assert stored["names"].tolist() == model.class_names_
-        if method != "tip-adapter-f":
-            assert stored["weights"].tobytes() == model.class_weights().tobytes()
+    model = FewShotClassifier(method, backbone, **given).fit(caches)
+    stored = load_classifier(folder / "classifier.safetensors")
+    assert stored.classifier.kind == model.classifier_.kind and stored.classifier.values() == model.classifier_.values()
+    tensors = stored.classifier.tensors()
+    assert tensors.keys() == model.classifier_.tensors().keys()
+    for name, value in model.classifier_.tensors().items():
+        assert tensors[name].numpy().tobytes() == value.numpy().tobytes(), name
+    assert list(stored.class_names) == model.class_names_ and stored.tasks == model.tasks_
+    if method != "tip-adapter-f":
+        assert tensors["weights"].float().numpy().tobytes() == model.class_weights().tobytes()
     results = json.loads((folder / "results.json").read_text())
     assert model.evaluate(caches) == results["tasks"]
     assert (model.num_parameters_, model.choices_) == (results["parameters"], results["choices"])
+    config = json.loads((folder / "config.json").read_text())["config"]
+    ours = model.config_.to_json()
+    assert {name for name in config if config[name] != ours[name]} <= {"suite", "datasets", "device", "precision"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fit_leaves_all_random_states_alone(
+    monkeypatch: pytest.MonkeyPatch, backbone: Backbone, caches: list[FeatureCache], method: str
+) -> None:
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    FewShotClassifier(method, backbone, **settings(method, epochs=1, batch_size=32)).fit(caches)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert all(np.array_equal(now, then) for now, then in zip(np.random.get_state(), states[2], strict=True))
 
 
 def test_fit_writes_nothing_and_leaves_the_users_generator_alone(
@@ -146,7 +178,7 @@ def test_fit_writes_nothing_and_leaves_the_users_generator_alone(
     assert torch.equal(torch.get_rng_state(), state)
     assert told == [1, 2, 3]
     assert not list(tmp_path.iterdir())
-    assert model.config_.variant == "cata" and model.config_.context_length == 16
+    assert model.config_.variant == "cata" and model.config_.to_json()["context_length"] == 16
     assert [task.id for task in model.tasks_] == ["leaves", "shells"]
 
 
@@ -161,7 +193,7 @@ def test_only_evaluate_reads_test_rows(
         return features(cache, split, *rest, **more)
 
     monkeypatch.setattr(FeatureCache, "features", watched)
-    model = FewShotClassifier("linear-probe", backbone, **SETTINGS).fit(caches)
+    model = FewShotClassifier("linear-probe", backbone, **settings("linear-probe")).fit(caches)
     assert set(read) == {"train", "val"}
     read.clear()
     assert model.evaluate(caches) == model.evaluate(caches)
@@ -169,7 +201,7 @@ def test_only_evaluate_reads_test_rows(
 
 
 def test_scores_and_predictions_are_those_of_evaluate(fitted: FewShotClassifier, caches: list[FeatureCache]) -> None:
-    assert fitted.class_weights().shape == (5, fitted.backbone.embed_dim)
+    assert fitted.class_weights().shape == (5, fitted.backbone_.embed_dim)
     for cache, classes in zip(caches, (slice(0, 3), slice(3, 5)), strict=True):
         (task,) = cache.tasks
         X, y = cache.features("test")[:, 0], cache.labels("test")
@@ -180,7 +212,7 @@ def test_scores_and_predictions_are_those_of_evaluate(fitted: FewShotClassifier,
 
 
 def test_a_single_task_needs_no_naming(backbone: Backbone, caches: list[FeatureCache]) -> None:
-    model = FewShotClassifier("prototype", backbone, **SETTINGS).fit(caches[1:])
+    model = FewShotClassifier("prototype", backbone, **settings("prototype")).fit(caches[1:])
     assert set(model.predict(caches[1].features("test")[:, 0])) <= {"conch", "whelk"}
 
 
@@ -188,20 +220,14 @@ def test_what_cannot_be_is_refused(fitted: FewShotClassifier, backbone: Backbone
     def fit(*words: str, **options: Any) -> None:
         FewShotClassifier(*words, backbone, **options).fit(caches)
 
-    with pytest.raises(UsageError, match="unknown method 'softcp'"):
-        fit("softcp")
-    with pytest.raises(UsageError, match="unknown configuration key 'shot'"):
-        fit("softcpt", shot=16)
     with pytest.raises(UsageError, match="unknown variant 'nat'"):
         fit("softcpt", variant="nat")
     with pytest.raises(UsageError, match="epochs must be"):
         fit("softcpt", epochs=0)
-    with pytest.raises(UsageError, match="settle device, got 'cuda'"):
-        fit("softcpt", device="cuda")
+    with pytest.raises(UsageError, match="wanted the backbone .*, got none: give it to the constructor"):
+        FewShotClassifier("softcpt").fit(caches)
     with pytest.raises(UsageError, match="at least one cache"):
         FewShotClassifier("softcpt", backbone).fit([])
-    with pytest.raises(NotFittedError, match="call fit first"):
-        FewShotClassifier("softcpt", backbone).class_weights()
     with pytest.raises(UsageError, match=r"\(leaves, shells\) .* those of shells"):
         fitted.evaluate(caches[1:])
     with pytest.raises(UsageError, match="unknown task 'birds': give one of leaves, shells"):
@@ -213,9 +239,146 @@ def test_what_cannot_be_is_refused(fitted: FewShotClassifier, backbone: Backbone
 
 
 def test_votes_are_no_class_weights(backbone: Backbone, caches: list[FeatureCache]) -> None:
-    model = FewShotClassifier("tip-adapter", backbone, **SETTINGS).fit(caches)
+    model = FewShotClassifier("tip-adapter", backbone, **settings("tip-adapter")).fit(caches)
     with pytest.raises(UsageError, match="tip-adapter has no fixed class weights"):
         model.class_weights()
+
+
+# A scikit-learn estimator
+
+KINDS = {
+    "linear": "coop-mt",
+    "linear with biases": "linear-probe",
+    "tip": "tip-adapter-f",
+    "joined image-conditioned": "cocoop",
+    "joined transport": "plot",
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "softcp"}, "unknown method 'softcp': did you mean 'softcpt'"),
+        ({"method": "softcpt", "shot": 16}, "softcpt has no option 'shot': did you mean 'shots'"),
+        ({"method": "kgcoop", "strenth": 4.0}, "kgcoop has no option 'strenth': did you mean 'strength'"),
+        ({"method": "coop-mt", "strength": 4.0}, "coop-mt has no option 'strength': give one of "),
+        ({"method": "linear-probe", "epochs": 4}, "linear-probe has no option 'epochs': give one of "),
+        (
+            {"method": "cocoop", "recipe": "fast"},
+            r"cocoop is stepped .* \(epochs 10, batch-size 1\)",
+        ),
+        ({"method": "softcpt", "device": "cuda"}, "settle device, got 'cuda': leave it out"),
+        ({"method": "softcpt", "suite": "mine"}, "settle suite, got 'mine': leave it out"),
+    ],
+)
+def test_an_unknown_option_is_refused_at_once(backbone: Backbone, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        FewShotClassifier(backbone=backbone, **options)
+    model = FewShotClassifier("kgcoop", backbone)
+    with pytest.raises(UsageError, match=message):
+        model.set_params(**options)
+    assert model.get_params() == {"method": "kgcoop", "backbone": backbone}, "nothing is half set"
+
+
+def test_parameters_are_got_set_and_cloned(backbone: Backbone, caches: list[FeatureCache]) -> None:
+    model = FewShotClassifier("kgcoop", strength=4.0, templates=["a {}."], shots=1)
+    given = {"method": "kgcoop", "backbone": None, "strength": 4.0, "templates": ["a {}."], "shots": 1}
+    assert model.get_params() == given
+    assert model.set_params(backbone=backbone, strength=2.0, epochs=1, batch_size=32) is model
+    assert model.get_params() == {**given, "backbone": backbone, "strength": 2.0, "epochs": 1, "batch_size": 32}
+    assert model.set_params() is model
+    model.fit(caches)
+    assert model.config_.to_json()["strength"] == 2.0
+    twin = clone(model)
+    assert type(twin) is FewShotClassifier and twin.get_params() == model.get_params()
+    assert twin.backbone is backbone, "shared, not copied"
+    assert twin.options["templates"] is not model.options["templates"]
+    check_is_fitted(model)
+    for unfitted in (twin, FewShotClassifier("zeroshot")):
+        with pytest.raises(NotFittedError):
+            check_is_fitted(unfitted)
+        for read in ("classifier_", "class_names_", "tasks_", "backbone_"):
+            with pytest.raises(NotFittedError, match="call fit first"):
+                getattr(unfitted, read)
+        with pytest.raises(NotFittedError, match="call fit first"):
+            unfitted.class_weights()
+    assert twin.fit(caches).class_weights().tobytes() == model.class_weights().tobytes()
+    with pytest.raises(UsageError, match="coop-mt has no option 'strength'"):
+        model.set_params(method="coop-mt")
+    assert FewShotClassifier("coop-mt", shots=1).set_params(method="softcpt", variant="nats").get_params() == {
+        "method": "softcpt",
+        "backbone": None,
+        "shots": 1,
+        "variant": "nats",
+    }
+
+
+def test_a_class_of_ones_own_is_cloned_as_such() -> None:
+    class Mine(FewShotClassifier):
+        pass
+
+    assert type(clone(Mine("zeroshot"))) is Mine
+
+
+def test_repr_shows_method_backbone_and_options(backbone: Backbone) -> None:
+    model = FewShotClassifier("kgcoop", backbone, strength=4.0, context_init="a sketch")
+    shown = "FewShotClassifier('kgcoop', backbone=<random:demo>, strength=4.0, context_init='a sketch')"
+    assert repr(model) == str(model) == shown
+    assert repr(FewShotClassifier("zeroshot")) == "FewShotClassifier('zeroshot', backbone=None)"
+
+
+def test_probabilities_are_those_of_a_tasks_classes(fitted: FewShotClassifier, caches: list[FeatureCache]) -> None:
+    X = caches[0].features("test")[:, 0]
+    chances = fitted.predict_proba(X, "leaves")
+    assert chances.shape == (len(X), 3) and (chances > 0).all()
+    np.testing.assert_allclose(chances.sum(axis=1), 1, rtol=1e-5)
+    scores = fitted.scores(X, "leaves")
+    np.testing.assert_allclose(np.log(chances) - np.log(chances[:, :1]), scores - scores[:, :1], atol=1e-3)
+    best = np.array(["ash", "elm", "sweet_chestnut"])[chances.argmax(axis=1)]
+    assert best.tolist() == fitted.predict(X, "leaves").tolist()
+    with pytest.raises(UsageError, match="wanted the task"):
+        fitted.predict_proba(X)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fitted_one_is_pickled_without_its_backbone(
+    monkeypatch: pytest.MonkeyPatch, backbone: Backbone, caches: list[FeatureCache], kind: str
+) -> None:
+    method = KINDS[kind]
+    model = FewShotClassifier(method, backbone, **settings(method, epochs=1, batch_size=32)).fit(caches)
+    assert model.classifier_.kind == kind.split()[0]
+    if isinstance(model.classifier_, JoinedClassifier):
+        assert {part.kind for part in model.classifier_.parts} == {kind.split()[1]}
+    content = pickle.dumps(model)
+    numbers = sum(value.numel() * value.element_size() for value in model.classifier_.tensors().values())
+    weights = sum(value.numel() * value.element_size() for value in backbone.model.parameters())
+    assert len(content) < numbers + 20_000 < weights / 10
+    loaded: list[str] = []
+
+    def load(name: str, **more: Any) -> Backbone:
+        loaded.append(name)
+        return load_backbone(name, **more)
+
+    monkeypatch.setattr("cptlite.runs.load.load_backbone", load)
+    for twin in (pickle.loads(content), copy.deepcopy(model)):
+        X = [cache.local("test") if method == "plot" else cache.features("test")[:, 0] for cache in caches]
+        for rows in X:
+            assert twin.scores(rows).tobytes() == model.scores(rows).tobytes()
+        assert twin.evaluate(caches) == model.evaluate(caches)
+        assert (twin.choices_, twin.num_parameters_) == (model.choices_, model.num_parameters_)
+        assert twin.config_ == model.config_ and twin.tasks_ == model.tasks_
+        assert twin.get_params() == {**model.get_params(), "backbone": None}
+    assert loaded == (["random:demo"] * 2 if method == "cocoop" else [])
+    assert model.backbone is backbone, "the one that was pickled keeps its own"
+    refitted = pickle.loads(content).set_params(backbone=backbone).fit(caches)
+    assert refitted.evaluate(caches) == model.evaluate(caches)
+
+
+def test_one_that_is_not_fitted_is_pickled_too(backbone: Backbone) -> None:
+    twin = pickle.loads(pickle.dumps(FewShotClassifier("kgcoop", backbone, strength=4.0)))
+    assert twin.get_params() == {"method": "kgcoop", "backbone": None, "strength": 4.0}
+    with pytest.raises(NotFittedError):
+        check_is_fitted(twin)
 
 
 # Caches
