@@ -13,7 +13,7 @@ from typing import Any
 
 from cptlite.errors import UsageError
 from cptlite.methods.options import MethodOptions
-from cptlite.methods.table import MethodEntry, find_method
+from cptlite.methods.table import METHODS, MethodEntry, find_method
 from cptlite.options import MOST_SEED, Option, Options, did_you_mean, option, options_of
 from cptlite.training.recipe import PAPER, RECIPES, Recipe
 
@@ -126,7 +126,9 @@ def check_names(method: str, given: Mapping[str, Any]) -> None:
                 f"{given[name]!r}: leave --recipe out, or give these numbers one by one"
             )
         if name not in known and name not in NAMED and not (name == "recipe" and entry.recipe):
-            raise UsageError(f"{method} has no option {name!r}: {did_you_mean(name, known)}")
+            others = [other for other, row in METHODS.items() if name in {each.name for each in row.list_options()}]
+            where = f", which {', '.join(others)} has" if others else ""
+            raise UsageError(f"{method} has no option {name!r}{where}: {did_you_mean(name, known)}")
 
 
 def _spelt(values: Mapping[str, Any]) -> str:

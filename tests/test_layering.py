@@ -34,6 +34,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms}
 
 # The files of each room, from the ground up as well: one imports from those on earlier lines alone.
 ORDER = {
+    "api": ("fitted", "few_shot"),
     "backbones": ("architectures clip", "checkpoints patches tokenizer", "backbone"),
     "cache": ("format", "parts read", "folder verify write", "encode_pass", "encode"),
     "classifiers": ("base", "state", "image_conditioned linear tip transport", "joined", "stored", "store"),
