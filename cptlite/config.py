@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 from cptlite.errors import UsageError
@@ -127,8 +128,9 @@ def check_names(method: str, given: Mapping[str, Any]) -> None:
             )
         if name not in known and name not in NAMED and not (name == "recipe" and entry.recipe):
             others = [other for other, row in METHODS.items() if name in {each.name for each in row.list_options()}]
-            where = f", which {', '.join(others)} has" if others else ""
-            raise UsageError(f"{method} has no option {name!r}{where}: {did_you_mean(name, known)}")
+            where = f" (that is one of {', '.join(others)})" if others else ""
+            advice = "leave it out" if others and not get_close_matches(name, known) else did_you_mean(name, known)
+            raise UsageError(f"{method} has no option {name!r}{where}: {advice}")
 
 
 def _spelt(values: Mapping[str, Any]) -> str:

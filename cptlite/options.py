@@ -70,10 +70,14 @@ class Option:
     why: str = ""
 
     @property
+    def label(self) -> str:
+        """As messages name it."""
+        return self.name.replace("_", "-")
+
+    @property
     def flag(self) -> str:
         """As typed on the command line, without dashes in front; of a list of texts one text a flag, repeated."""
-        name = self.name.replace("_", "-")
-        return name.removesuffix("s") if self.kind == tuple[str, ...] else name
+        return self.label.removesuffix("s") if self.kind == tuple[str, ...] else self.label
 
     def check(self, value: Any) -> Any:
         """Return a value of the option's type.
@@ -87,14 +91,14 @@ class Option:
             return None
         if self.kind == tuple[str, ...]:
             if isinstance(value, str) or not all(isinstance(word, str) for word in value):
-                raise UsageError(f"{self.flag} must be a list of texts, got {value!r}")
+                raise UsageError(f"{self.label} must be a list of texts, got {value!r}")
             return tuple(value)
         if self.kind in (int, float):
             return self._check_number(value)
         if not isinstance(value, self.kind):
-            raise UsageError(f"{self.flag} must be {'a text' if self.kind is str else 'true or false'}, got {value!r}")
+            raise UsageError(f"{self.label} must be {'a text' if self.kind is str else 'true or false'}, got {value!r}")
         if self.choices and value not in self.choices:
-            raise UsageError(f"unknown {self.flag} {value!r}: give one of {', '.join(self.choices)}")
+            raise UsageError(f"unknown {self.label} {value!r}: give one of {', '.join(self.choices)}")
         return value
 
     def _check_number(self, value: Any) -> Any:
@@ -106,7 +110,7 @@ class Option:
         elif not (self.least is None or self.least <= value) or not value <= most:
             fits = False
         if not fits:
-            raise UsageError(f"{self.flag} must be {self._bounds()}{self.why}, got {value}")
+            raise UsageError(f"{self.label} must be {self._bounds()}{self.why}, got {value}")
         return self.kind(value)
 
     def _bounds(self) -> str:

@@ -256,7 +256,8 @@ def test_every_option_says_what_it_is() -> None:
     for entry in METHODS.values():
         for _, each in known_options(entry):
             assert each.help.endswith(".") and "\n" not in each.help, each.name
-            assert each.flag == each.name.replace("_", "-")
+            assert each.label == each.name.replace("_", "-")
+        assert each.flag == (each.label.removesuffix("s") if each.kind == tuple[str, ...] else each.label)
 
 
 def test_numbers_have_a_bound_that_float32_holds() -> None:
