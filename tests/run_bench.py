@@ -10,6 +10,7 @@ from typing import Any
 from trees import draw_classes
 
 from cptlite.backbones import Backbone
+from cptlite.cache import CacheFolder
 from cptlite.cache.encode import encode_dataset
 from cptlite.classifiers import StoredClassifier, load_classifier
 from cptlite.config import RunConfig, known_options, resolve_config
@@ -42,11 +43,11 @@ LEAST: dict[str, Any] = {"epochs": 1, "batch_size": 32, "steps": 1}
 
 
 def encode_datasets(backbone: Backbone, folder: Path) -> Path:
-    """Draw the datasets into a folder and cache them with local features; the caches' folder."""
+    """Draw the datasets into a folder and cache them with patch features; the caches' folder."""
     for name, classes in DATASETS.items():
         draw_classes(folder / name, classes, images=8)
         (spec,) = load_catalog().resolve([str(folder / name)])
-        encode_dataset(read_dataset(spec, folder), backbone, folder / "cache", views=ViewConfig(), local=True)
+        encode_dataset(read_dataset(spec, folder), backbone, folder / "cache", views=ViewConfig(), patches=True)
     return folder / "cache"
 
 
@@ -81,8 +82,9 @@ class RunBench:
 
     def train_together(self, out: str, configs: Sequence[RunConfig], on_epoch: Any = None) -> list[dict[str, Any]]:
         """Train runs as an axis of one forward; their results."""
-        place = {"cache_dir": self.caches, "out": self.folder / out}
-        return execute_runs(configs, self.backbone, **place, on_epoch=on_epoch)
+        with CacheFolder(self.caches) as folder:
+            caches = folder.open(self.backbone, configs[0].datasets)
+            return execute_runs(configs, self.backbone, caches, out=self.folder / out, on_epoch=on_epoch)
 
     @property
     def text(self) -> TextEncoder:

@@ -54,7 +54,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shelf")
     leaves = draw_classes(folder / "leaves", ["ash", "sweet_chestnut", "elm"], images=10)
     shells = draw_classes(folder / "shells", ["conch", "whelk"], images=10)
-    words = ["--backbone", "random:demo", "--views", "2", "--local", "--cache-dir", folder / "cache"]
+    words = ["--backbone", "random:demo", "--views", "2", "--patches", "--cache-dir", folder / "cache"]
     call("cache", "--dataset", leaves, "--dataset", shells, *words)
     return folder
 
@@ -367,7 +367,7 @@ def test_a_fitted_one_is_pickled_without_its_backbone(
 
     monkeypatch.setattr("cptlite.runs.load.load_backbone", load)
     for twin in (pickle.loads(content), copy.deepcopy(model)):
-        X = [cache.local("test") if method == "plot" else cache.features("test")[:, 0] for cache in caches]
+        X = [cache.patches("test") if method == "plot" else cache.features("test")[:, 0] for cache in caches]
         for rows in X:
             assert twin.scores(rows).tobytes() == model.scores(rows).tobytes()
         assert twin.evaluate(caches) == model.evaluate(caches)

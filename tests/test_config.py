@@ -65,7 +65,7 @@ def test_every_kind_of_value_survives_json() -> None:
         (
             "softcpt",
             "context_init",
-            r"softcpt has no option 'context_init' \(that is one of coop-mt.*\): did you mean '(task|class)_context_init'",
+            r"softcpt has no option 'context_init' \(that is .*\): did you mean '(task|class)_context_init'",
         ),
         ("plot", "context_init", "plot has no option 'context_init'"),
         ("coop-mt", "variant", "coop-mt has no option 'variant'"),

@@ -66,7 +66,7 @@ class FittedClassifier:
                 f"wanted caches of the tasks fitted ({_listed(self.tasks_)}) with their classes, got those of "
                 f"{_listed(tasks)}: give the caches that fit was given"
             )
-        return evaluate(self.classifier_, caches, self._device, local=self.config_.entry.needs_local)
+        return evaluate(self.classifier_, caches, self._device, patches=self.config_.entry.needs_patches)
 
     def class_weights(self) -> np.ndarray:
         """Class weights of a linear classifier; a probe's biases are in ``classifier_.bias``.
@@ -95,7 +95,7 @@ class FittedClassifier:
         Parameters
         ----------
         X : array-like of shape (B, D)
-            As cached, of any length; for a method of local features these, (B, M, D).
+            As cached, of any length; for a method of patch features these, (B, M, D).
         task : str, optional
             Id of the task whose classes are asked for; by default all K, which compare within a task only.
 
@@ -162,7 +162,7 @@ class FittedClassifier:
 
     def _features(self, X: Any) -> Tensor:
         features = (X if isinstance(X, Tensor) else torch.tensor(np.asarray(X))).float().to(self._device)
-        axes = ("images", "places") if self.config_.entry.needs_local else ("images",)
+        axes = ("images", "patches") if self.config_.entry.needs_patches else ("images",)
         if features.ndim != len(axes) + 1 or features.shape[-1] != self.backbone_.embed_dim:
             raise UsageError(
                 f"wanted features of shape ({', '.join(axes)}, {self.backbone_.embed_dim}), got "

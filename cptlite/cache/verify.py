@@ -60,7 +60,7 @@ def _check_split(cache: FeatureCache, split: str) -> None:
         raise damaged(cache.path, f"the {split} rows are of different numbers {sorted(rows)}")
     wanted = (cache.fingerprint.local, stored["features"].shape[-1])
     if "local" in stored and stored["local"].shape[1:] != wanted:
-        raise damaged(cache.path, f"local features of shape {stored['local'].shape[1:]}, recorded are {wanted}")
+        raise damaged(cache.path, f"patch features of shape {stored['local'].shape[1:]}, recorded are {wanted}")
     classes = np.array([len(task.class_names) for task in cache.tasks])
     if len(labels) and not (tasks.min() >= 0 and tasks.max() < len(classes) and labels.min() >= 0):
         raise damaged(cache.path, f"{split} rows of no task or class")
