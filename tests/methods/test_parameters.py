@@ -125,6 +125,6 @@ def test_a_formula_of_the_tables_own_is_that_of_the_methods() -> None:
 
 
 def test_the_table_is_as_it_is_printed() -> None:
-    found = re.search(r"<!-- parameters -->\n(.*?)\n\n", TABLE.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.search(r"<!-- parameters -->\n(.*?)\n(?:\n|$)", TABLE.read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None, f"{TABLE} has no table below a mark <!-- parameters -->"
     assert found[1] == markdown(), "print it anew: python scripts/parameter_table.py"
