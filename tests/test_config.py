@@ -10,7 +10,6 @@ import pytest
 from cptlite.config import RunConfig, check_names, differ_in_rows_alone, known_options, resolve_config
 from cptlite.errors import UsageError
 from cptlite.methods.table import METHODS
-from cptlite.options import options_of
 from cptlite.training.recipe import RECIPES, Recipe
 
 GIVEN = {"method": "softcpt", "suite": "s", "datasets": ("a", "b"), "backbone": "demo"}
@@ -55,10 +54,10 @@ def test_every_kind_of_value_survives_json() -> None:
 @pytest.mark.parametrize(
     ("method", "name", "message"),
     [
-        ("softcpt", "shot", "softcpt has no option 'shot': did you mean 'shots'"),
-        ("kgcoop", "strenght", "kgcoop has no option 'strenght': did you mean 'strength'"),
-        ("coop-ca", "strength", "coop-ca has no option 'strength': give one of separate, shots, "),
-        ("softcpt", "context_init", "softcpt has no option 'context_init': did you mean '(task|class)_context_init'"),
+        ("softcpt", "shot", "softcpt has no option 'shot'.* did you mean 'shots'"),
+        ("kgcoop", "strenght", "kgcoop has no option 'strenght'.* did you mean 'strength'"),
+        ("coop-ca", "strength", "coop-ca has no option 'strength'.* give one of separate, shots, "),
+        ("softcpt", "context_init", "softcpt has no option 'context_init'.* did you mean '(task|class)_context_init'"),
         ("plot", "context_init", "plot has no option 'context_init'"),
         ("coop-mt", "variant", "coop-mt has no option 'variant'"),
         ("zeroshot", "epochs", "zeroshot has no option 'epochs'"),
@@ -181,12 +180,6 @@ def test_known_options_are_those_that_resolve_takes_with_the_same_defaults(metho
         default = list(each.default) if isinstance(each.default, tuple) else each.default
         assert config[each.name] == default, each.name
         assert resolve(method, **{each.name: each.default}).to_json() == config
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_options_read_from_source_are_those_of_the_class(method: str) -> None:
-    entry = METHODS[method]
-    assert entry.list_options() == options_of(type(entry.new_options()))
 
 
 def test_runs_that_differ_in_rows_alone() -> None:
