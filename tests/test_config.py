@@ -54,10 +54,10 @@ def test_every_kind_of_value_survives_json() -> None:
 @pytest.mark.parametrize(
     ("method", "name", "message"),
     [
-        ("softcpt", "shot", "softcpt has no option 'shot'.* did you mean 'shots'"),
-        ("kgcoop", "strenght", "kgcoop has no option 'strenght'.* did you mean 'strength'"),
-        ("coop-ca", "strength", "coop-ca has no option 'strength'.* give one of separate, shots, "),
-        ("softcpt", "context_init", "softcpt has no option 'context_init'.* did you mean '(task|class)_context_init'"),
+        ("softcpt", "shot", "softcpt has no option 'shot': did you mean 'shots'"),
+        ("kgcoop", "strenght", "kgcoop has no option 'strenght': did you mean 'strength'"),
+        ("coop-ca", "strength", "coop-ca has no option 'strength': give one of separate, shots, "),
+        ("softcpt", "context_init", "softcpt has no option 'context_init': did you mean '(task|class)_context_init'"),
         ("plot", "context_init", "plot has no option 'context_init'"),
         ("coop-mt", "variant", "coop-mt has no option 'variant'"),
         ("zeroshot", "epochs", "zeroshot has no option 'epochs'"),
