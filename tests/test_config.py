@@ -10,7 +10,6 @@ import pytest
 from cptlite.config import RunConfig, check_names, differ_in_rows_alone, known_options, resolve_config
 from cptlite.errors import UsageError
 from cptlite.methods.table import METHODS
-from cptlite.options import options_of
 from cptlite.training.recipe import RECIPES, Recipe
 
 GIVEN = {"method": "softcpt", "suite": "s", "datasets": ("a", "b"), "backbone": "demo"}
@@ -189,12 +188,6 @@ def test_known_options_are_those_that_resolve_takes_with_the_same_defaults(metho
         default = list(each.default) if isinstance(each.default, tuple) else each.default
         assert config[each.name] == default, each.name
         assert resolve(method, **{each.name: each.default}).to_json() == config
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_options_read_from_source_are_those_of_the_class(method: str) -> None:
-    entry = METHODS[method]
-    assert entry.list_options() == options_of(type(entry.new_options()))
 
 
 def test_runs_that_differ_in_rows_alone() -> None:

@@ -14,11 +14,13 @@ from cptlite.backbones import Backbone, load_backbone
 from cptlite.cache import open_caches
 from cptlite.demo import DemoPlan, DemoReport, run_demo
 from cptlite.errors import UsageError
-from cptlite.methods.base import Problem, PromptOptions
-from cptlite.methods.prompts.softcpt import SoftCPT
+from cptlite.methods.base import Problem
+from cptlite.methods.prompts.softcpt import SoftCPT, SoftCPTOptions
 from cptlite.runs.rows import draw_few_shots
 from cptlite.text.encoder import TextEncoder
-from cptlite.training.loop import Recipe, TrainingRun, take_learnables, train_together
+from cptlite.training.loop import TOLERANCE, train
+from cptlite.training.recipe import Recipe
+from cptlite.training.state import TrainingState
 
 PLAN = DemoPlan(methods=("prototype",), shots=(1, 16), seeds=(1, 2), jobs=1)
 
@@ -62,6 +64,7 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backbone]:
     backbone.model.double()
     monkeypatch.setattr(LayerNorm, "forward", nn.LayerNorm.forward)
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    monkeypatch.setitem(TOLERANCE, torch.float64, 0.0)  # of steps recorded on a GPU; here none are
     torch.set_default_dtype(torch.float64)
     yield backbone
     torch.set_default_dtype(torch.float32)
@@ -74,20 +77,21 @@ def test_runs_together_are_the_runs_alone(done: tuple[DemoReport, Counter[str], 
     tasks = tuple(task for cache in caches for task in cache.tasks)
     problem = Problem(tasks=tasks, text=TextEncoder(in_float64.text_tower, in_float64.tokenizer))
 
-    def new_run(seed: int) -> TrainingRun:
-        torch.manual_seed(seed)
-        learnables = take_learnables(SoftCPT(problem, PromptOptions()))
-        rows, _ = draw_few_shots(caches, shots=1, seed=seed, device=in_float64.device)
-        return TrainingRun(learnables=learnables, rows=rows, seed=seed)
+    num_classes = len(problem.class_names)
 
-    method, recipe = SoftCPT(problem, PromptOptions()), Recipe()
-    together = [new_run(seed) for seed in (1, 2, 3)]
-    train_together(method, together, recipe)
-    for run in together:
-        alone = new_run(run.seed)
-        train_together(SoftCPT(problem, PromptOptions()), [alone], recipe)
+    def new_state(seed: int) -> TrainingState:
+        learnables = SoftCPT(problem, SoftCPTOptions()).start(torch.Generator().manual_seed(seed))
+        rows, _ = draw_few_shots(caches, shots=1, seed=seed, device=in_float64.device)
+        return TrainingState(learnables, rows, Recipe(), seed=seed, num_classes=num_classes)
+
+    seeds = (1, 2, 3)
+    together = [new_state(seed) for seed in seeds]
+    train(SoftCPT(problem, SoftCPTOptions(), runs=len(seeds)), together)
+    for state, seed in zip(together, seeds, strict=True):
+        alone = new_state(seed)
+        train(SoftCPT(problem, SoftCPTOptions()), [alone])
         for name, value in alone.learnables.items():
             assert value.dtype == torch.float64
-            assert (run.learnables[name] - value).abs().max() <= 1e-4 * value.abs().max()
+            assert (state.learnables[name] - value).abs().max() <= 1e-4 * value.abs().max()
     for cache in caches:
         cache.close()

@@ -20,10 +20,13 @@ import torch
 from safetensors.numpy import load_file
 from trees import VARIANTS, draw_classes, draw_fgvc, draw_images
 
+from cptlite import load_classifier
 from cptlite.cache import FeatureCache
+from cptlite.classifiers import LinearClassifier, StoredClassifier
 from cptlite.cli import main
 from cptlite.methods.base import PromptMethod
-from cptlite.training.loop import Recipe, TrainingRun
+from cptlite.training.loop import train
+from cptlite.training.state import TrainingState
 
 BACKBONE = "random:demo"
 SPLIT_READERS = ("features", "local", "labels", "row_tasks", "paths")
@@ -42,6 +45,13 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
         return out + err
 
     return type_words
+
+
+def linear_of(folder: Path) -> tuple[StoredClassifier, np.ndarray]:
+    """A run's classifier, and its class weights."""
+    stored = load_classifier(folder / "classifier.safetensors")
+    assert isinstance(stored.classifier, LinearClassifier)
+    return stored, stored.classifier.weights.numpy()
 
 
 # FGVC, with the user's own words
@@ -72,7 +82,7 @@ def test_fgvc_as_the_user_types_it(fgvc: Path, typed: Callable[..., str]) -> Non
     said = typed("cptlite train --method softcpt")
     assert "softcpt-nata, fgvc_aircraft, 16 shots, seed 1 (%)" in said
     folder = fgvc / "work/runs/fgvc_aircraft/softcpt/RN50/shots16-seed1"
-    names = ["classifier.npz", "config.json", "log.jsonl", "prompts.safetensors", "results.json"]
+    names = ["classifier.safetensors", "config.json", "log.jsonl", "prompts.safetensors", "results.json"]
     assert sorted(path.name for path in folder.iterdir()) == names
     check_configuration(folder)
     check_learned(folder)
@@ -106,12 +116,14 @@ def check_scores(folder: Path, cache: Path) -> None:
     """Score the classifier of the run by hand."""
     results = json.loads((folder / "results.json").read_text())
     scores = results["tasks"]["fgvc_aircraft"]
-    with np.load(folder / "classifier.npz") as classifier, h5py.File(cache) as file:
-        assert classifier["names"].tolist() == VARIANTS
-        assert set(classifier["tasks"].tolist()) == {"fgvc_aircraft"}
-        np.testing.assert_allclose(np.linalg.norm(classifier["weights"], axis=1), 1, rtol=1e-5)
+    stored, weights = linear_of(folder)
+    assert stored.class_names == tuple(VARIANTS)
+    assert [task.id for task in stored.tasks] == ["fgvc_aircraft"]
+    assert (stored.backbone.name, stored.backbone.embed_dim) == ("RN50", 32)
+    np.testing.assert_allclose(np.linalg.norm(weights, axis=1), 1, rtol=1e-5)
+    with h5py.File(cache) as file:
         features, labels = file["test/features"][:, 0].astype(np.float32), file["test/labels"][:]
-        right = (features @ classifier["weights"].T).argmax(axis=1) == labels
+    right = (features @ weights.T).argmax(axis=1) == labels
     assert scores["rows"] == len(labels) == 200
     assert scores["acc1"] == pytest.approx(right.mean())
     assert scores["mean_per_class_recall"] == pytest.approx(right.mean()), "every class has two test images"
@@ -176,9 +188,8 @@ def test_templates_of_ones_own_are_recorded_and_make_other_weights(
         typed("cptlite train --method zeroshot --cache-dir", shelf / "cache", "--out", out, *words)
         (folder,) = [path.parent for path in out.rglob("results.json")]
         assert json.loads((folder / "config.json").read_text())["config"]["templates"] == templates
-        with np.load(folder / "classifier.npz") as classifier:
-            weights.append(classifier["weights"])
-            np.testing.assert_allclose(np.linalg.norm(weights[-1], axis=1), 1, rtol=1e-5)
+        weights.append(linear_of(folder)[1])
+        np.testing.assert_allclose(np.linalg.norm(weights[-1], axis=1), 1, rtol=1e-5)
     assert not np.allclose(weights[0], weights[1]) and not np.allclose(weights[1], weights[2])
 
 
@@ -188,7 +199,8 @@ def test_train_skips_what_is_done_and_repeats_it_to_the_byte(
     shelf: Path, tmp_path: Path, typed: Callable[..., str], method: str
 ) -> None:
     out = tmp_path / "runs"
-    words = (f"cptlite train --method {method} --shots 2 --epochs 2 --cache-dir", shelf / "cache", "--out", out)
+    epochs = "--epochs 2 " if method == "coop-ca" else ""
+    words = (f"cptlite train --method {method} --shots 2 {epochs}--cache-dir", shelf / "cache", "--out", out)
     assert "written" in typed(*words)
     (folder,) = [path.parent for path in out.rglob("results.json")]
     assert folder.relative_to(out).parts[1:] == (method, "random-demo", "shots2-seed1")
@@ -200,9 +212,9 @@ def test_train_skips_what_is_done_and_repeats_it_to_the_byte(
         "my_shells": 6,
     }
     assert tasks["my_shells"]["metric"] == "mean_per_class_recall"
-    with np.load(folder / "classifier.npz") as classifier:
-        assert len(classifier["weights"]) == 10
-        assert "オーク" in classifier["names"].tolist()
+    stored, weights = linear_of(folder)
+    assert len(weights) == 10
+    assert "オーク" in stored.class_names
     first = snapshot(out)
     assert "already done" in typed(*words)
     assert snapshot(out) == first
@@ -211,7 +223,7 @@ def test_train_skips_what_is_done_and_repeats_it_to_the_byte(
     assert again[folder / "results.json"][:2] != first[folder / "results.json"][:2]
     prompts = folder / "prompts.safetensors"
     assert prompts.exists() == (method == "coop-ca")
-    for path in (prompts, folder / "classifier.npz"):
+    for path in (prompts, folder / "classifier.safetensors"):
         assert again.get(path, (0, 0, b""))[2] == first.get(path, (0, 0, b""))[2]
 
 
@@ -247,19 +259,20 @@ def test_runs_together_are_the_runs_alone(shelf: Path, tmp_path: Path, typed: Ca
 
 SLOW_CHILD = """
 import sys, time, torch
-from cptlite import run_learn, training_run
 from cptlite.cli import main
+from cptlite.runs import learn
+from cptlite.training import state
 
 torch.set_num_threads(int(sys.argv.pop(1)))
-training_run.CHECKPOINT_SECONDS = 0.0
-train = run_learn.train_together
+state.CHECKPOINT_SECONDS = 0.0
+train = learn.train
 
-def slowly(method, runs, recipe):
-    for one in runs:
+def slowly(method, states, **more):
+    for one in states:
         one.on_epoch = lambda *_: time.sleep(0.3)
-    train(method, runs, recipe)
+    train(method, states, **more)
 
-run_learn.train_together = slowly
+learn.train = slowly
 sys.exit(main())
 """
 
@@ -286,7 +299,7 @@ def test_a_killed_train_goes_on_and_ends_with_the_same_bytes(
     typed("cptlite", *killed)
     assert 1 < epochs[0] <= epochs[-1] == 6, "from the checkpoint, not from the start"
     other = tmp_path / "undisturbed/leaves/softcpt/random-demo/shots2-seed1"
-    for name in ("prompts.safetensors", "classifier.npz"):
+    for name in ("prompts.safetensors", "classifier.safetensors"):
         assert (folder / name).read_bytes() == (other / name).read_bytes()
     assert scores_and_losses(folder) == scores_and_losses(other)
     assert not (folder / "checkpoint.pt").exists()
@@ -294,16 +307,14 @@ def test_a_killed_train_goes_on_and_ends_with_the_same_bytes(
 
 def watch_epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Note the epochs that are trained from now on."""
-    from cptlite.runs.learn import train_together
-
     epochs: list[int] = []
 
-    def watched(method: PromptMethod, runs: Sequence[TrainingRun], recipe: Recipe) -> None:
-        for run in runs:
-            run.on_epoch = lambda done, _: epochs.append(done)
-        train_together(method, runs, recipe)
+    def watched(method: PromptMethod, states: Sequence[TrainingState], **more: Any) -> None:
+        for state in states:
+            state.on_epoch = lambda done, _: epochs.append(done)
+        train(method, states, **more)
 
-    monkeypatch.setattr("cptlite.runs.learn.train_together", watched)
+    monkeypatch.setattr("cptlite.runs.learn.train", watched)
     return epochs
 
 
@@ -319,8 +330,8 @@ def scores_and_losses(folder: Path) -> tuple[Any, list[tuple[int, int, float]]]:
 @pytest.mark.parametrize(
     ("method", "learning"),
     [
-        ("softcpt", "cptlite.runs.learn.train_together"),
-        ("plot", "cptlite.runs.learn.train_together"),
+        ("softcpt", "cptlite.runs.learn.train"),
+        ("plot", "cptlite.runs.learn.train"),
         ("linear-probe", "cptlite.methods.probes.linear_probe.LinearProbe.learn"),
     ],
 )
@@ -353,7 +364,8 @@ def test_only_evaluation_reads_test_rows_and_only_after_training(
         return done
 
     monkeypatch.setattr(learning, learned)
-    words = f"cptlite train --method {method} --shots 2 --epochs 1 --cache-dir"
+    epochs = "" if method == "linear-probe" else "--epochs 1 "
+    words = f"cptlite train --method {method} --shots 2 {epochs}--cache-dir"
     typed(words, shelf / "cache", "--out", tmp_path / "runs")
     tested = [index for index, (split, _) in enumerate(events) if split == "test"]
     assert {module for split, module in events if split == "test"} == {"cptlite.runs.evaluate"}

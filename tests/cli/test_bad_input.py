@@ -27,6 +27,7 @@ BACKBONE = "random:demo"
 CACHE = ("cache", "--backbone", BACKBONE, "--dataset")
 TRAIN = ("train", "--shots", "1", "--epochs", "1")
 QUICK = (*TRAIN, "--method", "coop-mt")
+PROBE = ("train", "--shots", "1", "--method", "linear-probe")
 ENCODED = Path("cache/random-demo/leaves.h5")
 RUN = Path("runs/leaves/coop-mt/random-demo/shots1-seed1")
 SPLIT_FILE = "split_zhou_DescribableTextures.json"
@@ -283,14 +284,27 @@ KINDS = [
     Bad("unknown flag", ("train", "--shot", "1"), 2, ("No such option", "--shots")),
     Bad("no number", ("train", "--shots", "many"), 2, ("'--shots'", "valid integer")),
     Bad("no dataset given", ("cache", "--backbone", BACKBONE), 2, ("--dataset", "cptlite datasets")),
-    Bad("template without a place", (*TRAIN, "--template", "a photo"), 2, ("one {} for the class name", "'a photo'")),
+    Bad(
+        "template without a place",
+        (*TRAIN, "--method", "kgcoop", "--template", "a photo"),
+        2,
+        ("one {} for the class name", "'a photo'"),
+    ),
+    Bad("option of another method", (*QUICK, "--strength", "4"), 2, ("coop-mt has no option 'strength'", "give one")),
+    Bad("recipe of a probe", (*PROBE, "--recipe", "fast"), 2, ("linear-probe has no option 'recipe'", "give one")),
+    Bad(
+        "recipe of a method with its own",
+        (*TRAIN, "--method", "taskres", "--recipe", "fast"),
+        2,
+        ("taskres is stepped as its own paper does", "epochs 100", "leave --recipe out"),
+    ),
     # names
     Bad("unknown dataset", (*CACHE, "fgcv"), 2, ("'fgcv'", "did you mean 'fgvc'")),
     Bad("empty dataset", (*CACHE, ""), 2, ("dataset ''", "a folder, a CSV or a manifest")),
     Bad("suite without datasets", (*CACHE, "rs8"), 2, ("suite 'rs8'", "manifest")),
     Bad("unknown method", (*TRAIN, "--method", "sofcpt"), 2, ("'sofcpt'", "softcpt")),
     Bad("unknown variant", (*TRAIN, "--variant", "tata"), 2, ("'tata'", "nata, nats")),
-    Bad("variant of a method without", (*QUICK, "--variant", "nata"), 2, ("no variants", "leave --variant out")),
+    Bad("variant of others", (*QUICK, "--variant", "nata"), 2, ("coop-mt has no option 'variant'", "give one")),
     Bad("unknown backbone", leaves("RN51"), 2, ("'RN51'", "RN50", "checkpoint's path")),
     Bad("random weights of unknown architecture", leaves("random:RN51"), 2, ("'RN51'", "random:NAME[:SEED]", "RN50")),
     Bad("random weights of no seed", leaves("random:demo:x"), 2, ("'x'", "SEED a whole number")),
@@ -454,14 +468,14 @@ KINDS = [
     Bad("no test rows", TRAIN, 3, ("dtd.h5 has no test rows", "cache it anew"), cached_without("test")),
     Bad(
         "no validation rows for a probe",
-        (*TRAIN, "--method", "linear-probe"),
+        PROBE,
         3,
         ("validation rows, and task 'dtd' has none", "--method prototype"),
         cached_without("val"),
     ),
     Bad(
         "training rows of one class for a probe",
-        (*TRAIN, "--method", "linear-probe"),
+        PROBE,
         3,
         ("at least two classes of task 'dtd', found those of 1", "--method prototype"),
         cached_with_one_class_to_train,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from cptlite import __version__
 from cptlite.cli import app, main
 from cptlite.cli.console import progress, show_configuration
 from cptlite.cli.groups import CommandGroup
-from cptlite.cli.train_options import HELP, RESOLVED, with_training_options
-from cptlite.config import TrainConfig
+from cptlite.cli.train_options import with_training_options
+from cptlite.config import known_options
 from cptlite.errors import CptliteError, DataError, UsageError
+from cptlite.methods.table import METHODS
+from cptlite.options import Option
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -249,28 +251,142 @@ def test_report_of_nothing(tmp_path: Path) -> None:
     assert "cptlite train" in done.stderr
 
 
-def test_every_field_of_a_training_configuration_has_a_flag_with_help() -> None:
-    names = {item.name for item in fields(TrainConfig)}
-    assert names == set(HELP) | set(RESOLVED)
+# Flags of train, made from the options
 
 
-def test_training_flags_carry_types_and_defaults() -> None:
+def panels_of(*words: str) -> dict[str, str]:
+    """Text of each panel of a help, by its title, with the lines of the frame joined."""
+    done = CliRunner().invoke(app, ["train", *words, "--help"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    panels: dict[str, str] = {}
+    for line in done.stdout.splitlines():
+        if line.startswith("╭─"):
+            title = line.strip("╭─╮ ")
+            assert title not in panels
+            panels[title] = ""
+        elif line.startswith("│"):
+            panels[title] += " " + " ".join(line.strip("│ ").split())
+    return panels
+
+
+def flag_of(option: Option) -> str:
+    return "--template" if option.name == "templates" else f"--{option.flag}"
+
+
+def panel_with(panels: dict[str, str], flag: str) -> str:
+    """Title of the one panel that a flag is in."""
+    (found,) = [title for title, text in panels.items() if f" {flag} " in f" {text} "]
+    return found
+
+
+def help_of(panels: dict[str, str], flag: str) -> str:
+    """Help of a flag: what stands in its panel until the next flag."""
+    return re.split(r" (?=--[a-zA-Z])", panels[panel_with(panels, flag)].partition(f" {flag} ")[2])[0]
+
+
+def test_help_shows_every_option_of_every_method_in_its_panel() -> None:
+    panels = panels_of()
+    holders: dict[str, list[str]] = {}
+    for name, entry in METHODS.items():
+        for part, each in known_options(entry):
+            if part == "method":
+                holders.setdefault(flag_of(each), []).append(name)
+    shared = {each.flag for entry in METHODS.values() for part, each in known_options(entry) if part != "method"}
+    for flag, names in holders.items():
+        wanted = f"Options of {names[0]}" if len(names) == 1 else "Options of several methods"
+        if flag.removeprefix("--") in shared:
+            wanted = "Recipe (of methods that learn by gradient steps)"
+        assert panel_with(panels, flag) == wanted, flag
+    assert holders["--reduction"] == ["cocoop"] and len(holders["--strength"]) == 3
+    for name, entry in METHODS.items():
+        for part, each in known_options(entry):
+            said = help_of(panels, flag_of(each))
+            assert each.help in said, (name, each.name)
+            if part == "method" and len(holders[flag_of(each)]) > 1:
+                assert name in said
+            if part == "recipe":
+                assert panel_with(panels, flag_of(each)) == "Recipe (of methods that learn by gradient steps)"
+
+
+def test_help_says_the_usual_default_and_those_of_others() -> None:
+    panels = panels_of()
+    assert "(default: 50; taskres: 100; cocoop: 10)" in help_of(panels, "--epochs")
+    assert "tip-adapter-f: Passes over the training rows. (default: 20)" in help_of(panels, "--epochs")
+    assert "(default: sgd; taskres: adamw)" in help_of(panels, "--optimizer")
+    assert "(default: no; taskres, cocoop, kgcoop, prograd, plot: yes)" in help_of(panels, "--separate")
+    assert "cocoop, kgcoop: Context tokens of a class prompt, L. (default: 4)" in help_of(panels, "--context-length")
+    assert help_of(panels, "--shots").endswith("Training images per class. (default: 16)")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_help_of_one_method_shows_its_options_with_its_defaults_and_no_others(method: str) -> None:
+    panels = panels_of("--method", method)
+    assert panels == panels_of(f"--method={method}") == panels_of("-m", method)
+    own = {flag_of(each): each for _, each in known_options(METHODS[method])}
+    every = {flag_of(each) for entry in METHODS.values() for _, each in known_options(entry)}
+    shown = {flag for flag in every if any(f" {flag} " in f" {text} " for text in panels.values())}
+    assert shown == set(own)
+    for flag, each in own.items():
+        said = help_of(panels, flag)
+        assert each.help in said
+        if each.default not in (None, "", (), False):
+            word = "yes" if each.default is True else each.default
+            assert f"(default: {word})" in said
+        assert said.count("default:") <= 1
+    for part, each in known_options(METHODS[method]):
+        if part == "method":
+            assert panel_with(panels, flag_of(each)) == f"Options of {method}"
+
+
+def test_help_of_kgcoop_and_of_cocoop_in_full() -> None:
+    kgcoop = panels_of("--method", "kgcoop")
+    flags = re.findall(r" (--[a-z-]+)", kgcoop["Options of kgcoop"])
+    assert sorted(flags) == ["--context-init", "--context-length", "--position", "--strength", "--template"]
+    assert "Factor on the pull towards the template. (default: 8.0)" in help_of(kgcoop, "--strength")
+    assert "(default: a photo of a)" in help_of(kgcoop, "--context-init")
+    assert "(default: 50)" in help_of(kgcoop, "--epochs")
+    cocoop = panels_of("--method", "cocoop")
+    assert "(default: 10)" in help_of(cocoop, "--epochs") and "(default: 1)" in help_of(cocoop, "--batch-size")
+    assert "--recipe" not in " ".join(cocoop.values())
+
+
+HELP_IN_A_PROCESS = """
+import sys
+from cptlite.cli import main
+sys.argv = ["cptlite", "train", *sys.argv[1:], "--help"]
+code = main()
+print([name for name in ("torch", "numpy", "clip", "sklearn", "h5py", "safetensors") if name in sys.modules], code)
+"""
+
+
+@pytest.mark.parametrize("words", [(), ("--method", "kgcoop"), ("--method", "cocoop")], ids=" ".join)
+def test_help_loads_no_torch(words: tuple[str, ...]) -> None:
+    command = [sys.executable, "-c", HELP_IN_A_PROCESS, *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "[] 0", done.stderr
+    assert ("--strength" in done.stdout) == ("cocoop" not in words)
+
+
+def test_training_flags_carry_types_and_no_defaults() -> None:
     seen: dict[str, Any] = {}
     small = typer.Typer()
 
     @small.command()
     @with_training_options
     def train(*, out: str = "runs", **settings: Any) -> None:
+        seen.clear()
         seen.update(settings, out=out)
 
-    assert CliRunner().invoke(small, ["--lr", "0.5", "--batch-size", "8", "--out", "x"]).exit_code == 0
-    assert (seen["lr"], seen["batch_size"], seen["out"]) == (0.5, 8, "x")
-    assert seen["method"] == "softcpt"
-    assert "epochs" not in seen  # its default is the method's
-    assert "templates" not in seen
+    assert CliRunner().invoke(small, []).exit_code == 0
+    assert seen == {"out": "runs"}, "the defaults are the method's"
+    words = ["--lr", "0.5", "--batch-size", "8", "--shots", "1", "--shots", "2", "--strength", "4", "--C", "1"]
+    assert CliRunner().invoke(small, [*words, "--no-separate", "--out", "x"]).exit_code == 0
+    given = {"lr": 0.5, "batch_size": 8, "shots": [1, 2], "strength": 4.0, "C": 1.0, "separate": False}
+    assert seen == {**given, "out": "x"}
     assert CliRunner().invoke(small, ["--template", "a {}.", "--template", "{}!"]).exit_code == 0
-    assert seen["templates"] == ["a {}.", "{}!"]
-    assert CliRunner().invoke(small, ["--batch-size", "many"]).exit_code == 2
+    assert seen == {"templates": ["a {}.", "{}!"], "out": "runs"}
+    for wrong in (["--batch-size", "many"], ["--num-prompts", "2.5"], ["--eps", "x"]):
+        assert CliRunner().invoke(small, wrong).exit_code == 2
 
 
 def test_the_readme_and_the_justfile_say_the_same() -> None:

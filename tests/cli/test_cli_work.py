@@ -13,11 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from trees import draw_classes
 from typer.testing import CliRunner, Result
 
+from cptlite import load_classifier
+from cptlite.classifiers import TransportClassifier
 from cptlite.cli import app
 from cptlite.cli.choose import choose_backbone, choose_datasets, choose_suite
 from cptlite.datasets import load_catalog
@@ -245,12 +246,59 @@ def test_plot_wants_local_features_and_trains_on_them(here: Path) -> None:
     results = json.loads((folder / "results.json").read_text())
     assert json.loads(together)[0] == results
     assert results["parameters"] == 4 * 16 * 128 and results["tasks"]["leaves"]["rows"] == 9
-    with np.load(folder / "classifier.npz") as classifier:
-        assert classifier["prompts"].shape == (3, 4, 128) and classifier["names"].tolist() == [
-            "kind 0",
-            "kind 1",
-            "kind 2",
-        ]
+    stored = load_classifier(folder / "classifier.safetensors")
+    assert isinstance(stored.classifier, TransportClassifier)
+    assert stored.classifier.prompts.shape == (3, 4, 128)
+    assert stored.class_names == ("kind 0", "kind 1", "kind 2")
+
+
+def test_an_option_of_a_method_reaches_config_json_and_the_result(shelf: Path, here: Path) -> None:
+    words = ("train", "--cache-dir", shelf / "cache", "--method", "kgcoop", "--shots", "2", "--epochs", "2")
+    learned = []
+    for strength in (4, 8):
+        ok(*words, "--strength", str(strength), "--warmup-epochs", "0", "--out", f"runs {strength}")
+        (folder,) = [path.parent for path in here.glob(f"runs {strength}/**/results.json")]
+        assert json.loads((folder / "config.json").read_text())["config"]["strength"] == strength
+        learned.append((folder / "classifier.safetensors").read_bytes())
+    assert learned[0] != learned[1]
+    done = call(*words, "--strength", "8", "--warmup-epochs", "0", "--out", "runs 4")
+    assert done.exit_code == 2
+    assert "holds a run of another configuration (config.strength 4.0 there, 8.0 asked): give --force" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "says"),
+    [
+        ("coop-ca", ("--strength", "4"), "coop-ca has no option 'strength'"),
+        ("softcpt", ("--strength", "4"), "softcpt has no option 'strength'"),
+        ("kgcoop", ("--variant", "nata"), "kgcoop has no option 'variant'"),
+        ("plot", ("--context-init", "a photo"), "plot has no option 'context_init'"),
+        ("softcpt", ("--template", "a {}."), "softcpt has no option 'templates'"),
+        ("linear-probe", ("--epochs", "4"), "linear-probe has no option 'epochs'"),
+        ("prototype", ("--lr", "0.1"), "prototype has no option 'lr'"),
+        ("zeroshot", ("--recipe", "fast"), "zeroshot has no option 'recipe'"),
+        ("cross-modal", ("--no-separate",), "cross-modal has no option 'separate'"),
+        ("tip-adapter", ("--no-cuda-graphs",), "tip-adapter has no option 'cuda_graphs'"),
+        (
+            "cocoop",
+            ("--recipe", "fast"),
+            "cocoop is stepped as its own paper does (epochs 10, batch-size 1), not by a recipe of others, got 'fast'",
+        ),
+        (
+            "taskres",
+            ("--recipe", "fast"),
+            "taskres is stepped as its own paper does (optimizer adamw, lr 0.002, batch-size 256, epochs 100), not",
+        ),
+    ],
+)
+def test_an_option_of_other_methods_is_an_error(
+    shelf: Path, here: Path, method: str, words: tuple[str, ...], says: str
+) -> None:
+    done = call("train", "--cache-dir", shelf / "cache", "--method", method, *words)
+    assert done.exit_code == 2
+    (message,) = done.stderr.splitlines()
+    assert message.startswith(f"error: {says}")
+    assert not list(here.iterdir())
 
 
 def test_methods_say_what_they_need_cached(here: Path) -> None:

@@ -48,31 +48,12 @@ def test_the_same_configuration_gives_the_same_bytes(bench: RunBench, method: st
     [
         ("zeroshot", "templates", (["a {}."], ["a {}.", "the {}, close up"]), {}),
         ("linear-probe", "C", (0.01, 1.0), {}),
-        ("tip-adapter", "alpha", (0.5, 1.0), {}),
-        ("tip-adapter", "beta", (0.5, 1.0), {}),
         ("tip-adapter-f", "epochs", (1, 2), {}),
-        ("cross-modal", "steps", (1, 100), {}),
-        ("lp++", "epochs", (1, 2), {}),
-        ("taskres", "strength", (0.5, 1.0), {"warmup_epochs": 0}),
-        ("coop-ca", "context_init", ("", "a sketch of a"), {}),
-        ("coop-mt", "context_length", (3, 4), {}),
-        ("coop-cs", "position", ("end", "front"), {}),
-        ("cocoop", "reduction", (16, 32), {}),
+        ("coop-ca", "lr", (0.002, 0.02), {"warmup_epochs": 0}),
+        ("coop-mt", "separate", (False, True), {}),
         ("kgcoop", "strength", (4.0, 8.0), {"warmup_epochs": 0}),
-        ("kgcoop", "lr", (0.002, 0.02), {"warmup_epochs": 0}),
-        ("prograd", "strength", (0.0, 1.0), {"warmup_epochs": 0, "epochs": 8, "lr": 0.1}),
-        ("prograd", "temperature", (1.0, 2.0), {"warmup_epochs": 0, "epochs": 8, "lr": 0.1}),
-        ("plot", "num_prompts", (2, 4), {}),
         ("plot", "eps", (0.1, 1.0), {}),
-        ("plot", "iterations", (1, 100), {}),
-        ("plot", "threshold", (0.01, 10.0), {}),
         ("softcpt", "variant", ("nata", "csts"), {}),
-        ("softcpt", "task_context_length", (2, 4), {}),
-        ("softcpt", "task_context_init", ("", "a kind of"), {}),
-        ("softcpt", "class_context_length", (2, 4), {"variant": "cata"}),
-        ("softcpt", "class_context_init", ("", "a kind of"), {"variant": "cata"}),
-        ("softcpt", "sub_network", ("linmean", "lincls"), {"variant": "cata"}),
-        ("softcpt", "freeze_class_context", (False, True), {"variant": "cata", "warmup_epochs": 0}),
     ],
 )
 def test_an_option_reaches_what_is_learned_and_the_record(
@@ -80,7 +61,7 @@ def test_an_option_reaches_what_is_learned_and_the_record(
 ) -> None:
     learned = []
     for value in values:
-        folder = bench.train(str(value), least(method, datasets=("leaves",), **others, **{option: value}))
+        folder = bench.train(str(value), least(method, **others, **{option: value}))
         stored = json.loads((folder / "config.json").read_text())["config"]
         assert {option: value, **others}.items() <= stored.items()
         learned.append(bytes_of(folder)["classifier.safetensors"])
