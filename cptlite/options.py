@@ -8,11 +8,12 @@ method from the source of its file, without importing it.
 from __future__ import annotations
 
 import ast
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from importlib.util import find_spec
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -90,7 +91,7 @@ class Option:
         if value is None and self.optional:
             return None
         if self.kind == tuple[str, ...]:
-            if isinstance(value, str) or not all(isinstance(word, str) for word in value):
+            if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
                 raise UsageError(f"{self.label} must be a list of texts, got {value!r}")
             return tuple(value)
         if self.kind in (int, float):
@@ -102,16 +103,18 @@ class Option:
         return value
 
     def _check_number(self, value: Any) -> Any:
-        most = math.inf if self.most is None else self.most
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        fits = fits and (self.kind is float or value == int(value))
-        if not fits or (self.above is not None and value <= self.above):
-            fits = False
-        elif not (self.least is None or self.least <= value) or not value <= most:
-            fits = False
-        if not fits:
+        """Return a number, NumPy's too, as Python's int or float."""
+        wanted = Integral if self.kind is int else Real
+        # A float that is whole counts as a whole number, as it does in a file of settings.
+        whole = self.kind is int and isinstance(value, float) and value.is_integer()
+        if isinstance(value, bool) or not (isinstance(value, wanted) or whole) or not self._is_within(value):
             raise UsageError(f"{self.label} must be {self._bounds()}{self.why}, got {value}")
         return self.kind(value)
+
+    def _is_within(self, value: Any) -> bool:
+        least = -sys.float_info.max if self.least is None else self.least
+        most = sys.float_info.max if self.most is None else self.most
+        return least <= value <= most and (self.above is None or value > self.above)
 
     def _bounds(self) -> str:
         number = "a whole number" if self.kind is int else "a number"

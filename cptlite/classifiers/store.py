@@ -115,7 +115,8 @@ def load_classifier(
     if not path.is_file():
         found = "something that is not a file" if path.exists() else "no file"
         raise DataError(
-            f"wanted a classifier that cptlite stored at {path}, got {found}: train it anew, or give another path"
+            f"wanted a classifier that cptlite stored at {path}, got {found}: "
+            f"train it anew, or give the path of another"
         )
     return unpack_classifier(path.read_bytes(), device=device, text=text, place=f"at {path}")
 
@@ -136,7 +137,7 @@ def unpack_classifier(
     except (Misfit, RecursionError) as error:
         reason = str(error) if isinstance(error, Misfit) else "a header nested too deep"
         raise DataError(
-            f"wanted a classifier that cptlite stored {place}, got {reason}: train it anew, or give another path"
+            f"wanted a classifier that cptlite stored {place}, got {reason}: train it anew, or give the path of another"
         ) from None
 
     def missing() -> TextEncoder:

@@ -79,7 +79,7 @@ def test_a_new_process_scores_to_the_bit(path: Path, tmp_path: Path) -> None:
         f"import sys, numpy as np, torch; torch.set_num_threads({torch.get_num_threads()})\n"
         "from pathlib import Path\n"
         "from cptlite.classifiers import load_classifier\n"
-        "def text():\n"
+        "def text(facts):\n"
         "    sys.path.append('tests')\n"
         "    from golden_cases import text_encoder\n"
         "    return text_encoder('fused')\n"
@@ -173,7 +173,7 @@ def test_learnables_and_shared_memory_are_stored(path: Path) -> None:
 def test_text_is_asked_for_once_and_only_where_it_is_needed(path: Path) -> None:
     asked: list[int] = []
 
-    def give() -> TextEncoder:
+    def give(facts: BackboneFacts) -> TextEncoder:
         asked.append(0)
         return text_encoder("fused")
 

@@ -33,9 +33,9 @@ def opened(caches: Path, backbone: Backbone) -> Iterator[list[FeatureCache]]:
         cache.close()
 
 
-def features_of(opened: list[FeatureCache], local: bool) -> np.ndarray:
+def features_of(opened: list[FeatureCache], patches: bool) -> np.ndarray:
     """Test features of all tasks, as a method reads them."""
-    parts = [cache.patches("test") if local else cache.features("test", views=0)[:, 0] for cache in opened]
+    parts = [cache.patches("test") if patches else cache.features("test", views=0)[:, 0] for cache in opened]
     return np.concatenate(parts).astype(np.float32)
 
 
