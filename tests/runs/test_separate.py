@@ -216,8 +216,8 @@ class Constant:
     def scores(self, features: torch.Tensor, classes: slice = slice(None)) -> torch.Tensor:
         return torch.arange(float(self.size)).expand(len(features), -1)[:, classes]
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {"size": np.array(self.size)}
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {"size": torch.tensor(self.size)}
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_range_of_classes_is_dispatched_to_its_tasks(classes: slice, wanted: l
     joined = join_classifiers([Constant(2), Constant(1), Constant(3)], [2, 1, 3])
     assert isinstance(joined, JoinedClassifier)
     assert joined.scores(torch.zeros(2, 4), classes).tolist() == [wanted] * 2
-    assert {name: int(value) for name, value in joined.arrays().items()} == {"0/size": 2, "1/size": 1, "2/size": 3}
+    assert {name: int(value) for name, value in joined.tensors().items()} == {"0/size": 2, "1/size": 1, "2/size": 3}
 
 
 def test_linear_classifiers_join_to_one() -> None:
