@@ -290,7 +290,7 @@ KINDS = [
         2,
         ("one {} for the class name", "'a photo'"),
     ),
-    Bad("option of another method", (*QUICK, "--strength", "4"), 2, ("coop-mt has no option 'strength'", "give one")),
+    Bad("option of another method", (*QUICK, "--strength", "4"), 2, ("coop-mt has no option 'strength'",)),
     Bad("recipe of a probe", (*PROBE, "--recipe", "fast"), 2, ("linear-probe has no option 'recipe'", "give one")),
     Bad(
         "recipe of a method with its own",
@@ -304,7 +304,7 @@ KINDS = [
     Bad("suite without datasets", (*CACHE, "rs8"), 2, ("suite 'rs8'", "manifest")),
     Bad("unknown method", (*TRAIN, "--method", "sofcpt"), 2, ("'sofcpt'", "softcpt")),
     Bad("unknown variant", (*TRAIN, "--variant", "tata"), 2, ("'tata'", "nata, nats")),
-    Bad("variant of others", (*QUICK, "--variant", "nata"), 2, ("coop-mt has no option 'variant'", "give one")),
+    Bad("variant of others", (*QUICK, "--variant", "nata"), 2, ("coop-mt has no option 'variant'",)),
     Bad("unknown backbone", leaves("RN51"), 2, ("'RN51'", "RN50", "checkpoint's path")),
     Bad("random weights of unknown architecture", leaves("random:RN51"), 2, ("'RN51'", "random:NAME[:SEED]", "RN50")),
     Bad("random weights of no seed", leaves("random:demo:x"), 2, ("'x'", "SEED a whole number")),
