@@ -237,7 +237,12 @@ def test_demo_says_what_came_out_where_it_lies_and_what_next(tmp_path: Path, mon
     done = call("demo", "--out", tmp_path)
     assert done.exit_code == 0, done.output
     assert "coop-mt" in done.stdout
-    for words in (*map(str, places.values()), "train 1 s", fX:
+    for words in (
+        *map(str, places.values()),
+        "train 1 s",
+        f"cptlite report {places['runs']} --tasks",
+        "--variant cata",
+    ):
         assert words in done.stderr
     assert json.loads(call("demo", "--json", "--all", "--recipe", "fast").stdout) == results
     assert plans[0] == DemoPlan(settings={"recipe": "paper"})
