@@ -235,7 +235,7 @@ def test_plot_wants_local_features_and_trains_on_them(here: Path) -> None:
     assert call(*cache, "--patches").exit_code == 3
     assert not (here / "runs/leaves/plot").exists()
     done = ok(*cache, "--patches", "--force")
-    assert re.search(r"local +4 a plain view", done.stderr)
+    assert re.search(r"patches +4 a plain view", done.stderr)
     assert "nothing read" in ok(*cache, "--patches").stdout and "nothing read" in ok(*cache).stdout
     listed = json.loads(ok("caches", "--json").stdout)
     assert [each["local"] for each in listed] == [4]
