@@ -52,7 +52,7 @@ class Option:
     help : str
         One line.
     least, most, above : float, optional
-        Bounds of a number, the last of them excluded.
+        Bounds of a number, the last of them excluded; a float has `MOST_RATE` where it says no other.
     choices : tuple of str
         The only values; empty for any.
     why : str
@@ -69,6 +69,10 @@ class Option:
     above: float | None = None
     choices: tuple[str, ...] = ()
     why: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind is float and self.most is None:  # what it is multiplied with stays finite
+            object.__setattr__(self, "most", MOST_RATE)
 
     @property
     def label(self) -> str:
@@ -128,11 +132,8 @@ class Option:
 def option(default: Any, help: str, **facts: Any) -> Any:
     """Field of a class of options; facts are those of `Option`. All arguments are literals: `read_options` reads them.
 
-    A class derived from another gives an option of it another default by ``name: type = value`` alone. A number
-    without an upper bound of its own is bounded by `MOST_RATE`, so that what it is multiplied with stays finite.
+    A class derived from another gives an option of it another default by ``name: type = value`` alone.
     """
-    if isinstance(default, float) and "most" not in facts:
-        facts["most"] = MOST_RATE
     return field(default=default, metadata={"help": help, **facts})
 
 

@@ -32,7 +32,9 @@ HOUSE = (
 )
 FLOOR = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms}
 
-# The files of each room, from the ground up as well: one imports from those on earlier lines alone.
+# The files of each room, from the ground up as well: one imports from those on earlier lines alone. ANY stands for those
+# that are not named: methods, one beside the other.
+ANY = "*"
 ORDER = {
     "api": ("fitted", "few_shot"),
     "backbones": ("architectures clip", "checkpoints patches tokenizer", "backbone"),
@@ -56,12 +58,8 @@ ORDER = {
     ),
     "drawings": ("scenes", "captions render", "suite"),
     "methods": ("options", "base", "templates", "probes prompts", "table"),
-    "methods.probes": (
-        "estimator",
-        "cross_modal linear_probe lp_plus_plus prototype tip_adapter",
-        "per_task zero_shot",
-    ),
-    "methods.prompts": ("class_weights cocoop plot", "coop softcpt task_res", "kgcoop prograd"),
+    "methods.probes": ("estimator", ANY, "per_task zero_shot"),
+    "methods.prompts": ("class_weights", "coop", ANY),
     "reporting": ("summaries", "plots tables"),
     "runs": ("evaluate files rows", "learn load", "execute", "sweep"),
     "text": ("layout", "plan", "fused plain", "encoder"),
@@ -95,6 +93,7 @@ def place(module: str, folder: str) -> int:
     """Line of a module, or of its folder, in the order of a room."""
     name = module.removeprefix(f"cptlite.{folder}.").split(".")[0]
     lines = [line for line, names in enumerate(ORDER[folder]) if name in names.split()]
+    lines += [line for line, names in enumerate(ORDER[folder]) if names == ANY]
     assert lines, f"give {module} a line in ORDER[{folder!r}]"
     return lines[0]
 
@@ -197,7 +196,7 @@ def test_files_and_functions_are_short(module: str) -> None:
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_only_one_file_knows_clip(module: str) -> None:
-    if module != "cptlite.backbones":
+    if module != "cptlite.backbones.clip":
         assert "clip" not in {name.split(".")[0] for name in imported(parse(MODULES[module]))}
 
 

@@ -36,7 +36,7 @@ SMALL = 10**9  # N D C, below which threads wait for one another longer than the
 class LinearProbeOptions(MethodOptions):
     """Options of `LinearProbe`."""
 
-    C: float | None = option(None, "Inverse regularisation; by default chosen on validation rows.", above=0, most=1e38)
+    C: float | None = option(None, "Inverse regularisation; by default chosen on validation rows.", above=0)
 
 
 def search_c(score: Callable[[float], float]) -> float:

@@ -33,10 +33,8 @@ BATCH, RATE, EPSILON = 256, 1e-3, 1e-4
 class TipAdapterOptions(TemplateOptions):
     """Options of `TipAdapter`."""
 
-    alpha: float | None = option(None, "Weight of the votes; by default chosen on validation rows.", least=0, most=1e38)
-    beta: float | None = option(
-        None, "Sharpness of the votes; by default chosen on validation rows.", least=0, most=1e38
-    )
+    alpha: float | None = option(None, "Weight of the votes; by default chosen on validation rows.", least=0)
+    beta: float | None = option(None, "Sharpness of the votes; by default chosen on validation rows.", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
