@@ -171,6 +171,14 @@ METHODS: dict[str, MethodEntry] = {
         parameters="K D + 2 K",
         source="Huang et al., CVPR 2024",
     ),
+    "gda": MethodEntry(
+        home="probes.gda:GDA",
+        options="GDAOptions",
+        learns="nothing: Gaussians of the training rows, solved for, beside the template",
+        cached="all views",
+        parameters="K D + K",
+        source="Wang et al., ICLR 2024",
+    ),
     "taskres": MethodEntry(
         home="prompts.task_res:TaskRes",
         options="TaskResOptions",
