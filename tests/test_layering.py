@@ -32,8 +32,8 @@ HOUSE = (
 )
 FLOOR = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms}
 
-# The files of each room, from the ground up as well: one imports from those on earlier lines alone. ANY stands for those
-# that are not named: methods, one beside the other.
+# The files of each room, from the ground up as well: one imports from those on earlier lines alone. ANY stands for
+# those that are not named: methods, one beside the other.
 ANY = "*"
 ORDER = {
     "api": ("fitted", "few_shot"),
