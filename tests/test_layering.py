@@ -44,7 +44,7 @@ ORDER = {
     ),
     "datasets": (
         "specs text_files types views",
-        "images listed partition tables user",
+        "images listed matlab partition tables user",
         "checks",
         "drafts",
         "class_folders split_files",

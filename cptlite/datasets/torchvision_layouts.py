@@ -12,12 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cptlite.datasets.class_folders import LeftOut, images_in
 from cptlite.datasets.drafts import Draft, Place, classes_to_draft
+from cptlite.datasets.matlab import read_whole_numbers
 from cptlite.datasets.partition import DEFAULT_SEED, partition, settle_notes, settle_splits
-from cptlite.datasets.text_files import check_regular, read_json, read_lines, shown
+from cptlite.datasets.text_files import read_json, read_lines, shown
 from cptlite.datasets.types import SPLITS
 from cptlite.errors import DataError
 
@@ -45,12 +44,12 @@ def read_dtd_lists(place: Place) -> Draft:
 def read_flower_lists(place: Place) -> Draft:
     """Read ``setid.mat`` and ``imagelabels.mat``; image and label numbers start at 1."""
     names = place.layout.options.get("labels", ())
-    numbers = _mat_column(place.folder / "imagelabels.mat", "labels")
+    numbers = read_whole_numbers(place.folder / "imagelabels.mat", "labels")
     split_file = place.folder / "setid.mat"
     by_label: dict[str, dict[int, list[str]]] = {}
     for split, key in zip(SPLITS, ("trnid", "valid", "tstid"), strict=True):
         by_label[split] = {}
-        for image in _mat_column(split_file, key):
+        for image in read_whole_numbers(split_file, key):
             if not 1 <= image <= len(numbers) or numbers[image - 1] < 1:
                 raise DataError(
                     f"{shown(split_file)}: wanted images 1 to {len(numbers)} with labels from 1, got {image} in "
@@ -61,25 +60,6 @@ def read_flower_lists(place: Place) -> Draft:
     named = {n: names[n - 1] if n <= len(names) else f"class {n}" for n in present}
     parts = {split: {named[number]: paths for number, paths in part.items()} for split, part in by_label.items()}
     return replace(classes_to_draft(split_file, list(named.values()), parts), listed=True)
-
-
-def _mat_column(path: Path, key: str) -> list[int]:
-    """Whole numbers of one variable of a MATLAB file."""
-    from scipy.io import loadmat  # half a second that only this reader should cost
-
-    check_regular(path)
-    try:
-        values = loadmat(path, variable_names=[key])[key].ravel()
-        with np.errstate(invalid="ignore"):
-            numbers = values.astype(int)
-        if not (values == numbers).all():
-            raise ValueError(f"{key} holds other things than whole numbers")
-    except Exception as error:  # scipy raises a dozen kinds on broken files
-        raise DataError(
-            f"{shown(path)}: wanted a MATLAB file with numbers {key!r}, cannot read it as one "
-            f"({type(error).__name__}: {shown(error)[:200]}); fetch it again"
-        ) from error
-    return numbers.tolist()
 
 
 def read_food_lists(place: Place) -> Draft:
