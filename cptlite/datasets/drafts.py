@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +54,8 @@ class Place:
     def split_file(self) -> Path:
         """The split file; the first in sorted order when its name is a pattern."""
         assert self.layout.split is not None
-        if "*" not in self.layout.split:
-            return self.folder / self.layout.split
-        return min(self.folder.glob(self.layout.split), default=self.folder / self.layout.split)
+        split = self.layout.split
+        return self.folder / (min(glob(split, root_dir=self.folder), default=split) if "*" in split else split)
 
 
 @dataclass(frozen=True, kw_only=True)

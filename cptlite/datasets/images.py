@@ -95,7 +95,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "no permission to read it"
     if isinstance(error, UnidentifiedImageError):
-        return f"not an image, or of no format that is read ({', '.join(_formats())})"
+        return "not an image"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"too large (over {Image.MAX_IMAGE_PIXELS} pixels)"
     if "truncated" in str(error).lower():

@@ -182,7 +182,7 @@ def _required(place: Place) -> list[Path]:
 
 
 def _absent(place: Place) -> list[Path]:
-    return [path for path in _required(place) if not path.exists()]
+    return [path for path in _required(place) if not os.path.exists(path)]
 
 
 def _fill(path: str, layout: Layout) -> str:
@@ -221,11 +221,11 @@ def _own_folders(spec: DatasetSpec) -> list[str]:
 def _missing_message(spec: DatasetSpec, root: Path) -> str:
     """Say which paths were looked for and which of them are not there."""
     folders = " or ".join(map(shown, _bases(spec, root)))
-    got = "some are missing" if root.exists() else f"{shown(root)} does not exist"
+    got = "some are missing" if os.path.exists(root) else f"{shown(root)} does not exist"
     lines = [f"dataset {spec.name!r}: wanted its files under {folders}, {got}"]
     for place in _own_places(spec, root):
         lines += ["or, as torchvision lays it out:"] if place.layout is spec.torchvision else []
-        lines += [f"  {'found  ' if path.exists() else 'missing'}  {shown(path)}" for path in _required(place)]
+        lines += [f"  {'found  ' if os.path.exists(path) else 'missing'}  {shown(path)}" for path in _required(place)]
     lines += [spec.note] if spec.note else []
     lines += [f"the folder {word!r} here is taken with --dataset ./{word}" for word in _own_folders(spec)]
     lines.append(

@@ -26,7 +26,7 @@ def looks_like_path(text: str) -> bool:
     if not text.strip():
         return False
     named = any(mark in text for mark in separators) or text.startswith((".", "~"))
-    return named or text.lower().endswith(".csv") or Path(text).exists()
+    return named or text.lower().endswith(".csv") or os.path.exists(text)
 
 
 def spec_from_path(path: Path) -> DatasetSpec:
@@ -48,7 +48,7 @@ def spec_from_path(path: Path) -> DatasetSpec:
         When there is nothing at the path, or a file that is no CSV.
     """
     path = Path(os.path.expanduser(path))  # unlike the method, no error for an unknown user
-    if not path.exists():
+    if not os.path.exists(path):
         raise UsageError(
             f"dataset {str(path)!r}: wanted a folder, a CSV or a manifest there, found nothing; check the path"
         )

@@ -98,6 +98,16 @@ def test_bad_toml_is_one_error(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "split", ["/etc/*.json", "***.json", "x" * 5000 + ".json", "[*.json", "../*/../*.json", "a\u00e9*.csv"]
+)
+def test_a_manifest_of_an_odd_pattern_is_one_error(tmp_path: Path, split: str) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(f'[datasets.x]\nsplit = "{split}"\n', encoding="utf-8")
+    with pytest.raises(DataError, match="dataset 'x': wanted its files"):
+        read_dataset(*CATALOG.resolve([str(path)]), tmp_path)
+
+
+@pytest.mark.parametrize(
     ("text", "written"),
     [
         ("plain é 鳥", "plain é 鳥"),
