@@ -12,6 +12,7 @@ from cptlite.cli.options import (
     CACHE_DIR,
     HOW,
     ROOT,
+    WHAT,
     BackboneOption,
     CacheDirOption,
     DatasetOption,
@@ -20,11 +21,13 @@ from cptlite.cli.options import (
     PrecisionOption,
     RootOption,
 )
+from cptlite.datasets.text_files import shown
 from cptlite.datasets.views import ViewConfig
 from cptlite.errors import CptliteError, UsageError
 
 if TYPE_CHECKING:
     from cptlite.cache.encode import EncodeReport
+    from cptlite.datasets import Dataset
 
 __all__ = ["cache"]
 
@@ -76,6 +79,20 @@ def cache(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave unreadable images out.", rich_help_panel=HOW)
     ] = False,
+    path_column: Annotated[
+        str | None,
+        typer.Option("--path-column", help="A CSV's column of paths.", rich_help_panel=WHAT, show_default="path"),
+    ] = None,
+    label_column: Annotated[
+        str | None,
+        typer.Option("--label-column", help="A CSV's column of classes.", rich_help_panel=WHAT, show_default="label"),
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="Refuse data of which something is left out, doubled or short.", rich_help_panel=HOW
+        ),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Encode anew and replace what is there.", rich_help_panel=HOW)
     ] = False,
@@ -87,12 +104,17 @@ def cache(
     """
     if not dataset:
         raise UsageError("wanted a dataset to encode: give --dataset; `cptlite datasets` lists the known ones")
+    if strict and skip_bad:
+        raise UsageError("--strict leaves nothing out, --skip-bad does: give one of them")
     wanted_views = ViewConfig(views=views, seed=view_seed, min_scale=min_scale, flip=flip)
-    from cptlite.datasets import load_catalog, read_dataset
+    from cptlite.datasets import load_catalog, read_dataset, with_columns
 
-    found = [read_dataset(spec, root) for spec in load_catalog().resolve(dataset)]
+    specs = load_catalog().resolve(dataset)
+    found = [read_dataset(spec, root) for spec in with_columns(specs, path_column, label_column)]
     from cptlite.backbones import load_backbone
     from cptlite.cache.encode import encode_dataset
+    from cptlite.cache.format import cache_path
+    from cptlite.datasets.checks import refuse_warnings
 
     encoder = load_backbone(backbone, device=device, precision=precision)
     show_configuration(
@@ -111,6 +133,11 @@ def cache(
             "workers": "one a core" if workers is None else workers,
         },
     )
+    paths = {each.name: cache_path(cache_dir, encoder.slug, each.name) for each in found}
+    # The bytes of files are compared before a pass reads them; where there is nothing to read, only if asked for.
+    warnings = {each.name: _warn(each, compare=force or strict or not paths[each.name].exists()) for each in found}
+    if strict:
+        refuse_warnings(warnings)
     settings: dict[str, Any] = {"views": wanted_views, "dtype": dtype, "patches": patches, "batch_size": batch_size}
     settings |= {"workers": workers, "skip_bad": skip_bad, "force": force}
     reports: dict[str, EncodeReport] = {}
@@ -122,8 +149,20 @@ def cache(
         if not json:
             print(f"{each.name}: {_outcome(reports[each.name])}")
     if json:
-        print_json({name: _facts(report) for name, report in reports.items()})
+        facts = {each.name: _facts(reports[each.name]) | {"notes": each.notes} for each in found}
+        print_json({name: of_one | {"warnings": warnings[name]} for name, of_one in facts.items()})
     _check_complete(reports)
+
+
+def _warn(dataset: Dataset, *, compare: bool) -> list[str]:
+    """Say how a dataset was read and what is odd about it; return the latter."""
+    from cptlite.datasets.checks import same_bytes
+
+    warnings = [*dataset.warnings, *(same_bytes(dataset) if compare else ())]
+    for kind, lines in (("note", dataset.notes), ("warning", warnings)):
+        for line in lines:
+            note(f"{kind}: {dataset.name}: {line}")
+    return warnings
 
 
 def _outcome(report: EncodeReport) -> str:
@@ -144,7 +183,7 @@ def _facts(report: EncodeReport) -> dict[str, object]:
 
 def _list_bad(report: EncodeReport) -> None:
     for image in report.bad[:SHOWN_BAD]:
-        note(f"unreadable: {image.split} {image.path}: {image.reason}")
+        note(f"unreadable: {image.split} {shown(image.path)}: {shown(image.reason)}")
     if len(report.bad) > SHOWN_BAD:
         note(f"unreadable: and {len(report.bad) - SHOWN_BAD} more; --json lists them all")
 

@@ -10,6 +10,7 @@ import typer
 
 from cptlite.cli.console import print_json, print_table
 from cptlite.cli.options import ROOT, JsonOption, RootOption
+from cptlite.datasets.text_files import shown
 
 if TYPE_CHECKING:
     from cptlite.datasets import DatasetStatus
@@ -23,6 +24,10 @@ def datasets(
         typer.Argument(help="Show one dataset or suite: its expected files, and what is missing."),
     ] = None,
     root: RootOption = ROOT,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Of one: an error if something is left out, doubled or short."),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """List the known datasets and suites, or show one."""
@@ -30,11 +35,15 @@ def datasets(
 
     catalog = load_catalog()
     if name is not None:
-        shown = [dataset_status(spec, root) for spec in catalog.resolve([name])]
+        statuses = [dataset_status(spec, root) for spec in catalog.resolve([name])]
         if json:
-            print_json([_facts(status) | _details(status) for status in shown])
+            print_json([_facts(status) | _details(status) for status in statuses])
         else:
-            print("\n\n".join(_page(status, root) for status in shown))
+            print("\n\n".join(_page(status, root) for status in statuses))
+        if strict:
+            from cptlite.datasets.checks import refuse_warnings
+
+            refuse_warnings({status.spec.name: status.warnings for status in statuses})
         return
     listed = [_facts(dataset_status(spec, root, count=False)) for spec in catalog.datasets.values()]
     if json:
@@ -73,6 +82,8 @@ def _details(status: DatasetStatus) -> dict[str, Any]:
         "read_tasks": status.num_tasks,
         "difference": status.difference,
         "problem": status.problem,
+        "notes": list(status.notes),
+        "warnings": list(status.warnings),
     }
 
 
@@ -124,13 +135,15 @@ def _page(status: DatasetStatus, root: Path) -> str:
 def _state(status: DatasetStatus) -> list[str]:
     """Write what was found or what is missing."""
     if not status.found:
-        return ["  missing:", *(f"    {path}" for path in status.missing)]
-    lines = [f"  found     {status.folder}", f"  split     {status.split_source}"]
+        return ["  missing:", *(f"    {shown(path)}" for path in status.missing)]
+    lines = [f"  found     {shown(status.folder)}", f"  split     {status.split_source}"]
     if status.problem:
         return [*lines, f"  problem   {status.problem}"]
     tasks = f"{status.num_tasks} tasks, " if status.num_tasks != 1 else ""
     lines.append(f"  holds     {tasks}{status.num_classes} classes, train/val/test {_counts(status.counts)}")
-    return [*lines, f"  differs   {status.difference}"] if status.difference else lines
+    lines += [f"  differs   {status.difference}"] if status.difference else []
+    lines += [f"  note      {line}" for line in status.notes]
+    return lines + [f"  warning   {line}" for line in status.warnings]
 
 
 def _number(count: int | None) -> str:

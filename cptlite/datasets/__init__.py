@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cptlite.datasets.specs import DatasetSpec, Layout, SuiteSpec
     from cptlite.datasets.status import DatasetStatus, dataset_status
     from cptlite.datasets.types import METRICS, SPLITS, Dataset, Rows, Task
+    from cptlite.datasets.user import with_columns
     from cptlite.datasets.views import ViewConfig
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "load_catalog",
     "missing",
     "read_dataset",
+    "with_columns",
 ]
 
 HOMES = {
@@ -43,6 +45,7 @@ HOMES = {
     "specs": ("DatasetSpec", "Layout", "SuiteSpec"),
     "status": ("DatasetStatus", "dataset_status"),
     "types": ("METRICS", "SPLITS", "Dataset", "Rows", "Task"),
+    "user": ("with_columns",),
     "views": ("ViewConfig",),
 }
 """Names by the file of this folder that they are loaded from."""

@@ -14,7 +14,7 @@ from cptlite.datasets import tables
 from cptlite.datasets.readers import READER_OPTIONS
 from cptlite.datasets.specs import DatasetSpec, SuiteSpec
 from cptlite.datasets.tables import near_matches
-from cptlite.datasets.text_files import read_text
+from cptlite.datasets.text_files import read_text, shown
 from cptlite.datasets.user import is_manifest, looks_like_path, spec_from_path
 from cptlite.errors import DataError, UsageError
 
@@ -113,7 +113,7 @@ class Catalog:
 
     def _with_manifest(self, path: Path) -> tuple[Catalog, list[str]]:
         """Return the catalogue with a manifest's tables over it, and the datasets those stand for."""
-        return self._with_tables(_load_toml(path), str(path), path.resolve().parent)
+        return self._with_tables(_load_toml(path), shown(path), path.resolve().parent)
 
     def _with_tables(self, content: Mapping[str, Any], source: str, base: Path | None) -> tuple[Catalog, list[str]]:
         """As `_with_manifest`, with tables already read; relative directories lie in ``base``."""
@@ -189,5 +189,9 @@ def _load_toml(path: Path) -> dict[str, Any]:
         raise UsageError(
             f"manifest {str(path)!r}: wanted a TOML file, cannot read it ({error.strerror}); check the path"
         ) from None
-    except (tomllib.TOMLDecodeError, DataError) as error:
-        raise UsageError(f"manifest {str(path)!r}: wanted TOML, cannot read it as such ({error}); correct it") from None
+    except RecursionError:
+        raise UsageError(f"manifest {str(path)!r}: wanted TOML, got tables nested too deep; correct it") from None
+    except (ValueError, DataError) as error:  # TOMLDecodeError, and what `int` says of too many digits
+        raise UsageError(
+            f"manifest {str(path)!r}: wanted TOML, cannot read it as such ({shown(error)}); correct it"
+        ) from None

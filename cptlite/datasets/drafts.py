@@ -6,19 +6,25 @@ Axes: N rows of one split, T tasks of the dataset, K_t classes of task t.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from glob import glob
+from pathlib import Path
 
 import numpy as np
 
+from cptlite.datasets.checks import counted, doubled_rows, short_classes
+from cptlite.datasets.listed import DiskNames, check_path
 from cptlite.datasets.specs import DatasetSpec, Layout, TaskWords
 from cptlite.datasets.tables import near_matches
-from cptlite.datasets.text_files import check_utf8
+from cptlite.datasets.text_files import check_utf8, shown
 from cptlite.datasets.types import SPLITS, Dataset, Rows, Task
 from cptlite.errors import DataError, UsageError
 
 __all__ = ["Draft", "Place", "TaskDraft", "build_dataset", "classes_to_draft", "text_key"]
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +54,8 @@ class Place:
     def split_file(self) -> Path:
         """The split file; the first in sorted order when its name is a pattern."""
         assert self.layout.split is not None
-        if "*" not in self.layout.split:
-            return self.folder / self.layout.split
-        return min(self.folder.glob(self.layout.split), default=self.folder / self.layout.split)
+        split = self.layout.split
+        return self.folder / (min(glob(split, root_dir=self.folder), default=split) if "*" in split else split)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +81,19 @@ class Draft:
         By split; a split that is not there has no rows.
     unique_names : bool
         False where the source itself gives two classes one name, as ImageNet's lists do.
+    listed : bool
+        Whether a list names the images: its paths may be spelled otherwise than on disk, doubled or missing.
+    notes, warnings : tuple of str
+        See `cptlite.datasets.types.Dataset`.
     """
 
     source: Path
     tasks: tuple[TaskDraft, ...]
     rows: Mapping[str, list[tuple[str, int, int]]]
     unique_names: bool = True
+    listed: bool = False
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def classes_to_draft(
@@ -99,8 +111,8 @@ def classes_to_draft(
 
 
 def text_key(name: str) -> str:
-    """Return what of a class name reaches CLIP: underscores, spaces and case make no difference."""
-    return " ".join(name.replace("_", " ").split()).casefold()
+    """Return what of a class name reaches CLIP: underscores, spaces, case and two spellings of an accent are one."""
+    return unicodedata.normalize("NFC", " ".join(name.replace("_", " ").split())).casefold()
 
 
 def build_dataset(spec: DatasetSpec, place: Place, draft: Draft) -> Dataset:
@@ -128,7 +140,7 @@ def build_dataset(spec: DatasetSpec, place: Place, draft: Draft) -> Dataset:
     """
     if not any(draft.rows.values()):
         raise DataError(
-            f"dataset {spec.name!r}: wanted images, found none in {draft.source}; add some, or see "
+            f"dataset {spec.name!r}: wanted images, found none in {shown(draft.source)}; add some, or see "
             f"`cptlite datasets {spec.name}` for the expected tree"
         )
     if place.layout is spec.layout:  # torchvision's renames know the full dataset, not a part of it
@@ -136,8 +148,20 @@ def build_dataset(spec: DatasetSpec, place: Place, draft: Draft) -> Dataset:
     tasks = _tasks(spec, place.layout.class_names, draft)
     for task in tasks:
         _check_classes(task, draft)
-    splits = {split: _rows(spec.name, split, draft) for split in SPLITS}
-    return Dataset(name=spec.name, image_root=place.images, tasks=tasks, splits=splits)
+    disk = DiskNames(place.images) if draft.listed else None
+    missing: list[str] = []
+    splits = {split: _rows(spec.name, split, draft, disk, missing) for split in SPLITS}
+    warnings = [*draft.warnings, *(doubled_rows(draft.rows) if draft.listed else ()), *short_classes(tasks, splits)]
+    if missing:
+        warnings.append(f"not in {shown(place.images)}: {counted(missing, 'listed image', 'listed images')}")
+    return Dataset(
+        name=spec.name,
+        image_root=place.images,
+        tasks=tasks,
+        splits=splits,
+        notes=draft.notes,
+        warnings=tuple(warnings),
+    )
 
 
 def _tasks(spec: DatasetSpec, rename: Mapping[str, str], draft: Draft) -> tuple[Task, ...]:
@@ -151,7 +175,7 @@ def _tasks(spec: DatasetSpec, rename: Mapping[str, str], draft: Draft) -> tuple[
     for tail, task in zip(tails, draft.tasks, strict=True):
         words = spec.tasks.get(tail, spec.tasks.get(str(task.number)))
         names = (rename.get(name, name).strip() for name in task.class_names)
-        task_name = (task.name or tail).replace("_", " ").strip()
+        task_name = CONTROL.sub(" ", (task.name or tail).replace("_", " ")).strip()
         tasks.append(_task(spec, f"{spec.name}/{tail}", task_name, names, words))
     return tuple(tasks)
 
@@ -192,7 +216,7 @@ def _check_rename_keys(place: Place, draft: Draft) -> None:
     found = {name for task in draft.tasks for name in task.class_names}
     for key in place.layout.class_names.keys() - found:
         raise UsageError(
-            f"dataset {place.name!r}: wanted class_names to rename classes of {draft.source}, got "
+            f"dataset {place.name!r}: wanted class_names to rename classes of {shown(draft.source)}, got "
             f"{key!r}{near_matches(key, found)}; correct or remove it"
         )
 
@@ -202,46 +226,43 @@ def _check_classes(task: Task, draft: Draft) -> None:
     if len(task.class_names) < 2:
         raise DataError(
             f"task {task.id!r}: wanted at least two classes, found {len(task.class_names)} "
-            f"({', '.join(map(repr, task.class_names))}) in {draft.source}; add another class"
+            f"({', '.join(map(repr, task.class_names))}) in {shown(draft.source)}; add another class"
         )
     seen: dict[str, str] = {}
     for label, name in enumerate(task.class_names):
         check_utf8(name, draft.source)
+        if CONTROL.search(name):
+            raise DataError(
+                f"task {task.id!r}: wanted class names without control characters, got {name!r} in "
+                f"{shown(draft.source)}; rename it"
+            )
         key = text_key(name)
         if not key:
             raise DataError(
                 f"task {task.id!r}: wanted a name for every class, class {label} has an empty one "
-                f"({name!r}) in {draft.source}; name it"
+                f"({name!r}) in {shown(draft.source)}; name it"
             )
         if key in seen and draft.unique_names:
             raise DataError(
                 f"task {task.id!r}: wanted distinct class names, got {seen[key]!r} and {name!r}, "
-                f"which read the same in a prompt, in {draft.source}; rename one"
+                f"which read the same in a prompt, in {shown(draft.source)}; rename one"
             )
         seen[key] = name
 
 
-def _rows(name: str, split: str, draft: Draft) -> Rows:
-    """Turn one split's rows into columns, after checking every path."""
+def _rows(name: str, split: str, draft: Draft, disk: DiskNames | None, missing: list[str]) -> Rows:
+    """Turn one split's rows into columns, after checking every path; ``missing`` gathers those not on disk."""
     rows = draft.rows.get(split, [])
-    for path, _, _ in rows:
-        _check_path(name, path, draft.source)
+    paths = [path for path, _, _ in rows]
+    for index, path in enumerate(paths):
+        check_path(name, path, draft.source)
+        found = path if disk is None else disk.find(path)
+        if found is None:
+            missing.append(path)
+        else:
+            paths[index] = found
     return Rows(
-        paths=tuple(path for path, _, _ in rows),
+        paths=tuple(paths),
         labels=np.array([label for _, label, _ in rows], dtype=np.int32),
         tasks=np.array([task for _, _, task in rows], dtype=np.int32),
     )
-
-
-def _check_path(name: str, path: str, source: Path) -> None:
-    """Refuse a path that is empty, absolute or climbs out of the image folder."""
-    check_utf8(path, source)
-    if path and path[0] not in "/\\~" and ".." not in path and ":" not in path:
-        return
-    pure, windows = PurePosixPath(path), PureWindowsPath(path)
-    outside = ".." in pure.parts or ".." in windows.parts
-    if not path or outside or pure.is_absolute() or windows.drive or windows.root:
-        raise DataError(
-            f"dataset {name!r}: wanted image paths inside its folder, got {path!r} in {source}; "
-            "write paths relative to the image folder, without '..'"
-        )

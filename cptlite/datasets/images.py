@@ -15,6 +15,7 @@ import random
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from cptlite.datasets.text_files import special_kind
 from cptlite.datasets.views import ViewConfig
 
 __all__ = [
@@ -38,6 +40,12 @@ __all__ = [
 
 CROP_TRIES = 10
 LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
+# What Pillow may take a file for: another decoder it knows hands the file to a program (EPS to Ghostscript).
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
+# The modes of these formats that Pillow converts to RGB by itself, keeping 0 to 255.
+PLAIN_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"))
+PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+BITS_PER_SAMPLE = 258  # a tag of TIFF
 
 
 class UnreadableImageError(ValueError):
@@ -50,24 +58,29 @@ def open_rgb(path: Path) -> Image.Image:
     Parameters
     ----------
     path : Path
-        Any format Pillow knows; of an animation the first frame is taken. A rotation noted in the file is ignored, as
-        CLIP does.
+        In one of `FORMATS`, whatever its name; of an animation the first frame is taken. A rotation noted in the file
+        is ignored, as CLIP does.
 
     Returns
     -------
     PIL.Image.Image
-        In mode RGB: grey, palette and CMYK images are converted, transparency is dropped, 16-bit grey is scaled.
+        In mode RGB: grey, palette and CMYK images are converted, transparency is dropped, grey of 12 or 16 bits is
+        scaled.
 
     Raises
     ------
     UnreadableImageError
-        The file is missing, empty, truncated, not an image or too large; the text says which.
+        The file is missing, no file (a FIFO), empty, truncated, not an image or too large, or its numbers have no known
+        range, as floating-point ones; the text says which.
     """
     try:
+        kind = special_kind(path)  # looked at before it is opened: opening a FIFO waits forever
+        if kind:
+            raise UnreadableImageError(f"{kind}, not a file")
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise UnreadableImageError("zero bytes")
-            with Image.open(file) as image:
+            with Image.open(file, formats=_formats()) as image:
                 _check_size(image)
                 return _to_rgb(image)
     except (UnreadableImageError, MemoryError):
@@ -79,8 +92,6 @@ def open_rgb(path: Path) -> Image.Image:
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "missing"
-    if isinstance(error, IsADirectoryError):
-        return "a folder, not a file"
     if isinstance(error, PermissionError):
         return "no permission to read it"
     if isinstance(error, UnidentifiedImageError):
@@ -98,14 +109,40 @@ def _check_size(image: Image.Image) -> None:
         raise UnreadableImageError(f"too large (over {Image.MAX_IMAGE_PIXELS} pixels)")
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow clips these to 255 instead of scaling; its "I" holds 16-bit values from PNG, PGM and TIFF files.
-        grey = np.clip(np.asarray(image).astype(np.float64) / 257, 0, 255)
-        return Image.fromarray(np.rint(grey).astype(np.uint8)).convert("RGB")
+        return _grey_to_rgb(image)
     if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
         return image.convert("RGBA").convert("RGB")  # the same pixels; the direct way warns
+    if image.mode in PREMULTIPLIED:
+        return image.convert(PREMULTIPLIED[image.mode]).convert("RGB")
+    if image.mode not in PLAIN_MODES:
+        kind = "floating-point numbers" if image.mode == "F" else f"colours of mode {image.mode}"
+        raise UnreadableImageError(f"{kind} of no known range: save it with 8 or 16 bits a colour")
     return image.convert("RGB")
+
+
+def _grey_to_rgb(image: Image.Image) -> Image.Image:
+    """Scale grey of more than 8 bits, which Pillow would clip to 255.
+
+    Its "I" holds 16-bit values from PNG and PGM files; from TIFF files also signed and 32-bit ones.
+    """
+    bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))[0]
+    values = np.asarray(image).astype(np.float64)
+    low, high = values.min(), values.max()
+    if image.mode == "I" and (low < 0 or high > 65535 or (image.format == "TIFF" and high < 256)):
+        raise UnreadableImageError(
+            f"whole numbers from {low:.0f} to {high:.0f} of no known range: save it with 8 or 16 bits a colour"
+        )
+    steps = 4095 / 255 if bits == 12 else 257  # of the stored numbers in one of 0 to 255
+    return Image.fromarray(np.rint(np.clip(values / steps, 0, 255)).astype(np.uint8)).convert("RGB")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from cptlite.datasets.drafts import Place, build_dataset
 from cptlite.datasets.readers import READERS
 from cptlite.datasets.specs import DatasetSpec, Layout
+from cptlite.datasets.text_files import shown
 from cptlite.datasets.types import Dataset
 from cptlite.errors import DataError
 
@@ -47,12 +48,16 @@ def read_dataset(spec: DatasetSpec, root: Path) -> Dataset:
     if place is None:
         raise DataError(_missing_message(spec, root))
     try:
-        return build_dataset(spec, place, READERS[place.layout.reader].read(place))
+        dataset = build_dataset(spec, place, READERS[place.layout.reader].read(place))
     except OSError as error:
         raise DataError(
-            f"dataset {spec.name!r}: wanted to read {error.filename}, got {error.strerror}; "
+            f"dataset {spec.name!r}: wanted to read {shown(error.filename)}, got {error.strerror or error}; "
             "check the file and its permissions"
         ) from error
+    read = os.path.realpath(place.folder)
+    others = [word for word in _own_folders(spec) if not f"{read}/".startswith(f"{os.path.realpath(word)}/")]
+    notes = (f"read from {shown(place.folder)}; for the folder {word!r} here give ./{word}" for word in others)
+    return replace(dataset, notes=(*dataset.notes, *notes))
 
 
 def find_dataset(spec: DatasetSpec, root: Path) -> bool:
@@ -78,7 +83,7 @@ def split_source(place: Place) -> str:
     if place.layout.options.get("mixed"):
         return "50/20/30 of each class in each of the source's own folders, joined"
     if place.layout.reader == "split_file":
-        return f"{READERS['split_file'].how} {place.split_file.name}"
+        return f"{READERS['split_file'].how} {shown(place.split_file.name)}"
     return READERS[place.layout.reader].how
 
 
@@ -177,7 +182,7 @@ def _required(place: Place) -> list[Path]:
 
 
 def _absent(place: Place) -> list[Path]:
-    return [path for path in _required(place) if not path.exists()]
+    return [path for path in _required(place) if not os.path.exists(path)]
 
 
 def _fill(path: str, layout: Layout) -> str:
@@ -206,15 +211,23 @@ def _tree(layout: Layout, root: str) -> list[str]:
     ]
 
 
+def _own_folders(spec: DatasetSpec) -> list[str]:
+    """Folders here with a name of a catalogue's dataset, which the name alone does not mean."""
+    if spec.base is not None or Path(spec.layout.directory).is_absolute():
+        return []
+    return [word for word in (spec.name, *spec.aliases) if os.path.isdir(word)]
+
+
 def _missing_message(spec: DatasetSpec, root: Path) -> str:
     """Say which paths were looked for and which of them are not there."""
-    folders = " or ".join(map(str, _bases(spec, root)))
-    got = "some are missing" if root.exists() else f"{root} does not exist"
+    folders = " or ".join(map(shown, _bases(spec, root)))
+    got = "some are missing" if os.path.exists(root) else f"{shown(root)} does not exist"
     lines = [f"dataset {spec.name!r}: wanted its files under {folders}, {got}"]
     for place in _own_places(spec, root):
         lines += ["or, as torchvision lays it out:"] if place.layout is spec.torchvision else []
-        lines += [f"  {'found  ' if path.exists() else 'missing'}  {path}" for path in _required(place)]
+        lines += [f"  {'found  ' if os.path.exists(path) else 'missing'}  {shown(path)}" for path in _required(place)]
     lines += [spec.note] if spec.note else []
+    lines += [f"the folder {word!r} here is taken with --dataset ./{word}" for word in _own_folders(spec)]
     lines.append(
         f"place them there, or give another data root with --root or CPTLITE_DATA; "
         f"`cptlite datasets {spec.name}` shows the whole tree"

@@ -10,10 +10,11 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cptlite.datasets.text_files import shown
 from cptlite.datasets.types import SPLITS
 from cptlite.errors import DataError
 
-__all__ = ["DEFAULT_SEED", "hold_out", "part_sizes", "partition", "settle_splits"]
+__all__ = ["DEFAULT_SEED", "hold_out", "part_sizes", "partition", "settle_notes", "settle_splits"]
 
 DEFAULT_SEED = 0
 
@@ -129,7 +130,7 @@ def settle_splits(
         there["test"] = there.pop("val")
     if there and "test" not in there:
         raise DataError(
-            f"{source}: wanted images to test on, got only {', '.join(there)}; "
+            f"{shown(source)}: wanted images to test on, got only {', '.join(there)}; "
             "add a test split, or leave all splits out for one of 50/20/30"
         )
     if "train" not in there:
@@ -137,11 +138,24 @@ def settle_splits(
     extra = sorted({name for by_class in there.values() for name in by_class} - set(there["train"]))
     if extra:
         raise DataError(
-            f"{source}: wanted training images of every class, found none of {extra[0]!r}; add some or remove the class"
+            f"{shown(source)}: wanted training images of every class, found none of {extra[0]!r}; "
+            "add some or remove the class"
         )
     if "val" not in there:
         there["train"], there["val"] = hold_out(there["train"], seed)
     return there
+
+
+def settle_notes(parts: Mapping[str, Mapping[str, Sequence[str]]]) -> tuple[str, ...]:
+    """Say what `settle_splits` makes of the splits that are not there, a sentence each."""
+    there = {split for split, by_class in parts.items() if any(by_class.values())}
+    notes = []
+    if "test" not in there and "val" in there:
+        there = (there - {"val"}) | {"test"}
+        notes.append("no test split: the validation images are it")
+    if {"train", "test"} <= there and "val" not in there:
+        notes.append("no validation split: a fifth of each class's training images is held out for it")
+    return tuple(notes)
 
 
 def _shuffled(name: str, paths: Sequence[str], seed: int) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cptlite.datasets import class_folders, imagenet, lists, split_files, task_folders
+from cptlite.datasets import class_folders, csv_files, imagenet, lists, split_files, task_folders
 from cptlite.datasets import torchvision_layouts as torchvision
 from cptlite.datasets.drafts import Draft, Place
 
@@ -70,10 +70,10 @@ READERS: dict[str, Reader] = {
         options=("exclude", "seed"),
     ),
     "csv": Reader(
-        read=lists.read_csv,
+        read=csv_files.read_csv,
         how="the CSV's split column, or else 50/20/30 of each class",
-        files=((SPLIT, f"columns {lists.CSV_COLUMNS}"), (IMAGES, "images at the paths it names")),
-        options=("seed",),
+        files=((SPLIT, f"columns {csv_files.CSV_COLUMNS}"), (IMAGES, "images at the paths it names")),
+        options=("seed", "path_column", "label_column", "split_column"),
     ),
     "fgvc": Reader(
         read=lists.read_fgvc,
@@ -101,7 +101,7 @@ READERS: dict[str, Reader] = {
         read=imagenet.read_imagenet,
         how="official training images; the validation images are the test split",
         files=(
-            ("classnames.txt", "lines 'wnid name'"),
+            ("classnames.txt", "lines 'wnid name', numbers allowed"),
             ("{images}/train/", ""),
             ("{images}/train/<wnid>/*.JPEG", "training images"),
             ("{images}/val/", ""),
@@ -112,7 +112,7 @@ READERS: dict[str, Reader] = {
         read=imagenet.read_imagenet_test,
         how="test images only",
         files=(
-            ("classnames.txt", "lines 'wnid name'"),
+            ("classnames.txt", "lines 'wnid name', numbers allowed"),
             (IMAGES, ""),
             ("{images}/<wnid, or label>/*", "test images"),
         ),

@@ -7,12 +7,16 @@ original SoftCPT's ``split_dk_<Name>.json`` has rows ``[path, [label], [task]]``
 
 from __future__ import annotations
 
+import reprlib
+import unicodedata
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from cptlite.datasets.drafts import Draft, Place, TaskDraft
-from cptlite.datasets.text_files import read_json
+from cptlite.datasets.listed import listed_path
+from cptlite.datasets.text_files import read_json, shown
 from cptlite.datasets.types import SPLITS
 from cptlite.errors import DataError
 
@@ -30,14 +34,25 @@ def read_split_file(place: Place) -> Draft:
     ------
     DataError
         Not JSON, other keys, rows of another form, a label with two names or none.
+
+    Notes
+    -----
+    Paths written on Windows, or absolute ones below the image folder, are taken.
     """
     path = place.split_file
     content = read_json(path)
     lists = isinstance(content, dict) and all(isinstance(content.get(key), list) for key in SPLITS)
     if not lists:
-        got = f"keys {', '.join(map(repr, content))}" if isinstance(content, dict) else "no table"
-        raise DataError(f"{path}: wanted a split file with the lists 'train', 'val' and 'test', got {got}; {ADVICE}")
-    return _softcpt_draft(path, content) if "meta" in content else _coop_draft(path, content)
+        got = f"keys {', '.join(map(repr, islice(content, 8)))}" if isinstance(content, dict) else "no table"
+        raise DataError(
+            f"{shown(path)}: wanted a split file with the lists 'train', 'val' and 'test', got {got}; {ADVICE}"
+        )
+    draft = _softcpt_draft(path, content) if "meta" in content else _coop_draft(path, content)
+    rows = {
+        split: [(listed_path(image, place.images), label, task) for image, label, task in of_split]
+        for split, of_split in draft.rows.items()
+    }
+    return replace(draft, rows=rows, listed=True)
 
 
 def _coop_draft(path: Path, content: dict[str, Any]) -> Draft:
@@ -49,9 +64,9 @@ def _coop_draft(path: Path, content: dict[str, Any]) -> Draft:
             if not (isinstance(row, list) and len(row) == 3 and _is_coop_row(*row)):
                 raise _bad_row(path, split, number, COOP_ROW, row)
             image, label, name = row
-            if names.setdefault(label, name) != name:
+            if unicodedata.normalize("NFC", names.setdefault(label, name)) != unicodedata.normalize("NFC", name):
                 raise DataError(
-                    f"{path}: wanted one name per label, got {names[label]!r} and {name!r} for "
+                    f"{shown(path)}: wanted one name per label, got {names[label]!r} and {name!r} for "
                     f"label {label} ({split} row {number}); correct the file"
                 )
             rows[split].append((image, label, 0))
@@ -65,7 +80,7 @@ def _check_gap(path: Path, names: dict[int, str]) -> None:
     gaps = list(islice((label for label in range(max(names, default=0)) if label not in names), 5))
     if gaps:
         raise DataError(
-            f"{path}: wanted labels 0 to {max(names)} without a gap, no row has label "
+            f"{shown(path)}: wanted labels 0 to {max(names)} without a gap, no row has label "
             f"{', '.join(map(str, gaps))}; number the classes anew"
         )
 
@@ -81,7 +96,7 @@ def _softcpt_draft(path: Path, content: dict[str, Any]) -> Draft:
             image, (label,), (task,) = row
             if task >= len(tasks) or label >= len(tasks[task].class_names):
                 raise DataError(
-                    f"{path}: wanted labels and tasks named in 'meta', got label {label} of task "
+                    f"{shown(path)}: wanted labels and tasks named in 'meta', got label {label} of task "
                     f"{task} ({split} row {number}); {ADVICE}"
                 )
             rows[split].append((image, label, task))
@@ -92,12 +107,12 @@ def _softcpt_tasks(path: Path, meta: Any) -> tuple[TaskDraft, ...]:
     """Collect tasks and class names; a lone task takes its name from the catalogue."""
     classes = meta.get("taskid2cname") if isinstance(meta, dict) else None
     if not isinstance(classes, list) or not classes or not all(map(_is_texts, classes)):
-        raise DataError(f"{path}: wanted class names by task in meta.taskid2cname; {ADVICE}")
+        raise DataError(f"{shown(path)}: wanted class names by task in meta.taskid2cname; {ADVICE}")
     if len(classes) == 1:
         return (TaskDraft(class_names=tuple(classes[0])),)
     names = meta.get("taskid2tname")
     if not _is_texts(names) or len(names) != len(classes):
-        raise DataError(f"{path}: wanted {len(classes)} task names in meta.taskid2tname; {ADVICE}")
+        raise DataError(f"{shown(path)}: wanted {len(classes)} task names in meta.taskid2tname; {ADVICE}")
     return tuple(
         TaskDraft(class_names=tuple(of_task), number=number, name=name)
         for number, (of_task, name) in enumerate(zip(classes, names, strict=True))
@@ -124,5 +139,6 @@ def _is_softcpt_row(image: Any, labels: Any, tasks: Any) -> bool:
 def _bad_row(path: Path, split: str, number: int, wanted: str, row: Any) -> DataError:
     """Error for a row of the wrong form."""
     return DataError(
-        f"{path}: wanted rows {wanted} with labels from 0, got {str(row)[:80]} ({split} row {number}); {ADVICE}"
+        f"{shown(path)}: wanted rows {wanted} with labels from 0, got {reprlib.repr(row)} "
+        f"({split} row {number}); {ADVICE}"
     )

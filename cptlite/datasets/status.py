@@ -31,6 +31,8 @@ class DatasetStatus:
         Train, val and test rows as read.
     num_classes, num_tasks : int or None
         As read, classes summed over tasks.
+    notes, warnings : tuple of str
+        See `cptlite.datasets.types.Dataset`.
     problem : str
         Why a found dataset could not be read; "" when it could.
     """
@@ -42,6 +44,8 @@ class DatasetStatus:
     counts: tuple[int, int, int] | None = None
     num_classes: int | None = None
     num_tasks: int | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     problem: str = ""
 
     @property
@@ -96,6 +100,8 @@ def dataset_status(spec: DatasetSpec, root: Path, *, count: bool = True) -> Data
         counts=_counts(dataset),
         num_classes=sum(len(task.class_names) for task in dataset.tasks),
         num_tasks=len(dataset.tasks),
+        notes=dataset.notes,
+        warnings=dataset.warnings,
     )
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def near_matches(word: str, known: Iterable[str]) -> str:
 
 
 def _text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return isinstance(value, str) and bool(value.strip()) and not re.search(r"[\x00-\x1f\x7f-\x9f]", value)
 
 
 def _whole(value: Any) -> bool:
@@ -91,6 +92,9 @@ OPTION_KEYS: dict[str, Check] = {
     "mixed": FLAG,
     "numbered": FLAG,
     "seed": WHOLE,
+    "path_column": TEXT,
+    "label_column": TEXT,
+    "split_column": TEXT,
 }
 LAYOUT_KEYS: dict[str, Check] = {**PLACE_KEYS, **OPTION_KEYS, "class_names": TEXT_TABLE}
 DATASET_KEYS: dict[str, Check] = {
@@ -114,7 +118,7 @@ SUITE_KEYS: dict[str, Check] = {"datasets": TEXTS, "note": TEXT}
 def check_table(table: Any, keys: Mapping[str, Check], where: str) -> None:
     """Refuse unknown keys and values of the wrong kind, naming ``where`` they stand."""
     if not isinstance(table, dict):
-        raise UsageError(f"{where}: wanted a table, got {table!r}")
+        raise UsageError(f"{where}: wanted a table, got {reprlib.repr(table)}")
     for key, value in table.items():
         if key not in keys:
             raise UsageError(
@@ -123,7 +127,7 @@ def check_table(table: Any, keys: Mapping[str, Check], where: str) -> None:
             )
         check, wanted = keys[key]
         if not check(value):
-            raise UsageError(f"{where}: wanted {key} to be {wanted}, got {value!r}; correct it")
+            raise UsageError(f"{where}: wanted {key} to be {wanted}, got {reprlib.repr(value)}; correct it")
 
 
 def check_name(name: str, where: str) -> None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from cptlite.datasets.class_folders import images_in
+from cptlite.datasets.class_folders import LeftOut, images_in
 from cptlite.datasets.drafts import Draft, Place, classes_to_draft
-from cptlite.datasets.partition import DEFAULT_SEED, partition, settle_splits
-from cptlite.datasets.text_files import read_json, read_lines
+from cptlite.datasets.matlab import read_whole_numbers
+from cptlite.datasets.partition import DEFAULT_SEED, partition, settle_notes, settle_splits
+from cptlite.datasets.text_files import read_json, read_lines, shown
 from cptlite.datasets.types import SPLITS
 from cptlite.errors import DataError
 
@@ -35,25 +38,28 @@ def read_dtd_lists(place: Place) -> Draft:
         split: _by_class((line.partition("/")[0], line) for _, line in read_lines(labels / f"{split}1.txt"))
         for split in SPLITS
     }
-    return classes_to_draft(labels, _names(parts), parts)
+    return replace(classes_to_draft(labels, _names(parts), parts), listed=True)
 
 
 def read_flower_lists(place: Place) -> Draft:
     """Read ``setid.mat`` and ``imagelabels.mat``; image and label numbers start at 1."""
-    from scipy.io import loadmat  # half a second that only this reader should cost
-
     names = place.layout.options.get("labels", ())
-    numbers = loadmat(place.folder / "imagelabels.mat")["labels"].ravel().tolist()
-    images = loadmat(place.folder / "setid.mat")
+    numbers = read_whole_numbers(place.folder / "imagelabels.mat", "labels")
+    split_file = place.folder / "setid.mat"
     by_label: dict[str, dict[int, list[str]]] = {}
     for split, key in zip(SPLITS, ("trnid", "valid", "tstid"), strict=True):
         by_label[split] = {}
-        for image in images[key].ravel().tolist():
+        for image in read_whole_numbers(split_file, key):
+            if not 1 <= image <= len(numbers) or numbers[image - 1] < 1:
+                raise DataError(
+                    f"{shown(split_file)}: wanted images 1 to {len(numbers)} with labels from 1, got {image} in "
+                    f"{key!r}; fetch it and imagelabels.mat again"
+                )
             by_label[split].setdefault(numbers[image - 1], []).append(f"image_{image:05d}.jpg")
     present = sorted({number for part in by_label.values() for number in part})
     named = {n: names[n - 1] if n <= len(names) else f"class {n}" for n in present}
     parts = {split: {named[number]: paths for number, paths in part.items()} for split, part in by_label.items()}
-    return classes_to_draft(place.folder / "setid.mat", list(named.values()), parts)
+    return replace(classes_to_draft(split_file, list(named.values()), parts), listed=True)
 
 
 def read_food_lists(place: Place) -> Draft:
@@ -62,8 +68,8 @@ def read_food_lists(place: Place) -> Draft:
     for split in ("train", "test"):
         path = place.folder / "meta" / f"{split}.json"
         content = read_json(path)
-        if not isinstance(content, dict):
-            raise DataError(f"{path}: wanted image names by class, got none; fetch it again")
+        if not isinstance(content, dict) or not all(map(_is_texts, content.values())):
+            raise DataError(f"{shown(path)}: wanted image names by class, got none; fetch it again")
         parts[split] = {name: [f"{image}.jpg" for image in of] for name, of in content.items()}
     return _settled(place, place.folder / "meta", parts)
 
@@ -81,20 +87,28 @@ def read_pet_lists(place: Place) -> Draft:
 def read_scene_folders(place: Place) -> Draft:
     """Read ``<letter>/<class>/`` or ``<letter>/<class>/<kind>/``; the latter is "kind class"."""
     classes: ByClass = {}
+    left_out = LeftOut()
     for folder, folders, _ in os.walk(place.images):
         folders.sort()
         parts = Path(folder).relative_to(place.images).parts
-        images = images_in(Path(folder), "/".join(parts) + "/")
+        images = images_in(Path(folder), "/".join(parts) + "/", left_out)
         if len(parts) > 1 and images:
             classes[" ".join(reversed(parts[1:]))] = images
     seed = place.layout.options.get("seed", DEFAULT_SEED)
-    return classes_to_draft(place.images, sorted(classes), partition(classes, seed))
+    left_out.folders.clear()  # walked too
+    draft = classes_to_draft(place.images, sorted(classes), partition(classes, seed))
+    return replace(draft, warnings=left_out.warnings())
 
 
 def _settled(place: Place, source: Path, parts: dict[str, ByClass]) -> Draft:
     """Hold validation images out of lists that have none."""
     settled = settle_splits(parts, source, place.layout.options.get("seed", DEFAULT_SEED))
-    return classes_to_draft(source, _names(settled), settled)
+    draft = classes_to_draft(source, _names(settled), settled)
+    return replace(draft, listed=True, notes=settle_notes(parts))
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _by_class(pairs: Iterable[tuple[str, str]]) -> ByClass:

@@ -80,12 +80,18 @@ class Dataset:
         At least one.
     splits : mapping of str to Rows
         Keys are those of `SPLITS`; a split the dataset lacks has no rows.
+    notes : tuple of str
+        How it was read where there was a choice, a sentence each: the CSV's separator, what was held out.
+    warnings : tuple of str
+        What was left out, is doubled or lacks rows, counted in a sentence each; ``--strict`` makes it an error.
     """
 
     name: str
     image_root: Path
     tasks: tuple[Task, ...]
     splits: Mapping[str, Rows]
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def split_sha256(self) -> str:

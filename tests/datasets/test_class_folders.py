@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -177,3 +178,104 @@ def test_an_unreadable_folder_is_one_message(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("cptlite.datasets.class_folders.os.scandir", refuse)
     with pytest.raises(DataError, match="Permission denied; check the file and its permissions"):
         read(folder)
+
+
+def splits(root: Path, **counts: int) -> Path:
+    for word, count in counts.items():
+        grow(root / word, {"ash": count, "elm": count})
+    return root
+
+
+def test_folders_beside_the_three_are_named_and_left_out(tmp_path: Path) -> None:
+    """As a public set of seedlings lies."""
+    folder = splits(tmp_path / "seedlings", train=4, validation=2, test=3, train_validation=6, train_large_img=4)
+    (folder / "kaggle_test").mkdir()
+    (folder / "kaggle_test" / "1.png").touch()
+    dataset = read(folder)
+    assert counts(dataset) == [8, 4, 6]
+    assert dataset.tasks[0].class_names == ("ash", "elm")
+    beside = "left out beside test, train, validation: 3 folders (kaggle_test, train_large_img, train_validation)"
+    assert dataset.warnings == (beside,)
+
+
+@pytest.mark.parametrize("words", [("train", "test"), ("Train", "valid"), ("training", "dev"), ("train", "val")])
+def test_two_folders_and_others_are_enough(tmp_path: Path, words: tuple[str, str]) -> None:
+    dataset = read(splits(tmp_path / "own", **{words[0]: 5, words[1]: 3, "extra": 2}))
+    assert counts(dataset) == [8, 2, 6]
+    assert "1 folder (extra)" in dataset.warnings[0]
+    assert "no validation split: a fifth of each class's training images is held out for it" in dataset.notes
+    assert ("no test split: the validation images are it" in dataset.notes) == (words[1] != "test")
+
+
+def test_classes_called_train_and_test_beside_others(tmp_path: Path) -> None:
+    dataset = read(grow(tmp_path / "words", {"train": 4, "test": 4, "bus": 4}))
+    assert dataset.tasks[0].class_names == ("bus", "test", "train")
+
+
+@pytest.mark.parametrize("word", ["train", "training", "Train", "TRAINING"])
+def test_messages_name_folders_that_are_there(tmp_path: Path, word: str) -> None:
+    folder = splits(tmp_path / "own", **{word: 4, "test": 2})
+    (folder / word / "oak").mkdir()
+    with pytest.raises(DataError) as caught:
+        read(folder)
+    named = Path(str(caught.value).partition(": wanted")[0])
+    assert named == folder / word / "oak" and named.is_dir()
+
+
+@pytest.mark.parametrize("words", [("val", "validation"), ("train", "Training"), ("test", "testing")])
+def test_two_folders_of_one_split_are_refused(tmp_path: Path, words: tuple[str, str]) -> None:
+    folder = splits(tmp_path / "own", **dict.fromkeys(("train", "test", *words), 2))
+    with pytest.raises(DataError, match="wanted one folder of the .* split, got"):
+        read(folder)
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    folder = grow(tmp_path / "pets", {"cat": 4, "dog": 4})
+    for name in ("cat/notes.txt", "cat/1.heic", "dog/2.avif", "dog/3", "lone.png", "README.md", "cat/.DS_Store"):
+        (folder / name).touch()
+    grow(folder / "dog", {"puppies": 3})
+    files, folders = read(folder).warnings
+    assert files.startswith("left out: 5 files (cat/1.heic, cat/notes.txt, dog/2.avif, ...): images end in .bmp, ")
+    assert folders == "left out: 1 folder (dog/puppies) within class folders, or empty"
+
+
+def test_an_empty_class_that_is_not_trained_is_counted(tmp_path: Path) -> None:
+    folder = splits(tmp_path / "own", train=4, test=2)
+    (folder / "test" / "oak").mkdir()
+    assert read(folder).warnings == ("left out: 1 folder (test/oak) within class folders, or empty",)
+
+
+def test_a_class_without_test_images_is_named(tmp_path: Path) -> None:
+    folder = splits(tmp_path / "own", train=4, test=2)
+    grow(folder / "train", {"oak": 3})
+    assert read(folder).warnings == ("without test rows: 1 class (oak)",)
+
+
+def test_two_spellings_of_a_class_in_two_splits_are_one(tmp_path: Path) -> None:
+    one, two = (unicodedata.normalize(form, "châtaignier") for form in ("NFC", "NFD"))
+    grow(tmp_path / "own" / "train", {one: 5, "elm": 5})
+    grow(tmp_path / "own" / "test", {two: 2, "elm": 2})
+    dataset = read(tmp_path / "own")
+    assert dataset.tasks[0].class_names == (one, "elm")
+    assert all((dataset.image_root / path).is_file() for rows in dataset.splits.values() for path in rows.paths)
+    grow(tmp_path / "own" / "train", {two: 5})
+    with pytest.raises(DataError, match="read the same in a prompt"):
+        read(tmp_path / "own")
+
+
+def test_an_own_folder_of_a_catalogues_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    grow(tmp_path / "pets", {"cat": 4, "dog": 4})
+    (spec,) = CATALOG.resolve(["pets"])
+    with pytest.raises(DataError, match="the folder 'pets' here is taken with --dataset ./pets"):
+        read_dataset(spec, tmp_path / "data")
+    (own,) = CATALOG.resolve(["./pets"])
+    assert read_dataset(own, tmp_path / "data").tasks[0].class_names == ("cat", "dog")
+    (spec,) = CATALOG.resolve(["kaggle_flower"])
+    grow(tmp_path / "data" / spec.layout.directory / spec.layout.images, {"rose": 4, "tulip": 4})
+    assert read_dataset(spec, tmp_path / "data").notes == ()
+    (tmp_path / "kaggle_flower").mkdir()
+    (note,) = read_dataset(spec, tmp_path / "data").notes
+    assert note.endswith("for the folder 'kaggle_flower' here give ./kaggle_flower")
+    monkeypatch.chdir(tmp_path / "data")
+    assert read_dataset(spec, Path(".")).notes == ()

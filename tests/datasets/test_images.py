@@ -14,7 +14,9 @@ from PIL import Image
 
 from cptlite.datasets.images import (
     UnreadableImageError,
+    _formats,
     _random_box,
+    _to_rgb,
     normalise,
     open_rgb,
     plain_pixels,
@@ -95,6 +97,80 @@ def test_sixteen_bit_grey_is_scaled(tmp_path: Path, suffix: str) -> None:
     assert (found == found[..., :1]).all()
 
 
+def test_twelve_bit_grey_is_scaled(tmp_path: Path) -> None:
+    """Pillow cannot write it: two pixels of 12 bits lie in three bytes."""
+    path = saved(tmp_path / "x.tiff", Image.fromarray(np.zeros((1, 3), dtype=np.uint8)))
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"\x02\x01\x03\x00")  # tag 258, type short
+    content[entry + 8 : entry + 10] = (12).to_bytes(2, "little")
+    width = (
+        content.index(b"\x00\x01\x04\x00") + 8
+        if b"\x00\x01\x04\x00" in content
+        else content.index(b"\x00\x01\x03\x00") + 8
+    )
+    content[width] = 2
+    strip = content.index(b"\x11\x01") + 8
+    start = int.from_bytes(content[strip : strip + 4], "little")
+    content[start : start + 3] = bytes([0xFF, 0xF8, 0x00])  # 4095 and 2048
+    path.write_bytes(content)
+    assert np.asarray(open_rgb(path))[0, :, 0].tolist() == [255, 128]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([[0.0, 0.5, 1.0]], dtype=np.float32),
+        np.array([[0.0, 100.0, 255.0]], dtype=np.float32),
+        np.array([[0, 100, 255]], dtype=np.int32),
+        np.array([[-5, 100, 1000]], dtype=np.int32),
+        np.array([[0, 100, 70_000]], dtype=np.int32),
+    ],
+)
+def test_numbers_of_no_known_range_are_refused(tmp_path: Path, values: np.ndarray) -> None:
+    path = saved(tmp_path / "x.tiff", Image.fromarray(values))
+    with pytest.raises(UnreadableImageError, match="of no known range: save it with 8 or 16 bits a colour"):
+        open_rgb(path)
+
+
+def test_whole_numbers_of_16_bits_are_scaled_in_32(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.tiff", Image.fromarray(np.array([[0, 257, 65535]], dtype=np.int32)))
+    assert np.asarray(open_rgb(path))[0, :, 0].tolist() == [0, 1, 255]
+
+
+BRIGHT = {"1": 255, "L": 200, "LA": (200, 255), "P": 200, "RGB": (200,) * 3, "RGBA": (200, 200, 200, 0)}
+BRIGHT |= {"CMYK": (0, 0, 0, 50), "YCbCr": (200, 128, 128), "I;16": 51_400, "I": 51_400, "F": 200.0, "LAB": (200, 0, 0)}
+
+
+WRITTEN = {
+    "jpg": "1 L RGB CMYK YCbCr",
+    "png": "1 L LA P RGB RGBA I;16",
+    "bmp": "1 L P RGB RGBA",
+    "gif": "1 L P RGB RGBA",
+    "tiff": "1 L LA P RGB RGBA CMYK YCbCr I I;16 F LAB",
+    "webp": "L P RGB RGBA",
+    "ppm": "1 L RGB I F",
+    "jp2": "L LA RGB RGBA YCbCr I;16",
+}
+REFUSED = [("tiff", "F"), ("tiff", "LAB"), ("ppm", "F")]
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [(s, mode) for s, modes in WRITTEN.items() for mode in modes.split()])
+def test_a_bright_image_is_never_black(tmp_path: Path, suffix: str, mode: str) -> None:
+    image = Image.new("L", (20, 30), 200).convert("P") if mode == "P" else Image.new(mode, (20, 30), BRIGHT[mode])
+    path = saved(tmp_path / f"x.{suffix}", image)
+    if (suffix, mode) in REFUSED:
+        with pytest.raises(UnreadableImageError, match="of no known range"):
+            open_rgb(path)
+        return
+    assert np.asarray(open_rgb(path)).min() > 180
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa"])
+def test_premultiplied_colours(mode: str) -> None:
+    image = Image.new({"La": "LA", "RGBa": "RGBA"}[mode], (2, 2), (200, 255) if mode == "La" else (200, 200, 200, 255))
+    assert np.asarray(_to_rgb(image.convert(mode))).min() == 200
+
+
 def test_rotation_noted_in_the_file_is_ignored(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -130,6 +206,21 @@ def test_unreadable_files_say_why(tmp_path: Path, content: bytes | None, reason:
 def test_a_folder_is_not_an_image(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImageError, match="a folder"):
         open_rgb(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "eps"])
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "ICO", "PCX", "TGA", "SGI", "MSP", "XBM"])
+def test_other_formats_reach_no_decoder(
+    tmp_path: Path, kind: str, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EPS, whatever its name, would be given to Ghostscript."""
+    mode = {"MSP": "1", "XBM": "1"}.get(kind, "RGB")
+    path = tmp_path / f"x.{suffix}"
+    Image.new(mode, (20, 20)).save(path, format=kind)
+    for opened in set(Image.OPEN) - set(_formats()):
+        monkeypatch.setitem(Image.OPEN, opened, (None, None))
+    with pytest.raises(UnreadableImageError, match="^not an image$"):
+        open_rgb(path)
 
 
 @pytest.mark.parametrize("limit", [399, 150])  # Pillow warns above the limit, and raises above twice the limit

@@ -11,6 +11,7 @@ import pytest
 from scipy.io import savemat
 
 from cptlite.datasets import Dataset, load_catalog, read_dataset
+from cptlite.datasets.matlab import read_whole_numbers
 from cptlite.errors import DataError
 
 CATALOG = load_catalog()
@@ -79,6 +80,74 @@ def test_imagenet_refuses_unknown_ids_and_lines_without_a_name(tmp_path: Path) -
     write(tmp_path, "imagenet-sketch/classnames.txt", "n01440764\n")
     with pytest.raises(DataError, match="line 1: wanted 'wnid name'"):
         read_dataset(CATALOG.datasets["imagenet_sketch"], tmp_path)
+
+
+FORMS = {
+    "id name": "{wnid} {name}",
+    "tab": "{wnid}\t{name}",
+    "comma": "{wnid},{name}",
+    "semicolon": "{wnid};{name}",
+    "id number name": "{wnid} {number} {name}",
+    "number id name": "{number} {wnid} {name}",
+    "number, id, name": "{number},{wnid},{name}",
+    "quoted": '{number}, {wnid}, "{name}"',
+    "id name number": "{wnid} {name} {number}",
+    "name id": "{name} {wnid}",
+    "name, id": "{name}, {wnid}",
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("words", ["tench|crane bird|3D printer|7 up", "tench|crane_bird|drumstick|sorrel, horse"])
+def test_class_lists_of_other_forms(tmp_path: Path, form: str, words: str) -> None:
+    lines = [
+        form.format(wnid=f"n0000000{4 - number}", number=number, name=name)
+        for number, name in enumerate(words.split("|"), start=1)
+    ]
+    write(tmp_path, "imagenet-sketch/classnames.txt", "\r\n".join(lines))
+    touch(tmp_path, *(f"imagenet-sketch/images/n0000000{number}/1.jpg" for number in range(4)))
+    dataset = read_dataset(CATALOG.datasets["imagenet_sketch"], tmp_path)
+    assert dataset.tasks[0].class_names == tuple(reversed(words.split("|")))
+
+
+def test_names_that_begin_with_numbers_stay_whole(tmp_path: Path) -> None:
+    write(tmp_path, "imagenet-sketch/classnames.txt", "n00000000 707 airliner\nn00000001 tench\n")
+    touch(tmp_path, "imagenet-sketch/images/n00000000/1.jpg", "imagenet-sketch/images/n00000001/1.jpg")
+    names = read_dataset(CATALOG.datasets["imagenet_sketch"], tmp_path).tasks[0].class_names
+    assert names == ("707 airliner", "tench")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("n00000000 tench\nn00000000 fish\n", "line 2: wanted 'wnid name', got 'n00000000' a second time"),
+        ("n00000000 tench\nn00000001\n", "line 2: wanted 'wnid name', got 'n00000001'"),
+        ("n00000000 " + "x" * 2000, "line 1: wanted 'wnid name'"),
+        ("n00000000" + " " * 50_000 + "x", "line 1: wanted 'wnid name'"),
+        ("n00000000 tench\x1b[31m\nn00000001 x\n", "without control characters"),
+        ("", "ids of classnames.txt, got 'n00000000'"),
+    ],
+)
+def test_bad_class_lists_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    write(tmp_path, "imagenet-sketch/classnames.txt", text)
+    touch(tmp_path, "imagenet-sketch/images/n00000000/1.jpg", "imagenet-sketch/images/n00000001/1.jpg")
+    with pytest.raises(DataError, match=message):
+        read_dataset(CATALOG.datasets["imagenet_sketch"], tmp_path)
+
+
+@pytest.mark.parametrize(("first", "names"), [(0, ("fish", "tench")), (1, None)])
+def test_numbered_folders_follow_the_numbers_of_the_list(tmp_path: Path, first: int, names: tuple | None) -> None:
+    lines = f"n00000001 {first + 1} tench\nn00000000 {first} fish\n"
+    write(tmp_path, "imagenetv2/classnames.txt", lines)
+    folder = "imagenetv2/imagenetv2-matched-frequency-format-val"
+    touch(tmp_path, f"{folder}/0/1.jpeg", f"{folder}/1/1.jpeg")
+    if names is None:
+        with pytest.raises(DataError, match="wanted numbers from 0 as the folders have, got 1 to 2"):
+            read_dataset(CATALOG.datasets["imagenetv2"], tmp_path)
+        return
+    dataset = read_dataset(CATALOG.datasets["imagenetv2"], tmp_path)
+    assert dataset.tasks[0].class_names == names
+    assert dataset.splits["test"].paths == ("0/1.jpeg", "1/1.jpeg")
 
 
 TASK_INFO = """id\ttask_name\ttask_desc\tlabel
@@ -225,3 +294,74 @@ def test_food_lists_of_another_form_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "food-101/meta/test.json", "[]")
     with pytest.raises(DataError, match="image names by class"):
         read_dataset(CATALOG.datasets["food101"], tmp_path)
+
+
+@pytest.mark.parametrize("file", ["setid.mat", "imagelabels.mat"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"garbage",
+        b"\0" * 1000,
+        b"MATLAB 5.0 MAT-file" + bytes(105) + b"\x00\x01IM" + b"\xff" * 64,
+        b"MATLAB 7.3 MAT-file" + bytes(105) + b"\x00\x02IM" + bytes(64),
+    ],
+)
+def test_garbage_instead_of_matlab_files_is_one_error(tmp_path: Path, file: str, content: bytes) -> None:
+    torchvision_flowers(tmp_path)
+    (path,) = tmp_path.rglob(file)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"{file}: wanted a MATLAB file with whole numbers"):
+        read_dataset(CATALOG.datasets["oxford_flowers"], tmp_path)
+
+
+@pytest.mark.parametrize("values", [[1, 9999], [0, 1], [-1, 1], [1.5, 2], [np.nan, 1], [np.inf, 1]])
+def test_image_numbers_out_of_range_are_refused(tmp_path: Path, values: list) -> None:
+    torchvision_flowers(tmp_path)
+    (path,) = tmp_path.rglob("setid.mat")
+    savemat(path, {"trnid": values, "valid": [3], "tstid": [5]})
+    with pytest.raises(DataError, match="setid.mat: wanted"):
+        read_dataset(CATALOG.datasets["oxford_flowers"], tmp_path)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_cut_or_flipped_matlab_file_is_read_or_one_error(tmp_path: Path, compressed: bool) -> None:
+    """Scipy's reader ends the process on some of these."""
+    torchvision_flowers(tmp_path)
+    (path,) = tmp_path.rglob("setid.mat")
+    savemat(path, {"trnid": [1, 2], "valid": [3, 4], "tstid": [5, 6]}, do_compression=compressed)
+    whole = path.read_bytes()
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        content = bytearray(whole[: generator.integers(1, len(whole) + 1)])
+        content[generator.integers(len(content))] ^= 1 << generator.integers(8)
+        path.write_bytes(content)
+        try:
+            read_dataset(CATALOG.datasets["oxford_flowers"], tmp_path)
+        except DataError as error:
+            assert "setid.mat" in str(error) or "wanted" in str(error)
+
+
+@pytest.mark.parametrize("value", ["[]", '{"a": "b"}', '{"a": [1]}', '{"a": null}', '{"a": [["x"]]}', "NaN"])
+def test_food_lists_of_other_types_are_refused(tmp_path: Path, value: str) -> None:
+    torchvision_food(tmp_path)
+    write(tmp_path, "food-101/meta/test.json", value)
+    with pytest.raises(DataError, match="test.json: wanted"):
+        read_dataset(CATALOG.datasets["food101"], tmp_path)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "int64", "float32", "float64"])
+def test_matlab_numbers_of_every_kind(tmp_path: Path, dtype: str, compressed: bool) -> None:
+    values = np.array([1, 2, 77, 102], dtype)
+    savemat(tmp_path / "x.mat", {"other": "text", "a": values[:1], "ids": values}, do_compression=compressed)
+    assert read_whole_numbers(tmp_path / "x.mat", "ids") == [1, 2, 77, 102]
+    assert read_whole_numbers(tmp_path / "x.mat", "a") == [1]
+    with pytest.raises(DataError, match="'text'.*there is none"):
+        read_whole_numbers(tmp_path / "x.mat", "text")
+
+
+def test_a_matlab_file_that_unpacks_without_end_is_refused(tmp_path: Path) -> None:
+    savemat(tmp_path / "x.mat", {"ids": np.zeros(10_000_000)}, do_compression=True)
+    with pytest.raises(DataError, match="cut off or too large"):
+        read_whole_numbers(tmp_path / "x.mat", "ids")
