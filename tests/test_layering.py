@@ -34,7 +34,12 @@ FLOOR = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms}
 
 # The files of each room, from the ground up as well: one imports from those on earlier lines alone.
 ORDER = {
-    "backbones": ("architectures clip", "checkpoints patches tokenizer", "backbone"),
+    "backbones": (
+        "architectures clip",
+        "archives configs layouts names patches tokenizer weights",
+        "checkpoints",
+        "backbone",
+    ),
     "cache": ("format", "parts read", "folder verify write", "encode_pass", "encode"),
     "classifiers": ("base", "state", "image_conditioned linear tip transport", "joined", "stored", "store"),
     "cli": (
