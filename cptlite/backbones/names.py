@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def is_checkpoint_path(name: str) -> bool:
 def same_backbone(one: str, other: str) -> bool:
     """Whether two names load the same backbone: equal names, or paths that lead to one file."""
     if is_checkpoint_path(one) and is_checkpoint_path(other):
-        return Path(one).resolve() == Path(other).resolve()  # digests of paths are short enough to be made equal
+        return os.path.realpath(one) == os.path.realpath(other)  # digests of paths are short enough to be made equal
     return one == other or (
         is_checkpoint_path(one) == is_checkpoint_path(other) and backbone_slug(one) == backbone_slug(other)
     )
@@ -61,5 +62,5 @@ def backbone_slug(name: str) -> str:
         return name.replace("/", "-").replace("@", "-")
     path = Path(name)
     # Two checkpoints of one file name in different folders must not share caches.
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(os.path.realpath(path).encode(errors="surrogateescape")).hexdigest()[:8]
     return f"{path.stem}-{digest}"

@@ -133,7 +133,6 @@ def _configure(
     words: list[str], backbone: str | None, folder: CacheFolder, suite: str, settings: dict[str, Any]
 ) -> RunConfig:
     """Complete the flags with what is cached."""
-    from cptlite.backbones import backbone_slug
     from cptlite.datasets import load_catalog
 
     cached: dict[str, list[str]] = {}
@@ -142,9 +141,6 @@ def _configure(
             cached.setdefault(summary.backbone, []).append(summary.dataset)
         else:
             note(f"left out: {summary.path}: {summary.problem or 'its pass is not finished'}")
-    if backbone is not None:
-        slug = backbone_slug(backbone)
-        backbone = next((name for name in cached if backbone_slug(name) == slug), backbone)
     chosen = choose_backbone(cached, backbone, folder.path)
     catalog = load_catalog()
     names = choose_datasets(cached[chosen], words, catalog, chosen)
