@@ -40,7 +40,7 @@ ORDER = {
         "checkpoints",
         "backbone",
     ),
-    "cache": ("format", "parts read", "folder verify write", "encode_pass", "encode"),
+    "cache": ("format", "parts structure", "read", "verify write", "folder", "encode_pass", "encode"),
     "classifiers": ("base", "state", "image_conditioned linear tip transport", "joined", "stored", "store"),
     "cli": (
         "console groups options",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from cptlite.cache.format import cache_path
 from cptlite.cache.parts import PartStore, find_stores
 from cptlite.cache.read import FeatureCache, open_cache, reading
+from cptlite.cache.verify import check_classes
 from cptlite.datasets.types import SPLITS
 from cptlite.errors import DataError
 
@@ -108,7 +109,7 @@ class CacheFolder:
         Raises
         ------
         DataError
-            A dataset is not cached, or its cache is not finished, damaged or of other weights.
+            A dataset is not cached, or its cache is not finished, damaged, of other weights or with rows of no class.
         """
         names = self._complete_datasets(backbone) if datasets is None else datasets
         paths = [cache_path(self.path, backbone.slug, name) for name in names]
@@ -118,6 +119,7 @@ class CacheFolder:
             if path not in self._caches:
                 self._caches[path] = open_cache(path)
             self._caches[path].check({"dataset": name, "weights_sha256": backbone.weights_sha256})
+            check_classes(self._caches[path])
         return [self._caches[path] for path in paths]
 
     def close(self) -> None:
@@ -134,7 +136,7 @@ class CacheFolder:
         self.close()
 
     def _describe_file(self, path: Path) -> CacheSummary:
-        mib = path.stat().st_size / 2**20
+        mib = path.stat().st_size / 2**20 if path.exists() else 0.0  # a link may lead nowhere
         try:
             with ExitStack() as stack:
                 cache = stack.enter_context(open_cache(path))
