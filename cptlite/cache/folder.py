@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from glob import escape
@@ -136,7 +136,7 @@ class CacheFolder:
         self.close()
 
     def _describe_file(self, path: Path) -> CacheSummary:
-        mib = path.stat().st_size / 2**20 if path.exists() else 0.0  # a link may lead nowhere
+        mib = _mib(path)
         try:
             with ExitStack() as stack:
                 cache = stack.enter_context(open_cache(path))
@@ -206,6 +206,17 @@ def _describe_parts(store: PartStore) -> CacheSummary:
         rows={**dict.fromkeys(SPLITS, 0), **store.finished_rows()},
         views=fingerprint.get("views", 0),
         local=fingerprint.get("local", 0),
-        mib=sum(path.stat().st_size for path in store.folder.iterdir()) / 2**20,
+        mib=_mib(store.folder),
         complete=False,
     )
+
+
+def _mib(path: Path) -> float:
+    """Size of a file, or of the files in a folder; links may lead nowhere, and a pass may end meanwhile."""
+    with suppress(OSError):
+        return (
+            sum(each.lstat().st_size for each in path.iterdir()) / 2**20
+            if path.is_dir()
+            else path.stat().st_size / 2**20
+        )
+    return 0.0

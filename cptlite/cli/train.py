@@ -22,6 +22,7 @@ from cptlite.cli.options import (
 )
 from cptlite.cli.train_options import REPEATED, with_training_options
 from cptlite.config import RunConfig, check_names, resolve_config
+from cptlite.errors import DataError
 
 if TYPE_CHECKING:
     from cptlite.backbones import Backbone
@@ -141,6 +142,10 @@ def _configure(
             cached.setdefault(summary.backbone, []).append(summary.dataset)
         else:
             note(f"left out: {summary.path}: {summary.problem or 'its pass is not finished'}")
+    if folder.summaries and not cached:
+        raise DataError(
+            f"none of the {len(folder.summaries)} caches in {folder.path} can be used; what to do stands beside each"
+        )
     chosen = choose_backbone(cached, backbone, folder.path)
     catalog = load_catalog()
     names = choose_datasets(cached[chosen], words, catalog, chosen)
