@@ -15,9 +15,16 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from cptlite.cache.format import SCHEMA_VERSION, Fingerprint, differences, task_key
-from cptlite.cache.structure import BAD_COLUMNS, check_structure, read_attribute, read_fingerprint
-from cptlite.datasets.types import METRICS, SPLITS, Task
+from cptlite.cache.format import SCHEMA_VERSION, Fingerprint, differences
+from cptlite.cache.structure import (
+    BAD_COLUMNS,
+    check_structure,
+    read_attribute,
+    read_fingerprint,
+    read_tasks,
+    read_texts,
+)
+from cptlite.datasets.types import SPLITS
 from cptlite.errors import CptliteError, DataError
 from cptlite.files import file_kind
 
@@ -54,7 +61,7 @@ class FeatureCache:
         with reading(path):
             self.attributes, self.fingerprint = read_fingerprint(file)
             check_structure(file, self.fingerprint, path.stat().st_size)
-            self.tasks = _read_tasks(file["tasks"])
+            self.tasks = read_tasks(file["tasks"])
             if self.attributes["bad_images"] != len(file["bad"][BAD_COLUMNS[0]]):
                 raise ValueError("the number of unreadable images differs from their list")
 
@@ -74,7 +81,7 @@ class FeatureCache:
     def paths(self, split: str) -> tuple[str, ...]:
         """Image paths relative to the dataset's folder."""
         with reading(self.path):
-            return _texts(self.file[split]["paths"][:])
+            return read_texts(self.file[split]["paths"])
 
     def features(
         self, split: str, rows: np.ndarray | Sequence[int] | None = None, views: int | Sequence[int] | None = None
@@ -126,7 +133,7 @@ class FeatureCache:
     def bad(self) -> tuple[BadImage, ...]:
         """Images of the dataset left out because they could not be read."""
         with reading(self.path):
-            columns = [_texts(self.file["bad"][name][:]) for name in BAD_COLUMNS]
+            columns = [read_texts(self.file["bad"][name]) for name in BAD_COLUMNS]
         return tuple(BadImage(*row) for row in zip(*columns, strict=True))
 
     def check(self, expected: Fingerprint | Mapping[str, Any]) -> None:
@@ -277,25 +284,6 @@ def reading(path: Path) -> Iterator[None]:
 def damaged(path: Path, reason: str) -> DataError:
     """Error for a file that is a cache but does not hold what it should."""
     return DataError(f"the feature cache {path} is damaged ({reason}): make it anew with `cptlite cache --force`")
-
-
-def _texts(raw: np.ndarray) -> tuple[str, ...]:
-    return tuple(text.decode() for text in raw.tolist())
-
-
-def _read_tasks(group: h5py.Group) -> tuple[Task, ...]:
-    found: dict[int, Task] = {}
-    for key in group:
-        item = group[key]
-        words = {name: read_attribute(item, name) for name in ("id", "name", "template", "metric")}
-        if not all(isinstance(word, str) for word in words.values()) or task_key(words["id"]) != key:
-            raise ValueError(f"the task {key!r} is described by {words}")
-        if words["metric"] not in METRICS:
-            raise ValueError(f"the task {key!r} is scored by {words['metric']!r}, wanted {' or '.join(METRICS)}")
-        found[read_attribute(item, "index")] = Task(class_names=_texts(item["classnames"][:]), **words)
-    if sorted(found) != list(range(len(group))):
-        raise ValueError(f"{len(group)} tasks are numbered {sorted(found)}")
-    return tuple(found[index] for index in range(len(group)))
 
 
 def _chosen_rows(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:

@@ -15,10 +15,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cptlite.cache.format import Fingerprint, has_controls, read_value
-from cptlite.datasets.types import SPLITS
+from cptlite.cache.format import Fingerprint, has_controls, read_value, task_key
+from cptlite.datasets.types import METRICS, SPLITS, Task
 
-__all__ = ["BAD_COLUMNS", "check_structure", "read_attribute", "read_fingerprint"]
+__all__ = ["BAD_COLUMNS", "check_structure", "read_attribute", "read_fingerprint", "read_tasks", "read_texts"]
 
 BAD_COLUMNS = ("split", "path", "reason")
 TEXT = "text"
@@ -160,3 +160,24 @@ def _check_form(dataset: h5py.Dataset, shape: tuple[int, ...], dtype: str) -> No
         raise ValueError(
             f"{dataset.name!r} is of shape {dataset.shape} in chunks of {dataset.chunks}, recorded are {shape}"
         )
+
+
+def read_texts(dataset: h5py.Dataset) -> tuple[str, ...]:
+    """Read a dataset of texts whole."""
+    return tuple(text.decode() for text in dataset[:].tolist())
+
+
+def read_tasks(group: h5py.Group) -> tuple[Task, ...]:
+    """Read the tasks of a file whose structure was checked, in their order."""
+    found: dict[int, Task] = {}
+    for key in group:
+        item = group[key]
+        words = {name: read_attribute(item, name) for name in ("id", "name", "template", "metric")}
+        if not all(isinstance(word, str) for word in words.values()) or task_key(words["id"]) != key:
+            raise ValueError(f"the task {key!r} is described by {words}")
+        if words["metric"] not in METRICS:
+            raise ValueError(f"the task {key!r} is scored by {words['metric']!r}, wanted {' or '.join(METRICS)}")
+        found[read_attribute(item, "index")] = Task(class_names=read_texts(item["classnames"]), **words)
+    if sorted(found) != list(range(len(group))):
+        raise ValueError(f"{len(group)} tasks are numbered {sorted(found)}")
+    return tuple(found[index] for index in range(len(group)))

@@ -144,7 +144,8 @@ def _configure(
             note(f"left out: {summary.path}: {summary.problem or 'its pass is not finished'}")
     if folder.summaries and not cached:
         raise DataError(
-            f"none of the {len(folder.summaries)} caches in {folder.path} can be used; what to do stands beside each"
+            f"wanted usable caches in {folder.path}, found none among {len(folder.summaries)}: what to do with each "
+            f"stands beside it"
         )
     chosen = choose_backbone(cached, backbone, folder.path)
     catalog = load_catalog()

@@ -385,4 +385,4 @@ def test_train_goes_on_beside_a_damaged_cache(tmp_path: Path) -> None:
     with h5py.File(paths[0], "r+") as file:
         del file["train/labels"]
     done = CliRunner().invoke(app, ["train", *words, "--out", str(tmp_path / "more")])
-    assert done.exit_code == 3 and "none of the 2 caches" in done.output
+    assert done.exit_code == 3 and "found none among 2" in done.output
