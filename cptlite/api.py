@@ -1,6 +1,6 @@
 """Every method from Python, in scikit-learn's manner: fit on cached features in memory, evaluate, read off the weights.
 
-Axes: K classes of all tasks in task-major order, C classes of those asked for, B images, M places of an image, D joint
+Axes: K classes of all tasks in task-major order, C classes of those asked for, B images, M patches of an image, D joint
 dimension.
 """
 
@@ -139,7 +139,7 @@ class FewShotClassifier(BaseEstimator):
                 f"wanted caches of the tasks fitted ({_listed(self.tasks_)}) with their classes, got those of "
                 f"{_listed(tasks)}: give the caches that fit was given"
             )
-        return evaluate(self.classifier_, caches, self._device, local=self.config_.entry.needs_local)
+        return evaluate(self.classifier_, caches, self._device, patches=self.config_.entry.needs_patches)
 
     def class_weights(self) -> np.ndarray:
         """Class weights of a linear classifier; a probe's biases are in ``classifier_.bias``.
@@ -168,7 +168,7 @@ class FewShotClassifier(BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (B, D)
-            As cached, of any length; for a method of local features these, (B, M, D).
+            As cached, of any length; for a method of patch features these, (B, M, D).
         task : str, optional
             Id of the task whose classes are asked for; by default all K, which compare within a task only.
 
@@ -270,7 +270,7 @@ class FewShotClassifier(BaseEstimator):
 
     def _features(self, X: Any) -> Tensor:
         features = (X if isinstance(X, Tensor) else torch.tensor(np.asarray(X))).float().to(self._device)
-        axes = ("images", "places") if find_method(self.method).needs_local else ("images",)
+        axes = ("images", "patches") if find_method(self.method).needs_patches else ("images",)
         if features.ndim != len(axes) + 1 or features.shape[-1] != self.backbone_.embed_dim:
             raise UsageError(
                 f"wanted features of shape ({', '.join(axes)}, {self.backbone_.embed_dim}), got "

@@ -114,7 +114,7 @@ def _cache_suite(backbone: Backbone, data: Path, caches: Path, tell: OnProgress)
         def count(done: int, total: int, split: str, before: int = sum(sizes[:index])) -> None:
             tell("cache", before + done, sum(sizes))
 
-        encode_dataset(dataset, backbone, caches, views=ViewConfig(), local=True, on_progress=count)
+        encode_dataset(dataset, backbone, caches, views=ViewConfig(), patches=True, on_progress=count)
 
 
 def _plan_runs(plan: DemoPlan) -> list[RunConfig]:

@@ -30,7 +30,7 @@ class FakeBackbone:
     scale: float = 1.0
     resolution: int = SIDE
     embed_dim: int = WIDTH
-    num_local: int = 3
+    num_patches: int = 3
     device: torch.device = torch.device("cpu")
     batches: list[int] = field(default_factory=list)
 
@@ -46,9 +46,9 @@ class FakeBackbone:
         # numpy multiplies matrices as small as these without waking other threads
         return torch.from_numpy(images.flatten(1).numpy() @ WEIGHTS * np.float32(self.scale))
 
-    def encode_with_local(self, images: Tensor, kept: slice) -> tuple[Tensor, Tensor]:
+    def encode_with_patches(self, images: Tensor, kept: slice) -> tuple[Tensor, Tensor]:
         pooled = self.encode_images(images)
-        places = torch.arange(1, 1 + self.num_local)[:, None]
+        places = torch.arange(1, 1 + self.num_patches)[:, None]
         return pooled, pooled[kept, None] * places  # (B of kept, M, D)
 
 

@@ -140,7 +140,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         '[datasets.my_birds]\ndirectory = "birds"\ntemplate = "a photo of a {}, a bird."\n'
     )
     words = ["--dataset", folder / "leaves", "--dataset", folder / "coins.csv", "--dataset", folder / "mine.toml"]
-    command = [sys.executable, "-m", "cptlite", "cache", *words, "--backbone", BACKBONE, "--views", "2", "--local"]
+    command = [sys.executable, "-m", "cptlite", "cache", *words, "--backbone", BACKBONE, "--views", "2", "--patches"]
     done = subprocess.run([*command, "--cache-dir", folder / "cache"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     yield folder

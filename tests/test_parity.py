@@ -130,7 +130,7 @@ def test_prograd_projects_at_the_recorded_steps(monkeypatch: pytest.MonkeyPatch)
 
 
 def plot_case(path: str) -> tuple[Started, dict[str, np.ndarray], torch.Tensor, torch.Tensor]:
-    """Our method and a case of its one context, local features (3, B, M, D) and labels (3, B)."""
+    """Our method and a case of its one context, patch features (3, B, M, D) and labels (3, B)."""
     facts, arrays = description("plot"), recording("plot")
     problem = Problem(tasks=(make_task("texture", facts["classes"]),), text=text_encoder(path))
     options = PlotOptions(

@@ -2,7 +2,7 @@
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (ICML 2021).
 
-Axes: B images, M places of an image, R pixels a side, W text width, D joint dimension.
+Axes: B images, M patches of an image, R pixels a side, W text width, D joint dimension.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cptlite.backbones.architectures import PIXEL_MEAN, PIXEL_STD
 from cptlite.backbones.checkpoints import find_state_dict
 from cptlite.backbones.clip import CLIP, ResidualAttentionBlock
 from cptlite.backbones.names import backbone_slug
-from cptlite.backbones.patches import count_places, encode_with_local
+from cptlite.backbones.patches import count_patches, encode_with_patches
 from cptlite.backbones.tokenizer import Tokenizer
 from cptlite.backbones.weights import build_clip, weights_sha256
 from cptlite.errors import UsageError
@@ -167,15 +167,15 @@ class Backbone:
         return self.model.encode_image(images.to(self.device)).float()
 
     @property
-    def num_local(self) -> int:
-        """Local features M that an image has."""
-        return count_places(self.model)
+    def num_patches(self) -> int:
+        """Patch features M that an image has."""
+        return count_patches(self.model)
 
     @torch.inference_mode()
-    def encode_with_local(self, images: Tensor, kept: slice) -> tuple[Tensor, Tensor]:
-        """`encode_images` to the bit, and of the images ``kept`` the local features (B of kept, M, D), float32."""
-        pooled, local = encode_with_local(self.model, images.to(self.device), kept)
-        return pooled.float(), local.float()
+    def encode_with_patches(self, images: Tensor, kept: slice) -> tuple[Tensor, Tensor]:
+        """`encode_images` to the bit, and of the images ``kept`` the patch features (B of kept, M, D), float32."""
+        pooled, patches = encode_with_patches(self.model, images.to(self.device), kept)
+        return pooled.float(), patches.float()
 
 
 def load_backbone(name: str, *, device: str = "auto", precision: str = "auto") -> Backbone:

@@ -1,10 +1,10 @@
-"""Local image features of a CLIP: what its image tower says at each place, from the forward that makes the pooled one.
+"""Patch features of a CLIP, from the forward that makes the pooled one.
 
 The features are those of PLOT's code base (Chen et al., ICLR 2023): of a vision transformer all patch tokens, normed
-and projected as the class token is; of a residual network the attention pool asked by every position, not by their
-mean alone.
+and projected as the class token is; of a residual network, whose patches are the positions of its last feature map, the
+attention pool with every position for a query, not their mean alone.
 
-Axes: B images, M places, W width of the tower, D joint dimension, R pixels a side.
+Axes: B images, M patches, W width of the tower, D joint dimension, R pixels a side.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ from torch import Tensor, nn
 
 from cptlite.backbones.clip import CLIP, AttentionPool2d, VisionTransformer
 
-__all__ = ["count_places", "encode_with_local", "pool_everywhere"]
+__all__ = ["count_patches", "encode_with_patches", "pool_everywhere"]
 
 
-def count_places(model: CLIP) -> int:
-    """Local features M that an image has."""
+def count_patches(model: CLIP) -> int:
+    """Patch features M that an image has."""
     visual = model.visual
     tokens = visual if isinstance(visual, VisionTransformer) else visual.attnpool
     return tokens.positional_embedding.shape[0] - 1  # one is the class token's, or the mean's
 
 
-def encode_with_local(model: CLIP, images: Tensor, kept: slice) -> tuple[Tensor, Tensor]:
-    """Pooled features of all images and local features of some, from one forward.
+def encode_with_patches(model: CLIP, images: Tensor, kept: slice) -> tuple[Tensor, Tensor]:
+    """Pooled features of all images and patch features of some, from one forward.
 
     Parameters
     ----------
     model : CLIP
     images : Tensor of shape (B, 3, R, R)
     kept : slice
-        Images whose local features are wanted.
+        Images whose patch features are wanted.
 
     Returns
     -------
     pooled : Tensor of shape (B, D)
         Those of ``model.encode_image``, to the bit: it is what is run.
-    local : Tensor of shape (B of kept, M, D)
+    patches : Tensor of shape (B of kept, M, D)
         Projected, *not* unit length.
     """
     visual = model.visual
     if isinstance(visual, VisionTransformer):
         with _watched(visual.transformer) as seen:
             pooled = model.encode_image(images)
-        places = seen[0].transpose(0, 1)[kept, 1:]  # (B, M, W)
-        return pooled, visual.ln_post(places) @ visual.proj
+        patches = seen[0].transpose(0, 1)[kept, 1:]  # (B, M, W)
+        return pooled, visual.ln_post(patches) @ visual.proj
     with _watched(visual.attnpool, inputs=True) as seen:
         pooled = model.encode_image(images)
     return pooled, pool_everywhere(visual.attnpool, seen[0][kept])[:, 1:]
@@ -70,14 +70,14 @@ def pool_everywhere(pool: AttentionPool2d, feature_map: Tensor) -> Tensor:
     Tensor of shape (B, 1 + M, D)
         The first is the query of the mean, which is the pooled feature.
     """
-    places = feature_map.flatten(2).mT  # (B, M, W)
-    tokens = torch.cat([places.mean(dim=1, keepdim=True), places], dim=1)  # (B, 1 + M, W)
+    patches = feature_map.flatten(2).mT  # (B, M, W)
+    tokens = torch.cat([patches.mean(dim=1, keepdim=True), patches], dim=1)  # (B, 1 + M, W)
     tokens = tokens + pool.positional_embedding.to(tokens.dtype)
-    asked, keys, values = (
+    queries, keys, values = (
         project(tokens).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)  # (B, heads, 1 + M, W / heads)
         for project in (pool.q_proj, pool.k_proj, pool.v_proj)
     )
-    mixed = F.scaled_dot_product_attention(asked, keys, values)
+    mixed = F.scaled_dot_product_attention(queries, keys, values)
     return pool.c_proj(mixed.transpose(1, 2).flatten(2))
 
 

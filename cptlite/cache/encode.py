@@ -1,6 +1,6 @@
 """The one pass over the images of a dataset: a cache file, or an account of what is missing for one.
 
-Axes: N rows of a split, V views, M places of an image, D joint dimension.
+Axes: N rows of a split, V views, M patches of an image, D joint dimension.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def encode_dataset(
     *,
     views: ViewConfig | None = None,
     dtype: str = "float16",
-    local: bool = False,
+    patches: bool = False,
     batch_size: int = 64,
     part_rows: int = 128,
     workers: int | None = None,
@@ -93,8 +93,8 @@ def encode_dataset(
         Views of the training images, one by default; validation and test images have the plain view only.
     dtype : str
         Stored number type, "float16" or "float32".
-    local : bool
-        Whether to store the plain view's M local features beside the pooled ones, which are the same to the bit.
+    patches : bool
+        Whether to store the plain view's M patch features beside the pooled ones, which are the same to the bit.
     batch_size : int
         Images per batch of the encoder, all views counted. The last bits of the features may depend on it.
     part_rows : int
@@ -130,7 +130,7 @@ def encode_dataset(
     views = views or ViewConfig()
     workers = min(usable_cores(), MAX_WORKERS) if workers is None else workers
     _check_numbers(dtype, batch_size, part_rows, workers)
-    fingerprint = Fingerprint.of_pass(dataset, backbone, views, dtype, local=local)
+    fingerprint = Fingerprint.of_pass(dataset, backbone, views, dtype, patches=patches)
     path = cache_path(cache_dir, backbone.slug, dataset.name)
     store = PartStore.of_pass(path, fingerprint, part_rows, anew=force)
     work = EncodingPass(

@@ -4,7 +4,7 @@ Threads, not processes: Pillow decodes and resizes without the interpreter's loc
 A batch has the same rows and the same shape whatever was done before, because the rounding of a row depends on the
 shape of its batch: so the features of a resumed pass are the same to the byte.
 
-Axes: N rows of a split, P rows of a part, B rows of a batch, V views, M places of an image, R pixels a side, D joint
+Axes: N rows of a split, P rows of a part, B rows of a batch, V views, M patches of an image, R pixels a side, D joint
 dimension.
 """
 
@@ -57,7 +57,7 @@ class EncodingPass:
     dataset : Dataset
     backbone : Backbone
     fingerprint : Fingerprint
-        What the features are to be: their number type, views and local features.
+        What the features are to be: their number type, views and patch features.
     store : PartStore
     views : ViewConfig
     batch_size : int
@@ -120,7 +120,7 @@ class EncodingPass:
                 paths=[rows.paths[row] for row in kept],
                 shape=(len(kept), self.fingerprint.num_views(split), self.backbone.embed_dim),
                 blocks=self.store.blocks(split, "features", encoded),
-                local_blocks=self.store.blocks(split, "local", encoded),
+                patch_blocks=self.store.blocks(split, "local", encoded),
             )
         return contents
 
@@ -186,14 +186,14 @@ class EncodingPass:
         self.encoded_rows += len(rows)
 
     def _features(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """Pixels (B, V, R, R, 3) to features (B, V, D), and local ones (B, M, D), in the stored number type."""
+        """Pixels (B, V, R, R, 3) to features (B, V, D), and those of patches (B, M, D), in the stored number type."""
         rows, num_views = pixels.shape[:2]
         flat = torch.from_numpy(pixels).flatten(0, 1).to(self.backbone.device)  # (B * V, R, R, 3)
         try:
             images = normalise(flat, self.backbone.preprocess_spec)
             if self.fingerprint.local:
-                pooled, local = self.backbone.encode_with_local(images, slice(None, None, num_views))
-                found = {"features": pooled, "local": local}
+                pooled, patches = self.backbone.encode_with_patches(images, slice(None, None, num_views))
+                found = {"features": pooled, "local": patches}
             else:
                 found = {"features": self.backbone.encode_images(images)}
         except torch.cuda.OutOfMemoryError as error:
@@ -231,7 +231,7 @@ class EncodingPass:
                 self.store.write(batch.split, part, self._open_parts.pop(part), here)
 
     def _part_arrays(self, split: str, part: int, encoded: np.ndarray) -> dict[str, np.ndarray]:
-        """Features (P, V, D), and local ones (P, M, D), that an earlier pass has of a part, or zeros."""
+        """Features (P, V, D), and those of patches (P, M, D), that an earlier pass has of a part, or zeros."""
         counts = {"features": self.fingerprint.num_views(split)}
         if self.fingerprint.local:
             counts["local"] = self.fingerprint.local

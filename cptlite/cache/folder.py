@@ -40,7 +40,7 @@ class CacheSummary:
         By split; of an unfinished pass those finished so far.
     views : int
     local : int
-        Local features M of an image; 0 without.
+        Patch features M of an image; 0 without.
     bad_images : int
         Images left out because they could not be read.
     mib : float

@@ -1,6 +1,6 @@
 """The form of a cache file: where it lies, what identifies it, how text is stored; ``cache/README.md`` explains it.
 
-Axes: N rows of a split, V views, M places of an image, D joint dimension.
+Axes: N rows of a split, V views, M patches of an image, D joint dimension.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Fingerprint:
     precision : str
         Number type the tower computed in.
     local : int
-        Local features M of an image that are stored beside the pooled ones; 0 where there are none.
+        Patch features M of an image that are stored beside the pooled ones; 0 where there are none.
     """
 
     dataset: str
@@ -88,7 +88,7 @@ class Fingerprint:
 
     @classmethod
     def of_pass(
-        cls, dataset: Dataset, backbone: Any, views: ViewConfig, dtype: str, *, local: bool = False
+        cls, dataset: Dataset, backbone: Any, views: ViewConfig, dtype: str, *, patches: bool = False
     ) -> Fingerprint:
         """Fingerprint of what `cptlite.cache.encode.encode_dataset` would make of a dataset and a `Backbone`."""
         drawn = views if views.views > 1 else ViewConfig()
@@ -104,7 +104,7 @@ class Fingerprint:
             flip=drawn.flip,
             dtype=dtype,
             precision=backbone.precision,
-            local=backbone.num_local if local else 0,
+            local=backbone.num_patches if patches else 0,
         )
 
     @classmethod
@@ -119,7 +119,7 @@ class Fingerprint:
             if type(value) not in TYPES[str(item.type)] or (isinstance(value, str) and has_controls(value)):
                 raise ValueError(f"{item.name} is {value!r}, wanted a value of {item.type} without control characters")
         if self.views < 1 or self.local < 0 or self.dtype not in DTYPES:
-            raise ValueError(f"{self.views} views, {self.local} local features, numbers of type {self.dtype!r}")
+            raise ValueError(f"{self.views} views, {self.local} patch features, numbers of type {self.dtype!r}")
         return self
 
     def num_views(self, split: str) -> int:
@@ -127,7 +127,7 @@ class Fingerprint:
         return self.views if split == "train" else 1
 
     def of_pooled(self) -> dict[str, Any]:
-        """Give the fields that the pooled features depend on: they are the same with local ones beside them."""
+        """Give the fields that the pooled features depend on: they are the same with those of patches beside them."""
         return {name: value for name, value in asdict(self).items() if name != "local"}
 
 
@@ -154,7 +154,7 @@ def differences(found: Fingerprint, expected: Fingerprint | Mapping[str, Any]) -
     Returns
     -------
     list of (field, value found, value expected)
-        Empty if they agree. The same weights under another name agree, and so do local features that are not expected.
+        Empty if they agree. The same weights under another name agree, and so do patch features that are not expected.
     """
     wanted = asdict(expected) if isinstance(expected, Fingerprint) else dict(expected)
     if wanted.get("weights_sha256") == found.weights_sha256:

@@ -4,7 +4,7 @@ A part is the rows [k P, (k + 1) P) of a split, in one file that is either whole
 folder beside the cache file to be, named by a digest of everything the features depend on: parts of another pass are
 in another folder.
 
-Axes: N rows of a split, P rows of a part, n rows of it that are encoded, V views, M places of an
+Axes: N rows of a split, P rows of a part, n rows of it that are encoded, V views, M patches of an
 image, D joint dimension.
 """
 

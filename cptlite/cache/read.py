@@ -1,6 +1,6 @@
 """Cache files opened, checked against what is wanted, and read.
 
-Axes: N rows of a split, n rows asked for, V views, M places of an image, D joint dimension.
+Axes: N rows of a split, n rows asked for, V views, M patches of an image, D joint dimension.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ class FeatureCache:
         found = self._read_rows(split, "features", rows)
         return found if views is None else found[:, np.atleast_1d(np.asarray(views))]
 
-    def local(self, split: str, rows: np.ndarray | Sequence[int] | None = None) -> np.ndarray:
-        """Read the plain view's local features, not unit length.
+    def patches(self, split: str, rows: np.ndarray | Sequence[int] | None = None) -> np.ndarray:
+        """Read the plain view's patch features, not unit length.
 
         Parameters
         ----------
@@ -123,8 +123,8 @@ class FeatureCache:
         """
         if not self.fingerprint.local:
             raise DataError(
-                f"wanted local features in {self.path}, got a cache without them: make it anew with "
-                f"`cptlite cache --local --force --dataset {self.fingerprint.dataset} "
+                f"wanted patch features in {self.path}, got a cache without them: make it anew with "
+                f"`cptlite cache --patches --force --dataset {self.fingerprint.dataset} "
                 f"--backbone {self.fingerprint.backbone}`"
             )
         return self._read_rows(split, "local", rows)

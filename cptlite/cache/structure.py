@@ -3,7 +3,7 @@
 HDF5 can say that numbers lie in other files, that they are packed, or that there are more of them than the file has
 bytes. The writer never says so; a file that does is refused. Every check raises ValueError with the reason.
 
-Axes: N rows of a split, V views, M places of an image, D joint dimension.
+Axes: N rows of a split, V views, M patches of an image, D joint dimension.
 """
 
 from __future__ import annotations

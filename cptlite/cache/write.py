@@ -1,6 +1,6 @@
 """Cache files written by one process at a time, under a temporary name, then renamed.
 
-Axes: N rows of a split, V views, M places of an image, D joint dimension.
+Axes: N rows of a split, V views, M patches of an image, D joint dimension.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class SplitContent:
         (N, V, D) of all blocks together.
     blocks : iterable of ndarray of shape (n, V, D)
         Features in row order; read once.
-    local_blocks : iterable of ndarray of shape (n, M, D)
-        Local features in row order, where the fingerprint says that there are any; read once, after ``blocks``.
+    patch_blocks : iterable of ndarray of shape (n, M, D)
+        Patch features in row order, where the fingerprint says that there are any; read once, after ``blocks``.
     """
 
     labels: np.ndarray
@@ -65,7 +65,7 @@ class SplitContent:
     paths: Sequence[str]
     shape: tuple[int, int, int]
     blocks: Iterable[np.ndarray]
-    local_blocks: Iterable[np.ndarray] = ()
+    patch_blocks: Iterable[np.ndarray] = ()
 
 
 def write_cache(
@@ -156,7 +156,7 @@ def _write_split(group: h5py.Group, content: SplitContent, fingerprint: Fingerpr
     assert rows == len(content.labels) == len(content.tasks) == len(content.paths)
     arrays = {"features": (views, content.blocks)}
     if fingerprint.local:
-        arrays["local"] = (fingerprint.local, content.local_blocks)
+        arrays["local"] = (fingerprint.local, content.patch_blocks)
     for name, (count, blocks) in arrays.items():
         dataset, start = write_dataset(group, name, (rows, count, dim), fingerprint.dtype), 0
         for block in blocks:  # no more than one is in memory

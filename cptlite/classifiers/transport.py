@@ -1,9 +1,9 @@
-"""Several prompts a class, matched to local image features by optimal transport: what PLOT ends as.
+"""Several prompts a class, matched to patch features by optimal transport: what PLOT ends as.
 
 Chen et al., "PLOT: Prompt Learning with Optimal Transport for Vision-Language Models" (ICLR 2023); the plan by Cuturi,
 "Sinkhorn Distances" (NeurIPS 2013).
 
-Axes: K classes of all tasks in task-major order, C of a range, N prompts of a class, B images, M places of an image,
+Axes: K classes of all tasks in task-major order, C of a range, N prompts of a class, B images, M patches of an image,
 D joint dimension; "..." is the axis of runs, where there is one.
 """
 
@@ -32,7 +32,7 @@ SCORED_AT_ONCE = 2**24  # numbers of a plan B C M N, 64 MiB; a handful of such a
 
 @dataclass(frozen=True, kw_only=True)
 class Transport:
-    """How mass moves between the places of an image and the prompts of a class.
+    """How mass moves between the patches of an image and the prompts of a class.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Transport:
     iterations : int
         Sinkhorn iterations at most.
     threshold : float
-        The iteration in which the scalings of the places change by less in the mean is the last.
+        The iteration in which the scalings of the patches change by less in the mean is the last.
     """
 
     eps: float = 0.1
@@ -49,12 +49,12 @@ class Transport:
     threshold: float = 1e-2
 
     def similarities(self, images: Tensor, prompts: Tensor, stop_over: tuple[int, ...]) -> Tensor:
-        """Cosines of places and prompts, summed with the plan's weights; no gradient goes through the plan.
+        """Cosines of patches and prompts, summed with the plan's weights; no gradient goes through the plan.
 
         Parameters
         ----------
         images : Tensor of shape (..., B, M, D)
-            Raw local features.
+            Raw patch features.
         prompts : Tensor of shape (..., K, N, D)
             Unit length.
         stop_over : tuple of int
@@ -64,8 +64,8 @@ class Transport:
         -------
         Tensor of shape (..., B, K)
         """
-        places = F.normalize(images.float(), dim=-1)
-        cosines = torch.einsum("...bmd,...knd->...bkmn", places, prompts).contiguous()
+        patches = F.normalize(images.float(), dim=-1)
+        cosines = torch.einsum("...bmd,...knd->...bkmn", patches, prompts).contiguous()
         return (self.plan(cosines, stop_over) * cosines).sum(dim=(-2, -1))
 
     @torch.no_grad()
@@ -82,14 +82,14 @@ class Transport:
         Returns
         -------
         Tensor of shape (..., B, K, M, N)
-            Sums over the places are 1/N; sums over the prompts come near 1/M.
+            Sums over the patches are 1/N; sums over the prompts come near 1/M.
         """
         kernel = torch.exp((cosines - 1) / self.eps)
-        num_places, num_prompts = kernel.shape[-2:]
+        num_patches, num_prompts = kernel.shape[-2:]
         rows, columns = torch.ones_like(kernel[..., 0]), torch.ones_like(kernel[..., 0, :])  # (..., M) and (..., N)
         running = torch.ones_like(rows.sum(dim=stop_over, keepdim=True), dtype=torch.bool)
         for _ in range(self.iterations):
-            new_rows = 1 / num_places / (kernel @ columns[..., None])[..., 0]
+            new_rows = 1 / num_patches / (kernel @ columns[..., None])[..., 0]
             new_columns = 1 / num_prompts / (new_rows[..., None, :] @ kernel)[..., 0, :]
             change = (new_rows - rows).abs().mean(dim=stop_over, keepdim=True)
             rows, columns = torch.where(running, new_rows, rows), torch.where(running, new_columns, columns)
@@ -102,7 +102,7 @@ class Transport:
 
 @dataclass(frozen=True, kw_only=True)
 class TransportClassifier(TensorClassifier):
-    """Learned prompts over local image features.
+    """Learned prompts over patch features.
 
     Attributes
     ----------
@@ -127,7 +127,7 @@ class TransportClassifier(TensorClassifier):
     logit_scale: float
 
     def scores(self, features: Tensor, classes: slice = ALL) -> Tensor:
-        """From raw local features (B, M, D) to scores (B, C); those of an image and a class depend on no other."""
+        """From raw patch features (B, M, D) to scores (B, C); those of an image and a class depend on no other."""
         prompts = self.prompts[classes]  # (C, N, D)
         at_once = max(1, SCORED_AT_ONCE // max(1, prompts[..., 0].numel() * features.shape[1]))
         found = [self.transport.similarities(part, prompts, EACH_PAIR) for part in features.split(at_once)]

@@ -53,9 +53,11 @@ def cache(
     dtype: Annotated[
         str, typer.Option("--dtype", help="Stored numbers: float16 or float32.", rich_help_panel=HOW)
     ] = "float16",
-    local: Annotated[
+    patches: Annotated[
         bool,
-        typer.Option("--local", help="Store local features too, which --method plot needs.", rich_help_panel=HOW),
+        typer.Option(
+            "--patches", "--local", help="Store patch features too, which --method plot needs.", rich_help_panel=HOW
+        ),
     ] = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -108,12 +110,12 @@ def cache(
             "cache_dir": cache_dir,
             **{f"views.{name}": value for name, value in asdict(wanted_views).items()},
             "dtype": dtype,
-            "local": f"{encoder.num_local} a plain view" if local else "none",
+            "patches": f"{encoder.num_patches} a plain view" if patches else "none",
             "batch_size": batch_size,
             "workers": "one a core" if workers is None else workers,
         },
     )
-    settings: dict[str, Any] = {"views": wanted_views, "dtype": dtype, "local": local, "batch_size": batch_size}
+    settings: dict[str, Any] = {"views": wanted_views, "dtype": dtype, "patches": patches, "batch_size": batch_size}
     settings |= {"workers": workers, "skip_bad": skip_bad, "force": force, "lock": not no_lock}
     reports: dict[str, EncodeReport] = {}
     for each in found:

@@ -19,7 +19,7 @@ __all__ = ["caches", "verify"]
 
 
 def caches(cache_dir: CacheDirOption = CACHE_DIR, json: JsonOption = False) -> None:
-    """List the caches: dataset, backbone, rows, views, local features an image, MiB."""
+    """List the caches: dataset, backbone, rows, views, patch features an image, MiB."""
     from cptlite.cache import list_caches
     from cptlite.reporting import Table
 

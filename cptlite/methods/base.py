@@ -1,6 +1,6 @@
 """What every method is: something that learns from few cached rows and ends as a classifier of all tasks.
 
-Axes: R runs trained together, T tasks, K classes of all tasks in task-major order, B images, N rows, V views, M places
+Axes: R runs trained together, T tasks, K classes of all tasks in task-major order, B images, N rows, V views, M patches
 of an image, C contexts, L context tokens, W text width, D joint dimension.
 """
 
@@ -78,7 +78,7 @@ class FewShotRows:
     Attributes
     ----------
     features : Tensor of shape (N, V, D)
-        Raw (not unit length), view 0 the plain one. For a method of local features (N, 1, M, D), the plain view's.
+        Raw (not unit length), view 0 the plain one. For a method of patch features (N, 1, M, D), the plain view's.
     labels : Tensor of shape (N,), int64
         Class among all K classes.
     """
@@ -163,7 +163,7 @@ class PromptMethod(ABC):
         ----------
         learnables : mapping of str to Tensor of shape (R, ...)
         images : Tensor of shape (R, B, D)
-            Raw features; local ones (R, B, M, D) for a method that reads these.
+            Raw features; those of patches (R, B, M, D) for a method that reads these.
 
         Returns
         -------

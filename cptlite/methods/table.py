@@ -47,8 +47,8 @@ class MethodEntry:
         Whether the tasks share what is learned.
     needs_rows : bool
         Whether it looks at training rows at all.
-    needs_local : bool
-        Whether images are their local features, (M, D) each, instead of pooled ones.
+    needs_patches : bool
+        Whether images are their patch features, (M, D) each, instead of pooled ones.
     cached : str
         What it reads of the training images' cached features.
     parameters : str
@@ -67,7 +67,7 @@ class MethodEntry:
     separate: bool = False
     multi_task: bool = False
     needs_rows: bool = True
-    needs_local: bool = False
+    needs_patches: bool = False
     cached: str = ""
     parameters: str = ""
     source: str = ""
@@ -240,10 +240,10 @@ METHODS: dict[str, MethodEntry] = {
     "plot": MethodEntry(
         home="prompts.plot:Plot",
         options="PlotOptions",
-        learns="four contexts per task, matched to local image features",
+        learns="four contexts per task, matched to patch features",
         separate=True,
-        needs_local=True,
-        cached="local features (cptlite cache --local)",
+        needs_patches=True,
+        cached="patch features (cptlite cache --patches)",
         parameters="T P L W",
         source="Chen et al., ICLR 2023",
     ),

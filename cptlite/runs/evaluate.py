@@ -1,6 +1,6 @@
 """The one place that reads test rows: a finished classifier on every task, once.
 
-Axes: N test rows, K classes of all tasks in task-major order, M places of an image, D joint dimension.
+Axes: N test rows, K classes of all tasks in task-major order, M patches of an image, D joint dimension.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from cptlite.metrics import accuracy, mean_per_class_recall
 __all__ = ["evaluate"]
 
 CHUNK = 4096
-LOCAL_CHUNK = 256  # rows of up to 1 MiB each
+PATCH_CHUNK = 256  # rows of up to 1 MiB each
 
 
 @torch.no_grad()
 def evaluate(
-    classifier: Classifier, caches: Sequence[FeatureCache], device: torch.device, *, local: bool = False
+    classifier: Classifier, caches: Sequence[FeatureCache], device: torch.device, *, patches: bool = False
 ) -> dict[str, dict[str, Any]]:
     """Score a classifier on the test rows of every task.
 
@@ -34,8 +34,8 @@ def evaluate(
     caches : sequence of FeatureCache
     device : torch.device
         Of the classifier.
-    local : bool
-        Give the classifier local features (B, M, D), read as they are scored, instead of pooled ones (B, D).
+    patches : bool
+        Give the classifier patch features (B, M, D), read as they are scored, instead of pooled ones (B, D).
 
     Returns
     -------
@@ -49,7 +49,7 @@ def evaluate(
         for index, task in enumerate(cache.tasks):
             rows = np.flatnonzero(tasks == index)
             classes = slice(first, first + len(task.class_names))
-            predicted = _predict(classifier, _chunks(cache, rows, local), classes, device)
+            predicted = _predict(classifier, _chunks(cache, rows, patches), classes, device)
             results[task.id] = {
                 "acc1": accuracy(labels[rows], predicted),
                 "mean_per_class_recall": mean_per_class_recall(labels[rows], predicted),
@@ -60,12 +60,12 @@ def evaluate(
     return results
 
 
-def _chunks(cache: FeatureCache, rows: np.ndarray, local: bool) -> Iterator[np.ndarray]:
-    """Test features (n, D), or local ones (n, M, D), chunk by chunk: of a big dataset these do not fit into memory."""
-    size = LOCAL_CHUNK if local else CHUNK
+def _chunks(cache: FeatureCache, rows: np.ndarray, patches: bool) -> Iterator[np.ndarray]:
+    """Test features (n, D), or of patches (n, M, D), chunk by chunk: of a big dataset these do not fit into memory."""
+    size = PATCH_CHUNK if patches else CHUNK
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        yield cache.local("test", part) if local else cache.features("test", part, views=0)[:, 0]
+        yield cache.patches("test", part) if patches else cache.features("test", part, views=0)[:, 0]
 
 
 def _predict(classifier: Classifier, chunks: Iterable[np.ndarray], classes: slice, device: torch.device) -> np.ndarray:

@@ -118,8 +118,8 @@ def _begin(config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache]
             raise DataError(f"{cache.path} has no test rows: leave it out with --dataset, or cache it anew")
     device, entry = backbone.device, config.entry
     if entry.needs_rows:
-        shots, seed, local = config.shots, config.seed, entry.needs_local
-        train, val = draw_few_shots(caches, shots=shots, seed=seed, device=device, local=local)
+        shots, seed, patches = config.shots, config.seed, entry.needs_patches
+        train, val = draw_few_shots(caches, shots=shots, seed=seed, device=device, patches=patches)
     else:
         train = val = no_rows(backbone.embed_dim, device)
     if folder:
@@ -141,7 +141,7 @@ def _finish(
     assert run.folder is not None
     config, started = run.config, time.monotonic()
     with measure_peak(backbone.device) as after:
-        tasks = evaluate(learned.classifier, caches, backbone.device, local=config.entry.needs_local)
+        tasks = evaluate(learned.classifier, caches, backbone.device, patches=config.entry.needs_patches)
     seconds = {"load": run.load_seconds, "train": learned.seconds, "evaluate": time.monotonic() - started}
     write_classifier(run.folder, problem, learned.classifier, backbone)
     results = {

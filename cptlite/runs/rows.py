@@ -1,6 +1,6 @@
 """From cache files to training and validation rows in memory.
 
-Axes: N rows, V views, M places of an image, D joint dimension.
+Axes: N rows, V views, M patches of an image, D joint dimension.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["draw_few_shots", "no_rows"]
 
 
 def draw_few_shots(
-    caches: Sequence[FeatureCache], *, shots: int, seed: int, device: torch.device, local: bool = False
+    caches: Sequence[FeatureCache], *, shots: int, seed: int, device: torch.device, patches: bool = False
 ) -> tuple[FewShotRows, FewShotRows]:
     """Draw the published few-shot rows of every cache and read them.
 
@@ -30,8 +30,8 @@ def draw_few_shots(
     shots, seed : int
         Training rows per class, and the seed of the draw; validation gets at most 4 per class.
     device : torch.device
-    local : bool
-        Read local features, of view 0 only, instead of pooled ones.
+    patches : bool
+        Read patch features, of view 0 only, instead of pooled ones.
 
     Returns
     -------
@@ -43,17 +43,17 @@ def draw_few_shots(
     UsageError
         More shots than any class has.
     DataError
-        A dataset has no training rows, the caches hold different numbers of views, or one lacks local features.
+        A dataset has no training rows, the caches hold different numbers of views, or one lacks patch features.
     """
-    _check_alike(caches, local)
+    _check_alike(caches, patches)
     train_parts, val_parts = [], []
     offset = 0
     for cache in caches:
         train_groups, val_groups = _groups(cache, "train"), _groups(cache, "val")
         check_shots(train_groups, shots)
         train, val = few_shot_rows(train_groups, val_groups, shots, seed)
-        train_parts.append(_read(cache, "train", train, offset, local))
-        val_parts.append(_read(cache, "val", val, offset, local))
+        train_parts.append(_read(cache, "train", train, offset, patches))
+        val_parts.append(_read(cache, "val", val, offset, patches))
         offset += sum(len(task.class_names) for task in cache.tasks)
     return _join(train_parts, device), _join(val_parts, device)
 
@@ -63,9 +63,9 @@ def no_rows(dim: int, device: torch.device) -> FewShotRows:
     return FewShotRows(features=torch.empty(0, 1, dim, device=device), labels=torch.empty(0, device=device).long())
 
 
-def _check_alike(caches: Sequence[FeatureCache], local: bool) -> None:
+def _check_alike(caches: Sequence[FeatureCache], patches: bool) -> None:
     views = {cache.path.stem: cache.attributes["views"] for cache in caches}
-    if len(set(views.values())) > 1 and not local:
+    if len(set(views.values())) > 1 and not patches:
         raise DataError(
             f"the caches hold different numbers of views ({views}): cache them with one --views, or narrow --dataset"
         )
@@ -79,11 +79,13 @@ def _groups(cache: FeatureCache, split: str) -> np.ndarray:
     return np.stack([cache.row_tasks(split), cache.labels(split)], axis=1)
 
 
-def _read(cache: FeatureCache, split: str, rows: np.ndarray, offset: int, local: bool) -> tuple[np.ndarray, np.ndarray]:
+def _read(
+    cache: FeatureCache, split: str, rows: np.ndarray, offset: int, patches: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Features (n, V, D) or (n, 1, M, D) and classes (n,) of some rows; classes start at ``offset``."""
     starts = np.cumsum([offset, *(len(task.class_names) for task in cache.tasks)])[:-1]
     classes = starts[cache.row_tasks(split)[rows]] + cache.labels(split)[rows]
-    return cache.local(split, rows)[:, None] if local else cache.features(split, rows), classes
+    return cache.patches(split, rows)[:, None] if patches else cache.features(split, rows), classes
 
 
 def _join(parts: Sequence[tuple[np.ndarray, np.ndarray]], device: torch.device) -> FewShotRows:

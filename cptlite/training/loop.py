@@ -3,7 +3,7 @@
 Runs differ in seed and rows alone. Each has its own batches, schedule, optimiser, log and checkpoint: stopped or alone,
 a run goes the same way.
 
-Axes: R runs of a group, B images of a batch, D joint dimension (M, D for local features), K classes of all tasks.
+Axes: R runs of a group, B images of a batch, D joint dimension (M, D for patch features), K classes of all tasks.
 """
 
 from __future__ import annotations

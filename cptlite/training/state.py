@@ -1,6 +1,6 @@
 """One run in training: its learnables, its batches and schedule, its optimiser, and how far it is.
 
-Axes: N rows, V views, B images of a batch, M places of an image, K classes of all tasks, D joint dimension.
+Axes: N rows, V views, B images of a batch, M patches of an image, K classes of all tasks, D joint dimension.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class TrainingState:
         return (self.recipe.epochs - self.epochs_done) * self.steps_per_epoch - len(self._losses)
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
-        """Features (B, D), local ones (B, M, D), and classes (B,) of the next step."""
+        """Features (B, D), those of patches (B, M, D), and classes (B,) of the next step."""
         if not self._losses:
             self._begin_epoch()
         start = len(self._losses) * self.batch_size

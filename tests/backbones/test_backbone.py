@@ -105,7 +105,7 @@ def asked_everywhere(monkeypatch: pytest.MonkeyPatch, backbone: Backbone, images
     visual = backbone.model.visual
     if isinstance(visual, VisionTransformer):  # each token in turn where the class token is read
         rolled = []
-        for place in range(1 + backbone.num_local):
+        for place in range(1 + backbone.num_patches):
             hook = visual.transformer.register_forward_hook(lambda _, given, out, place=place: out.roll(-place, 0))
             rolled.append(backbone.encode_images(images))
             hook.remove()
@@ -124,9 +124,9 @@ def asked_everywhere(monkeypatch: pytest.MonkeyPatch, backbone: Backbone, images
 def test_local_features_come_from_the_forward_of_the_pooled_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = golden_backbone() if name == "golden" else load_backbone(name)
     images = torch.randn(2 if name.startswith("random") else 4, 3, backbone.resolution, backbone.resolution)
-    pooled, local = backbone.encode_with_local(images, slice(None, None, 2))
+    pooled, local = backbone.encode_with_patches(images, slice(None, None, 2))
     assert torch.equal(pooled, backbone.encode_images(images))
-    assert local.shape == (len(images) // 2, backbone.num_local, backbone.embed_dim) and local.dtype == torch.float32
+    assert local.shape == (len(images) // 2, backbone.num_patches, backbone.embed_dim) and local.dtype == torch.float32
     if name.startswith("random"):
         return
     everywhere = asked_everywhere(monkeypatch, backbone, images)
@@ -150,7 +150,7 @@ def test_local_features_in_bf16(name: str) -> None:
     fine = golden_backbone() if name == "golden" else load_backbone(name)
     coarse = replace(fine, model=set_precision(deepcopy(fine.model), torch.bfloat16))
     images = torch.randn(4, 3, fine.resolution, fine.resolution)
-    (pooled, local), wanted = coarse.encode_with_local(images, ALL), fine.encode_with_local(images, ALL)
+    (pooled, local), wanted = coarse.encode_with_patches(images, ALL), fine.encode_with_patches(images, ALL)
     assert torch.equal(pooled, coarse.encode_images(images))
     assert local.dtype == torch.float32
     assert (local - wanted[1]).abs().max() < 0.05 * wanted[1].abs().max()

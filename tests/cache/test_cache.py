@@ -51,7 +51,7 @@ def contents(width: int = 32) -> dict[str, SplitContent]:
             paths=[f"{split}/草莓 {row}.jpg" for row in range(rows)],
             shape=features.shape,
             blocks=iter(np.array_split(features, 5)),
-            local_blocks=iter(np.array_split(local_of(split), 3)),
+            patch_blocks=iter(np.array_split(local_of(split), 3)),
         )
     return splits
 
@@ -102,15 +102,15 @@ def test_local_features_are_read_beside_the_pooled_ones(local_path: Path, tmp_pa
     with open_cache(local_path, WITH_LOCAL) as cache, open_cache(write(tmp_path / "plain.h5")) as plain:
         assert cache.fingerprint.local == 5
         for split in SPLITS:
-            assert np.array_equal(cache.local(split), local_of(split))
+            assert np.array_equal(cache.patches(split), local_of(split))
             assert np.array_equal(cache.features(split), plain.features(split))
         rows = [999, 0, 511, 3, 0]
-        assert np.array_equal(cache.local("train", rows=rows), local_of("train")[rows])
-        assert cache.local("train", rows=[]).shape == (0, 5, 32)
+        assert np.array_equal(cache.patches("train", rows=rows), local_of("train")[rows])
+        assert cache.patches("train", rows=[]).shape == (0, 5, 32)
         with pytest.raises(
-            DataError, match=r"wanted local .* without them: .*--local --force --dataset drawn"
+            DataError, match=r"wanted patch features .* without them: .*--patches --force --dataset drawn"
         ) as caught:
-            plain.local("train")
+            plain.patches("train")
         assert caught.value.exit_code == 3
         assert "local" not in plain.file["train"]
     verify_cache(local_path)
@@ -134,7 +134,7 @@ def test_local_features_are_verified(local_path: Path) -> None:
     with pytest.raises(DataError, match="damaged"):
         verify_cache(local_path)
     with open_cache(local_path) as cache, pytest.raises(DataError, match="damaged"):
-        cache.local("train")
+        cache.patches("train")
     local_path.write_bytes(content)
     with h5py.File(local_path, "r+") as file:
         file["test/local"].resize((6, 5, 32))

@@ -56,7 +56,7 @@ def held(path: Path) -> list:
             (cache.features(split).tobytes(), cache.labels(split).tobytes(), cache.row_tasks(split).tobytes())
             for split in SPLITS
         )
-        local = [cache.local(split).tobytes() for split in SPLITS] if cache.fingerprint.local else []
+        local = [cache.patches(split).tobytes() for split in SPLITS] if cache.fingerprint.local else []
         return [*arrays, [cache.paths(split) for split in SPLITS], cache.tasks, cache.fingerprint, *local]
 
 
@@ -195,7 +195,7 @@ def test_a_complete_file_is_left_alone(dataset: Dataset, cache_dir: Path) -> Non
     [
         ({"views": VIEWS}, "views is 1 there, 3 asked"),
         ({"dtype": "float32"}, "dtype is 'float16' there, 'float32' asked"),
-        ({"local": True}, "local is 0 there, 3 asked"),
+        ({"patches": True}, "local is 0 there, 3 asked"),
         ({"backbone": FakeBackbone(weights_sha256="f" * 64)}, "weights_sha256 is .*there, ffffffffffff... asked"),
         ({"backbone": FakeBackbone(precision="bf16")}, "precision is 'float32' there, 'bf16' asked"),
     ],
@@ -213,18 +213,18 @@ def test_another_file_is_neither_used_nor_replaced(dataset: Dataset, cache_dir: 
 
 @pytest.mark.parametrize("views", [ViewConfig(), VIEWS])
 def test_local_features_are_those_of_the_plain_view(dataset: Dataset, cache_dir: Path, views: ViewConfig) -> None:
-    report = encode(dataset, cache_dir, views=views, local=True, dtype="float32")
+    report = encode(dataset, cache_dir, views=views, patches=True, dtype="float32")
     verify_cache(report.path)
     with open_cache(report.path) as cache:
         for split in SPLITS:
-            plain, local = cache.features(split, views=0), cache.local(split)
+            plain, local = cache.features(split, views=0), cache.patches(split)
             assert local.shape == (len(dataset.splits[split]), 3, 8) and local.dtype == np.float32
             assert np.array_equal(local, plain * np.arange(1, 4, dtype=np.float32)[:, None])
     assert held(report.path)[:5] == held(encode(dataset, cache_dir / "0", views=views, dtype="float32").path)[:5]
 
 
 def test_a_file_with_local_features_serves_a_request_without(dataset: Dataset, cache_dir: Path) -> None:
-    path = encode(dataset, cache_dir, local=True).path
+    path = encode(dataset, cache_dir, patches=True).path
     before, backbone = path.read_bytes(), FakeBackbone()
     assert encode(dataset, cache_dir, backbone).complete_already and not backbone.batches
     assert path.read_bytes() == before
@@ -246,7 +246,7 @@ def test_no_more_than_a_part_of_local_features_is_held(
             del values
 
     monkeypatch.setattr(PartStore, "blocks", watched)
-    encode(dataset, cache_dir, local=True)
+    encode(dataset, cache_dir, patches=True)
     assert len(taken) == 2 * 6  # parts of 8 rows: 3, 1 and 2 of them
 
 
@@ -417,10 +417,10 @@ def test_unreadable_images_are_listed_and_nothing_is_written(
 
 
 def test_unreadable_images_are_left_out_on_request(dataset: Dataset, cache_dir: Path) -> None:
-    whole = encode(dataset, cache_dir / "anew", local=True).path
+    whole = encode(dataset, cache_dir / "anew", patches=True).path
     spoil(dataset)
-    encode(dataset, cache_dir, local=True)
-    report = encode(dataset, cache_dir, local=True, skip_bad=True)
+    encode(dataset, cache_dir, patches=True)
+    report = encode(dataset, cache_dir, patches=True, skip_bad=True)
     assert report.complete and report.encoded_rows == 0 and len(report.bad) == 4
     verify_cache(report.path)
     with open_cache(report.path) as cache, open_cache(whole) as all_rows:
@@ -429,11 +429,11 @@ def test_unreadable_images_are_left_out_on_request(dataset: Dataset, cache_dir: 
         for split in SPLITS:
             kept = np.delete(np.arange(all_rows.num_rows(split)), gone[split])
             assert np.array_equal(cache.features(split), all_rows.features(split, rows=kept))
-            assert np.array_equal(cache.local(split), all_rows.local(split, rows=kept))
+            assert np.array_equal(cache.patches(split), all_rows.patches(split, rows=kept))
             assert np.array_equal(cache.labels(split), all_rows.labels(split)[kept])
             assert np.array_equal(cache.row_tasks(split), all_rows.row_tasks(split)[kept])
             assert list(cache.paths(split)) == [all_rows.paths(split)[row] for row in kept]
-    later = encode(dataset, cache_dir, local=True)
+    later = encode(dataset, cache_dir, patches=True)
     assert later.complete_already and later.bad == report.bad
     assert list_caches(cache_dir)[-1].bad_images == 4
 
@@ -553,7 +553,7 @@ def test_too_little_space_is_told_before_the_work(
     backbone = FakeBackbone(embed_dim=2**18)  # half a MiB each, twice: for the parts and for the file
     for local, mib in ((False, 37), (True, 4 * 37)):
         with pytest.raises(CptliteError, match=rf"takes up to {mib} MiB in .* are free"):
-            encode(dataset, cache_dir, backbone, local=local)
+            encode(dataset, cache_dir, backbone, patches=local)
     assert not backbone.batches
 
 

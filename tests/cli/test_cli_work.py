@@ -245,12 +245,12 @@ def test_plot_wants_local_features_and_trains_on_them(here: Path) -> None:
     ok(*cache)
     other = ok(*train, "coop-ca", "--json").stdout
     refused = call(*train, "plot")
-    assert refused.exit_code == 3 and "wanted local features in cache/random-demo/leaves.h5" in refused.stderr
-    assert call(*cache, "--local").exit_code == 3
+    assert refused.exit_code == 3 and "wanted patch features in cache/random-demo/leaves.h5" in refused.stderr
+    assert call(*cache, "--patches").exit_code == 3
     assert not (here / "runs/leaves/plot").exists()
-    done = ok(*cache, "--local", "--force")
+    done = ok(*cache, "--patches", "--force")
     assert re.search(r"local +4 a plain view", done.stderr)
-    assert "nothing read" in ok(*cache, "--local").stdout and "nothing read" in ok(*cache).stdout
+    assert "nothing read" in ok(*cache, "--patches").stdout and "nothing read" in ok(*cache).stdout
     listed = json.loads(ok("caches", "--json").stdout)
     assert [each["local"] for each in listed] == [4]
     assert re.search(r"local", ok("caches").stdout) and "ok " in ok("verify").stdout
@@ -270,5 +270,5 @@ def test_plot_wants_local_features_and_trains_on_them(here: Path) -> None:
 
 def test_methods_say_what_they_need_cached(here: Path) -> None:
     needs = {each["name"]: each["cached"] for each in json.loads(ok("methods", "--json").stdout)}
-    assert needs["plot"] == "local features (cptlite cache --local)" and needs["softcpt"] == "random views"
-    assert "local features" in ok("methods").stdout
+    assert needs["plot"] == "patch features (cptlite cache --patches)" and needs["softcpt"] == "random views"
+    assert "patch features" in ok("methods").stdout

@@ -36,7 +36,7 @@ Damage = Callable[[h5py.File], Any]
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("caches")
-    return encode_dataset(make_dataset(folder / "images"), BACKBONE, folder / "cache", local=True, workers=0).path
+    return encode_dataset(make_dataset(folder / "images"), BACKBONE, folder / "cache", patches=True, workers=0).path
 
 
 @pytest.fixture
@@ -188,8 +188,8 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "features of texts": (as_type("train/features", "S4"), r"wanted float16"),
     "big-endian features": (as_type("train/features", ">f2"), "holds >f2, wanted float16"),
     "texts of variable length": (variable_texts, r"has the filters \[\]"),
-    "local features of more places": (attribute("local", 4), r"recorded are \(21, 4, 8\)"),
-    "local features nobody recorded": (attribute("local", 0), "holds .*'local'.* which it should not"),
+    "patch features of more places": (attribute("local", 4), r"recorded are \(21, 4, 8\)"),
+    "patch features nobody recorded": (attribute("local", 0), "holds .*'local'.* which it should not"),
     "more views": (attribute("views", 2), r"recorded are \(21, 2, 8\)"),
     "no views": (attribute("views", 0), "0 views"),
     "views in words": (attribute("views", "1"), "views is '1', wanted a value of int"),

@@ -160,7 +160,7 @@ def weights_and_gradients(runs: Runs) -> dict[str, Tensor]:
 
 
 def draw_batch(runs: Runs) -> tuple[Tensor, Tensor]:
-    """Pooled features (R, B, D), or local ones (R, B, M, D) for a method of these, and labels (R, B)."""
+    """Pooled features (R, B, D), or those of patches (R, B, M, D) for a method of these, and labels (R, B)."""
     generator = torch.Generator().manual_seed(2)
     shape = (PLACES, EMBED_DIM) if isinstance(runs.method, Plot) else (EMBED_DIM,)
     images = torch.randn((runs.count, 6, *shape), generator=generator)

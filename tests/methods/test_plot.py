@@ -208,14 +208,14 @@ def test_contexts_from_words_would_stay_alike() -> None:
 @pytest.fixture
 def cached(tmp_path: Path) -> Path:
     dataset = make_dataset(tmp_path / "images")
-    settings = {"workers": 0, "views": ViewConfig(views=2), "local": True}
+    settings = {"workers": 0, "views": ViewConfig(views=2), "patches": True}
     return encode_dataset(dataset, FakeBackbone(), tmp_path / "cache", **settings).path
 
 
 def test_rows_are_the_plain_views_local_features(cached: Path) -> None:
     with open_cache(cached) as cache:
         device = torch.device("cpu")
-        train, val = draw_few_shots([cache, cache], shots=2, seed=1, device=device, local=True)
+        train, val = draw_few_shots([cache, cache], shots=2, seed=1, device=device, patches=True)
         pooled, pooled_val = draw_few_shots([cache, cache], shots=2, seed=1, device=device)
     assert train.features.shape == (2 * 12, 1, 3, 8) and val.features.shape[1:] == (1, 3, 8)
     assert torch.equal(train.labels, pooled.labels) and torch.equal(val.labels, pooled_val.labels)
@@ -224,18 +224,18 @@ def test_rows_are_the_plain_views_local_features(cached: Path) -> None:
 
 def test_random_views_differ_without_harm_where_none_is_read(cached: Path, tmp_path: Path) -> None:
     other = make_dataset(tmp_path / "images", name="other")
-    plain = encode_dataset(other, FakeBackbone(), tmp_path / "cache", workers=0, local=True).path
+    plain = encode_dataset(other, FakeBackbone(), tmp_path / "cache", workers=0, patches=True).path
     device = torch.device("cpu")
     with open_cache(cached) as two_views, open_cache(plain) as one_view:
-        draw_few_shots([two_views, one_view], shots=2, seed=1, device=device, local=True)
+        draw_few_shots([two_views, one_view], shots=2, seed=1, device=device, patches=True)
         with pytest.raises(DataError, match="different numbers of views"):
             draw_few_shots([two_views, one_view], shots=2, seed=1, device=device)
 
 
 def test_rows_of_a_cache_without_local_features(tmp_path: Path) -> None:
     path = encode_dataset(make_dataset(tmp_path / "images"), FakeBackbone(), tmp_path / "cache", workers=0).path
-    with open_cache(path) as cache, pytest.raises(DataError, match="cptlite cache --local --force"):
-        draw_few_shots([cache], shots=2, seed=1, device=torch.device("cpu"), local=True)
+    with open_cache(path) as cache, pytest.raises(DataError, match="cptlite cache --patches --force"):
+        draw_few_shots([cache], shots=2, seed=1, device=torch.device("cpu"), patches=True)
 
 
 def test_local_test_rows_are_scored_as_they_are_read(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,13 +252,13 @@ def test_local_test_rows_are_scored_as_they_are_read(cached: Path, monkeypatch: 
     monkeypatch.setattr(TransportClassifier, "scores", watched)
     found = []
     for chunk in (100, 2):
-        monkeypatch.setattr(cptlite.runs.evaluate, "LOCAL_CHUNK", chunk)
+        monkeypatch.setattr(cptlite.runs.evaluate, "PATCH_CHUNK", chunk)
         with open_cache(cached) as cache:
-            found.append(evaluate(classifier, [cache], torch.device("cpu"), local=True))
+            found.append(evaluate(classifier, [cache], torch.device("cpu"), patches=True))
     assert sizes == [5, 5, 2, 2, 1, 2, 2, 1]  # ten rows of two tasks
     assert found[0] == found[1]
     with open_cache(cached) as cache:
-        local, labels, tasks = cache.local("test"), cache.labels("test"), cache.row_tasks("test")
+        local, labels, tasks = cache.patches("test"), cache.labels("test"), cache.row_tasks("test")
     for task, scored in enumerate(found[0].values()):
         own = classifier.scores(torch.from_numpy(local[tasks == task]), slice(3 * task, 3 * task + 3))
         assert scored["acc1"] == pytest.approx(float((own.argmax(-1).numpy() == labels[tasks == task]).mean()))

@@ -29,7 +29,8 @@ from cptlite.datasets.views import ViewConfig
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 
-SETTINGS: dict[str, Any] = {"views": ViewConfig(views=2), "local": True, "batch_size": 4, "part_rows": 4, "workers": 2}
+VIEWS = ViewConfig(views=2)
+SETTINGS: dict[str, Any] = {"views": VIEWS, "patches": True, "batch_size": 4, "part_rows": 4, "workers": 2}
 NEVER = 10**9
 NUM_ROWS = 37
 
@@ -139,7 +140,7 @@ class Bench:
 def held(path: Path) -> list:
     with open_cache(path) as cache:
         arrays = [
-            [read(split).tobytes() for read in (cache.features, cache.local, cache.labels, cache.row_tasks)]
+            [read(split).tobytes() for read in (cache.features, cache.patches, cache.labels, cache.row_tasks)]
             for split in SPLITS
         ]
         return [arrays, [cache.paths(split) for split in SPLITS], cache.tasks, cache.fingerprint]

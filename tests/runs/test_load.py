@@ -35,7 +35,7 @@ def opened(caches: Path, backbone: Backbone) -> Iterator[list[FeatureCache]]:
 
 def features_of(opened: list[FeatureCache], local: bool) -> np.ndarray:
     """Test features of all tasks, as a method reads them."""
-    parts = [cache.local("test") if local else cache.features("test", views=0)[:, 0] for cache in opened]
+    parts = [cache.patches("test") if local else cache.features("test", views=0)[:, 0] for cache in opened]
     return np.concatenate(parts).astype(np.float32)
 
 
@@ -51,7 +51,7 @@ def test_a_run_of_every_method_comes_back(bench: RunBench, opened: list[FeatureC
     results, trained = results_of(folder), learn_in_memory(config, bench.backbone, opened)
     run = cptlite.load_run(folder)
     assert run.evaluate(opened) == results["tasks"]
-    features = features_of(opened, METHODS[method].needs_local)
+    features = features_of(opened, METHODS[method].needs_patches)
     wanted = scores_of(trained.classifier, features)
     assert wanted.shape == (len(features), 7)
     assert run.scores(features).tobytes() == wanted.tobytes()
@@ -148,7 +148,7 @@ def test_prompts_are_encoded_as_the_run_encoded_them(
     assert not loaded
     run = cptlite.load_run(folder)
     assert loaded == [(BACKBONE, {"device": "cpu", "precision": "float32"})], "once for all tasks"
-    features = features_of(opened, local=False)
+    features = features_of(opened, patches=False)
     wanted = scores_of(learn_in_memory(config, bench.backbone, opened).classifier, features)
     assert run.scores(features).tobytes() == wanted.tobytes()
 

@@ -39,7 +39,7 @@ def make_method(backbone: Backbone, name: str, runs: int = 1) -> PromptMethod:
 
 
 def rows_for(name: str, count: int) -> FewShotRows:
-    return rows_of(count, 1, 7, DIM) if name == "plot" else rows_of(count)  # local features of seven places
+    return rows_of(count, 1, 7, DIM) if name == "plot" else rows_of(count)  # patch features of seven places
 
 
 def moved_state(method: PromptMethod, name: str, count: int, seed: int, recipe: Recipe = RECIPE) -> TrainingState:

@@ -1,8 +1,8 @@
-"""PLOT: several prompts a class, matched to an image's local features by optimal transport.
+"""PLOT: several prompts a class, matched to an image's patch features by optimal transport.
 
 Chen et al., "PLOT: Prompt Learning with Optimal Transport for Vision-Language Models" (ICLR 2023).
 
-Axes: R runs trained together, T tasks, K classes in task-major order, N prompts of a class, B images, M places of an
+Axes: R runs trained together, T tasks, K classes in task-major order, N prompts of a class, B images, M patches of an
 image, L context tokens, W text width, D joint dimension.
 """
 
@@ -40,7 +40,7 @@ class PlotOptions(MethodOptions):
 class Plot(PromptMethod):
     """One set of contexts per task; every class has a prompt around each of them.
 
-    Wherever `PromptMethod` says images of shape (R, B, D), these are local features (R, B, M, D).
+    Wherever `PromptMethod` says images of shape (R, B, D), these are patch features (R, B, M, D).
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class Plot(PromptMethod):
     Notes
     -----
     w_kn = normalise(text([SOS] S_t(k)n class_k . [EOS])), logit = exp(logit_scale) * sum_mn P_mn x_m . w_kn with x_m
-    the normalised local features of the image and P Sinkhorn's plan between them and the class's prompts, uniform on
+    the normalised patch features of the image and P Sinkhorn's plan between them and the class's prompts, uniform on
     both sides, which takes part in no gradient. The pooled feature does not enter. T N L W numbers are learned, from
     noise.
 
