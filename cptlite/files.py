@@ -1,13 +1,14 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and what is no file at all."""
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing"]
+__all__ = ["file_kind", "replacing"]
 
 
 @contextmanager
@@ -21,3 +22,9 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_kind(mode: int) -> str:
+    """Words for what a path leads to, by its ``st_mode``: "a folder", "a pipe", ..."""
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFREG: "a file"}
+    return kinds.get(stat.S_IFMT(mode), "a device")

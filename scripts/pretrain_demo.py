@@ -25,8 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cptlite.backbones import CLIP, Tokenizer, load_backbone
-from cptlite.backbones.architectures import ARCHITECTURES
-from cptlite.backbones.backbone import MEAN, STD
+from cptlite.backbones.architectures import ARCHITECTURES, PIXEL_MEAN, PIXEL_STD
 from cptlite.backbones.checkpoints import DEMO_CHECKPOINT, seeded_token_rows
 from cptlite.drawings.captions import ATTRIBUTES, attributes, caption, training_choices
 from cptlite.drawings.render import CLEAN, render
@@ -104,7 +103,7 @@ def build_model(pool: Pool, seed: int) -> CLIP:
 
 def normalised(images: Tensor) -> Tensor:
     """CLIP's preprocessing of (B, 3, 64, 64) uint8 images, without a resize."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
     return (images.float() / 255 - mean) / std
 
 

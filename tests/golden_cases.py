@@ -17,7 +17,7 @@ from started import Started
 from torch import Tensor
 
 from cptlite.backbones import Backbone
-from cptlite.backbones.checkpoints import build_clip
+from cptlite.backbones.weights import build_clip
 from cptlite.datasets.types import Task
 from cptlite.methods.base import Problem, PromptMethod
 from cptlite.methods.options import PromptOptions

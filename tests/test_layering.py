@@ -37,8 +37,13 @@ FLOOR = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms}
 ANY = "*"
 ORDER = {
     "api": ("fitted", "few_shot"),
-    "backbones": ("architectures clip", "checkpoints patches tokenizer", "backbone"),
-    "cache": ("format", "parts read", "folder verify write", "encode_pass", "encode"),
+    "backbones": (
+        "architectures clip",
+        "archives configs layouts names patches tokenizer weights",
+        "checkpoints",
+        "backbone",
+    ),
+    "cache": ("format", "parts structure", "read", "verify write", "folder", "encode_pass", "encode"),
     "classifiers": ("base", "state", "image_conditioned linear tip transport", "joined", "stored", "store"),
     "cli": (
         "console groups options",

@@ -1,7 +1,19 @@
 """Frozen CLIP towers: found by name or file, loaded, identified."""
 
-from cptlite.backbones.backbone import PRECISIONS, Backbone, TextTower, backbone_slug, load_backbone
+from cptlite.backbones.backbone import PRECISIONS, Backbone, TextTower, load_backbone
 from cptlite.backbones.clip import CLIP
+from cptlite.backbones.names import backbone_slug, check_user_named, is_checkpoint_path, same_backbone
 from cptlite.backbones.tokenizer import Tokenizer
 
-__all__ = ["CLIP", "PRECISIONS", "Backbone", "TextTower", "Tokenizer", "backbone_slug", "load_backbone"]
+__all__ = [
+    "CLIP",
+    "PRECISIONS",
+    "Backbone",
+    "TextTower",
+    "Tokenizer",
+    "backbone_slug",
+    "check_user_named",
+    "is_checkpoint_path",
+    "load_backbone",
+    "same_backbone",
+]

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ARCHITECTURES"]
+__all__ = ["ARCHITECTURES", "HEAD_WIDTH", "PIXEL_MEAN", "PIXEL_STD"]
+
+# Of every attention head in OpenAI's models, whose number of heads is made of it.
+HEAD_WIDTH = 64
+# Mean and deviation of red, green and blue that images are normalised with, on [0, 1].
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def _architecture(
@@ -28,7 +34,7 @@ def _architecture(
         "context_length": 77,
         "vocab_size": 49408,
         "transformer_width": text_width,
-        "transformer_heads": text_width // 64,
+        "transformer_heads": text_width // HEAD_WIDTH,
         "transformer_layers": text_layers,
     }
 

@@ -7,27 +7,25 @@ Axes: B images, M patches of an image, R pixels a side, W text width, D joint di
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cptlite.backbones.architectures import ARCHITECTURES
-from cptlite.backbones.checkpoints import build_clip, find_state_dict, weights_sha256
+from cptlite.backbones.architectures import PIXEL_MEAN, PIXEL_STD
+from cptlite.backbones.checkpoints import find_state_dict
 from cptlite.backbones.clip import CLIP, ResidualAttentionBlock
+from cptlite.backbones.names import backbone_slug
 from cptlite.backbones.patches import count_patches, encode_with_patches
 from cptlite.backbones.tokenizer import Tokenizer
+from cptlite.backbones.weights import build_clip, weights_sha256
 from cptlite.errors import UsageError
 
-__all__ = ["PRECISIONS", "Backbone", "TextTower", "backbone_slug", "load_backbone"]
+__all__ = ["PRECISIONS", "Backbone", "TextTower", "load_backbone"]
 
 PRECISIONS = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,8 +128,8 @@ class Backbone:
             "resize": self.resolution,
             "interpolation": "bicubic",
             "crop": "center",
-            "mean": list(MEAN),
-            "std": list(STD),
+            "mean": list(PIXEL_MEAN),
+            "std": list(PIXEL_STD),
         }
 
     @cached_property
@@ -180,29 +178,14 @@ class Backbone:
         return pooled.float(), patches.float()
 
 
-def backbone_slug(name: str) -> str:
-    """Folder name for a backbone: ``"random:ViT-B/32:1"`` gives ``"random-ViT-B-32-seed1"``."""
-    kind, _, rest = name.partition(":")
-    if kind == "random":
-        architecture, _, seed = rest.partition(":")
-        suffix = f"-seed{seed}" if seed not in ("", "0") else ""
-        return f"random-{architecture.replace('/', '-').replace('@', '-')}{suffix}"
-    if name in ARCHITECTURES:
-        return name.replace("/", "-").replace("@", "-")
-    path = Path(name)
-    # Two checkpoints of one file name in different folders must not share caches.
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    return f"{path.stem}-{digest}"
-
-
 def load_backbone(name: str, *, device: str = "auto", precision: str = "auto") -> Backbone:
     """Load a frozen CLIP.
 
     Parameters
     ----------
     name : str
-        An OpenAI name (``RN50``, ``ViT-B/16``, ...), a checkpoint path (JIT archive, state dict or safetensors in
-        OpenAI's key names), ``random:NAME[:SEED]``, or ``demo``.
+        An OpenAI name (``RN50``, ``ViT-B/16``, ...), a checkpoint path (JIT archive, state dict or safetensors, in
+        OpenAI's, open_clip's or Hugging Face's key names), ``random:NAME[:SEED]``, or ``demo``.
     device : str
         ``auto`` takes the GPU where there is one.
     precision : str
@@ -217,7 +200,7 @@ def load_backbone(name: str, *, device: str = "auto", precision: str = "auto") -
     UsageError
         Unknown name, device or precision.
     DataError
-        The weights are missing, cannot be downloaded or are not a CLIP in OpenAI's key names.
+        The weights are missing, cannot be downloaded, are not a CLIP of OpenAI's form, or not finite.
     """
     place = _resolve_device(device)
     kind = _resolve_precision(precision, place)

@@ -1,39 +1,49 @@
-"""Checkpoint files of CLIP in OpenAI's key names: finding, downloading and reading them.
+"""Checkpoint files of CLIP: finding, downloading and reading them, as data.
 
 Formats: OpenAI's JIT archive, a pickled state dict, safetensors, and safetensors with only the used token rows.
 """
 
 from __future__ import annotations
 
-import hashlib
+import os
+import re
+import stat
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from urllib.error import URLError
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cptlite.backbones.architectures import ARCHITECTURES
-from cptlite.backbones.clip import CLIP, build_model, checkpoint_url, download
+from cptlite.backbones.archives import check_zip, is_jit_archive, is_zip, read_jit_archive
+from cptlite.backbones.clip import CLIP, checkpoint_url, download
+from cptlite.backbones.configs import check_configurations
+from cptlite.backbones.layouts import find_weights, openai_keys
 from cptlite.errors import DataError, UsageError
+from cptlite.files import file_kind
 
 __all__ = [
     "DEMO_CHECKPOINT",
-    "build_clip",
     "find_state_dict",
     "openai_checkpoint",
     "read_state_dict",
     "seeded_token_rows",
-    "weights_sha256",
 ]
 
 DEMO_CHECKPOINT = Path(__file__).parents[1] / "assets" / "demo_clip.safetensors"
 
-# Facts that OpenAI's archives store beside the weights.
-NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
+MAX_BYTES = 16 * 2**30  # the largest CLIP known has 10
+MAX_TENSORS = 10_000  # RN50x64 has 1,200
+MAX_REASON = 300
+VOCABULARY = 49408
+# A file that leaves out token rows may grow by the table of a CLIP 1280 wide.
+MAX_UNPACKED = 4 * VOCABULARY * 1280
 
 
 def find_state_dict(name: str) -> dict[str, Tensor]:
@@ -62,7 +72,7 @@ def find_state_dict(name: str) -> dict[str, Tensor]:
         return read_state_dict(DEMO_CHECKPOINT)
     if name in ARCHITECTURES:
         return read_state_dict(openai_checkpoint(name))
-    if Path(name).is_file():
+    if os.path.exists(name):
         return read_state_dict(Path(name))
     if "/" in name or "\\" in name or Path(name).suffix:
         raise DataError(f"no checkpoint at {name!r}: give the path of a file, or one of {_known_names()}")
@@ -82,45 +92,6 @@ def _random_state_dict(architecture: str, seed: str) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed))
         return CLIP(**ARCHITECTURES[architecture]).state_dict()
-
-
-def build_clip(state: Mapping[str, Tensor], name: str) -> CLIP:
-    """Build the CLIP a state dict describes, in float32.
-
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-        In OpenAI's key names.
-    name : str
-        Of the backbone, for the message.
-
-    Raises
-    ------
-    DataError
-        The tensors are not those of a CLIP.
-    """
-    weights = {key: value.float() for key, value in state.items()}
-    try:
-        with torch.random.fork_rng(devices=[]):  # building draws initial weights; keep the caller's generator
-            model = build_model(dict(weights)).float()
-        # build_model rounds to float16; the stored weights may be finer.
-        model.load_state_dict(weights)
-    except (KeyError, RuntimeError, AssertionError, ZeroDivisionError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(
-            f"backbone {name!r}: wanted a CLIP in OpenAI's key names, got {len(weights)} tensors that do not "
-            f"fit ({reason}): give a checkpoint saved from OpenAI's CLIP"
-        ) from None
-    return model
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """Return the hex digest of a model's weights as float32, by sorted key."""
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(f"{key}{tuple(value.shape)}".encode())
-        digest.update(value.detach().float().contiguous().cpu().numpy().data)
-    return digest.hexdigest()
 
 
 def openai_checkpoint(name: str) -> Path:
@@ -145,50 +116,91 @@ def openai_checkpoint(name: str) -> Path:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a checkpoint.
+    """Read a checkpoint; nothing that the file says is run.
 
     Parameters
     ----------
     path : Path
-        JIT archive, pickled state dict (plain, or under the key ``state_dict``) or safetensors.
+        JIT archive, pickled state dict (plain, or in what a training script saved) or safetensors.
 
     Returns
     -------
     dict of str to Tensor
-        In OpenAI's key names, without a ``module.`` prefix and without the archive's non-weights.
+        In OpenAI's key names as far as they are known, without wrappers' prefixes and the archive's non-weights.
 
     Raises
     ------
     DataError
-        The file is none of these.
+        The file is none of these, or claims more than it holds; or a configuration in it or beside it describes
+        another model than OpenAI's.
     """
+    size = _size_of_regular_file(path)
     try:
-        if path.suffix == ".safetensors":
-            state: Any = _read_safetensors(path)
-        else:
-            state = _read_torch(path)
-    except Exception as error:  # the unpickler raises anything at all on a foreign file
-        # The library's own text advises to load it unsafely; its kind is enough.
+        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    except Exception as error:  # the readers raise anything at all on a foreign file
         raise DataError(
             f"cannot read the checkpoint {path}: wanted a JIT archive, a state dict or safetensors, got something "
-            f"else ({type(error).__name__}): download or save it again"
+            f"else ({_reason(error)}): download or save it again"
         ) from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise DataError(f"{path} holds no state dict of tensors: save model.state_dict() of an OpenAI CLIP")
-    plain = {key.removeprefix("module."): value for key, value in state.items()}
-    return {key: value for key, value in plain.items() if key not in NOT_WEIGHTS}
+    try:
+        found, beside = find_weights(content)
+        _check_tensors(found, size)
+        state = openai_keys(found)
+    except ValueError as error:
+        raise DataError(
+            f"{path} holds no state dict of tensors, but {error}: save model.state_dict() of an OpenAI CLIP"
+        ) from None
+    check_configurations(path, state, beside)
+    return state
+
+
+def _size_of_regular_file(path: Path) -> int:
+    """Bytes of a checkpoint, looked at before it is opened: opening a pipe would wait for its other end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"wanted a checkpoint at {path}, got {file_kind(found.st_mode)}: give the path of a file")
+    if found.st_size > MAX_BYTES:
+        raise DataError(
+            f"wanted a checkpoint of at most {MAX_BYTES // 2**30} GiB, got {found.st_size / 2**30:.0f} in {path}: "
+            f"save model.state_dict() alone"
+        )
+    return found.st_size
+
+
+def _reason(error: Exception) -> str:
+    """Say in short why a file could not be read; PyTorch's own text advises to load it unsafely."""
+    foreign = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, UnpicklingError) else None
+    if foreign:
+        return f"it holds an object {foreign[1]!r}, and only tensors are read: save model.state_dict() alone"
+    if isinstance(error, (ValueError, BadZipFile)):
+        return str(error)[:MAX_REASON]
+    return type(error).__name__
+
+
+def _check_tensors(state: Mapping[str, Any], size: int) -> None:
+    """Refuse what is no plain tensor, and tensors that are larger than the file: views can repeat its numbers."""
+    if len(state) > MAX_TENSORS:
+        raise ValueError(f"{len(state)} entries")
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(f"a {type(value).__name__} under {key!r}"[:MAX_REASON])
+        plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+        if not plain or value.is_complex() or value.is_nested:
+            raise ValueError(f"a tensor of another kind under {key!r}")
+    if sum(value.nbytes for value in state.values()) > max(size, MAX_UNPACKED):
+        raise ValueError("tensors that claim more bytes than the file has")
 
 
 def _read_torch(path: Path) -> Any:
     """Read a JIT archive's state dict, or what ``torch.load`` finds without running code from the file."""
+    if is_zip(path):
+        check_zip(path)
+        if is_jit_archive(path):
+            return read_jit_archive(path)
+    # Should PyTorch see an archive where the zip reader above sees none, it refuses it for weights_only.
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit.load is deprecated; OpenAI's files are nothing else
-        try:
-            return dict(torch.jit.load(str(path), map_location="cpu").state_dict())
-        except RuntimeError:
-            return torch.load(path, map_location="cpu", weights_only=True)
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -204,7 +216,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return state
     ids = state.pop("token_embedding.used_ids").long()
     rows = state.pop("token_embedding.used_rows").float()
-    table = seeded_token_rows(int(facts["token_seed"]), int(facts["vocab_size"]), rows.shape[1])
+    if int(facts["vocab_size"]) != VOCABULARY:
+        raise ValueError(f"a vocabulary of {facts['vocab_size']}, wanted {VOCABULARY}")
+    table = seeded_token_rows(int(facts["token_seed"]), VOCABULARY, rows.shape[1])
     table[ids] = rows
     return {**state, "token_embedding.weight": table}
 

@@ -17,7 +17,7 @@ import torch
 
 from cptlite.backbones import Backbone
 from cptlite.cache.encode_pass import EncodingPass, OnProgress
-from cptlite.cache.format import Fingerprint, cache_path
+from cptlite.cache.format import DTYPES, Fingerprint, cache_path
 from cptlite.cache.parts import PartStore
 from cptlite.cache.read import BadImage, open_cache
 from cptlite.cache.write import replace_words, write_cache, writing
@@ -28,7 +28,6 @@ from cptlite.errors import CptliteError, DataError, UsageError
 
 __all__ = ["EncodeReport", "encode_dataset"]
 
-DTYPES = ("float16", "float32")
 MAX_WORKERS = 16
 
 
@@ -79,6 +78,7 @@ def encode_dataset(
     workers: int | None = None,
     skip_bad: bool = False,
     force: bool = False,
+    lock: bool = True,
     on_progress: OnProgress | None = None,
 ) -> EncodeReport:
     """Encode all images of a dataset into its cache file, going on where an interrupted pass stopped.
@@ -107,6 +107,8 @@ def encode_dataset(
         Leave unreadable images out instead of writing no file.
     force : bool
         Encode everything anew and replace what is there.
+    lock : bool
+        Keep other processes from writing the file; False only where the file system has no locks.
     on_progress : callable, optional
         Called with rows done, all rows and the split at work: first with what earlier passes had done, then after
         every batch.
@@ -143,7 +145,7 @@ def encode_dataset(
     )
     report = None if force else _existing(work)
     if report is None or report.words_replaced:
-        with writing(path):
+        with writing(path, lock=lock):
             # Another process may have made the file since.
             report = None if force else _existing(work)
             if report is None:
@@ -151,7 +153,7 @@ def encode_dataset(
             elif report.words_replaced:
                 replace_words(path, dataset.tasks)
     elif store.folder.exists():  # killed between the renaming of the file and the end of its parts
-        with suppress(CptliteError), writing(path):
+        with suppress(CptliteError), writing(path, lock=lock):
             store.remove()
     return replace(report, seconds=time.monotonic() - start)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from glob import escape
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from cptlite.cache.format import cache_path
 from cptlite.cache.parts import PartStore, find_stores
 from cptlite.cache.read import FeatureCache, open_cache, reading
+from cptlite.cache.verify import check_classes
 from cptlite.datasets.types import SPLITS
 from cptlite.errors import DataError
 
@@ -108,7 +109,7 @@ class CacheFolder:
         Raises
         ------
         DataError
-            A dataset is not cached, or its cache is not finished, damaged or of other weights.
+            A dataset is not cached, or its cache is not finished, damaged, of other weights or with rows of no class.
         """
         names = self._complete_datasets(backbone) if datasets is None else datasets
         paths = [cache_path(self.path, backbone.slug, name) for name in names]
@@ -118,6 +119,7 @@ class CacheFolder:
             if path not in self._caches:
                 self._caches[path] = open_cache(path)
             self._caches[path].check({"dataset": name, "weights_sha256": backbone.weights_sha256})
+            check_classes(self._caches[path])
         return [self._caches[path] for path in paths]
 
     def close(self) -> None:
@@ -134,7 +136,7 @@ class CacheFolder:
         self.close()
 
     def _describe_file(self, path: Path) -> CacheSummary:
-        mib = path.stat().st_size / 2**20
+        mib = _mib(path)
         try:
             with ExitStack() as stack:
                 cache = stack.enter_context(open_cache(path))
@@ -204,6 +206,17 @@ def _describe_parts(store: PartStore) -> CacheSummary:
         rows={**dict.fromkeys(SPLITS, 0), **store.finished_rows()},
         views=fingerprint.get("views", 0),
         local=fingerprint.get("local", 0),
-        mib=sum(path.stat().st_size for path in store.folder.iterdir()) / 2**20,
+        mib=_mib(store.folder),
         complete=False,
     )
+
+
+def _mib(path: Path) -> float:
+    """Size of a file, or of the files in a folder; links may lead nowhere, and a pass may end meanwhile."""
+    with suppress(OSError):
+        return (
+            sum(each.lstat().st_size for each in path.iterdir()) / 2**20
+            if path.is_dir()
+            else path.stat().st_size / 2**20
+        )
+    return 0.0

@@ -6,6 +6,7 @@ Axes: N rows of a split, V views, M patches of an image, D joint dimension.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,12 +19,14 @@ from cptlite.datasets.types import Dataset
 from cptlite.datasets.views import ViewConfig
 
 __all__ = [
+    "DTYPES",
     "LIBRARY_VERSION",
     "SCHEMA_VERSION",
     "Fingerprint",
     "cache_path",
     "chunk_rows",
     "differences",
+    "has_controls",
     "preprocess_json",
     "read_value",
     "task_key",
@@ -36,6 +39,8 @@ SCHEMA_VERSION = 2
 # From 1.10 on HDF5 checks its own structures too, not only the chunks of data.
 LIBRARY_VERSION = ("v110", "v110")
 CHUNK_BYTES = 2**18
+DTYPES = ("float16", "float32")
+TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "bool": (bool,), "str": (str,)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +112,16 @@ class Fingerprint:
         """Fingerprint among the attributes of a file; KeyError names one that lacks."""
         return cls(**{item.name: attributes[item.name] for item in fields(cls)})
 
+    def checked(self) -> Fingerprint:
+        """Return itself if each field is of its type and in its range, as a file may say anything; else ValueError."""
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if type(value) not in TYPES[str(item.type)] or (isinstance(value, str) and has_controls(value)):
+                raise ValueError(f"{item.name} is {value!r}, wanted a value of {item.type} without control characters")
+        if self.views < 1 or self.local < 0 or self.dtype not in DTYPES:
+            raise ValueError(f"{self.views} views, {self.local} patch features, numbers of type {self.dtype!r}")
+        return self
+
     def num_views(self, split: str) -> int:
         """Count the views V of an image of a split: validation and test images have the plain one only."""
         return self.views if split == "train" else 1
@@ -114,6 +129,11 @@ class Fingerprint:
     def of_pooled(self) -> dict[str, Any]:
         """Give the fields that the pooled features depend on: they are the same with those of patches beside them."""
         return {name: value for name, value in asdict(self).items() if name != "local"}
+
+
+def has_controls(text: str) -> bool:
+    """Whether a text holds characters that steer a terminal."""
+    return any(unicodedata.category(letter) == "Cc" for letter in text)
 
 
 def preprocess_json(spec: Mapping[str, Any]) -> str:

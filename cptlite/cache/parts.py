@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from glob import escape
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from cptlite.cache.format import SCHEMA_VERSION, Fingerprint
+from cptlite.datasets.types import SPLITS
 from cptlite.errors import CptliteError
 from cptlite.files import replacing
 
@@ -29,6 +31,7 @@ __all__ = ["PartStore", "find_stores"]
 
 MANIFEST = "manifest.json"
 DIGEST_DIGITS = 16
+MAX_MANIFEST_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -79,24 +82,23 @@ class PartStore:
         found = np.zeros(num_rows, bool)
         for part, start in enumerate(range(0, num_rows, self.part_rows)):
             rows = self.finished(split, part)
-            if rows is not None:
+            if rows is not None and len(rows) == min(self.part_rows, num_rows - start):
                 found[start : start + self.part_rows] = rows
         return found
 
     def finished(self, split: str, part: int) -> np.ndarray | None:
         """Which rows of a part are encoded, shape (P,), bool; None if the part is not there or not readable."""
         try:
-            with self._path(split, part).open("rb") as file, np.load(file) as arrays:
-                return arrays["ok"]
+            encoded = _load(self._path(split, part), "ok")
         except Exception:  # zipfile raises a dozen kinds on damaged files, and the remedy is the same
             return None
+        return encoded if encoded.dtype == bool and encoded.ndim == 1 and len(encoded) <= self.part_rows else None
 
     def read(self, split: str, part: int, name: str) -> np.ndarray:
         """``features`` (P, V, D) or ``local`` (P, M, D), zeros where not encoded; a damaged part is deleted."""
         path = self._path(split, part)
         try:
-            with path.open("rb") as file, np.load(file) as arrays:
-                return arrays[name]
+            return _load(path, name)
         except Exception as error:
             path.unlink(missing_ok=True)
             raise CptliteError(
@@ -124,7 +126,7 @@ class PartStore:
         rows: dict[str, int] = {}
         for path in sorted(self.folder.glob("*-*.npz")):
             split, _, part = path.stem.rpartition("-")
-            encoded = self.finished(split, int(part))
+            encoded = self.finished(split, int(part)) if split in SPLITS and part.isdecimal() else None
             rows[split] = rows.get(split, 0) + (0 if encoded is None else int(encoded.sum()))
         return rows
 
@@ -138,9 +140,32 @@ def find_stores(cache_dir: Path, backbone_slug: str | None = None) -> Iterator[P
     for manifest in sorted(cache_dir.glob(f"{folder}/.*.parts-*/{MANIFEST}")):
         name = manifest.parent.name[1:].rpartition(".parts-")[0]
         try:
-            identity = json.loads(manifest.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            store = PartStore(manifest.parent.with_name(name), _read_identity(manifest))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
-        store = PartStore(manifest.parent.with_name(name), identity)
         if store.folder == manifest.parent:
             yield store
+
+
+def _read_identity(manifest: Path) -> dict[str, Any]:
+    """Read what a manifest says, if it is one that `PartStore.of_pass` would write."""
+    if not manifest.is_file() or manifest.stat().st_size > MAX_MANIFEST_BYTES:
+        raise ValueError("no manifest")
+    identity = json.loads(manifest.read_text(encoding="utf-8"))
+    fingerprint = Fingerprint(**identity["fingerprint"]).checked()
+    whole = {name: identity[name] for name in ("schema_version", "part_rows", "anew")}
+    if type(whole["part_rows"]) is not int or whole["part_rows"] < 1:
+        raise ValueError(f"parts of {whole['part_rows']!r} rows")
+    return {**whole, "fingerprint": asdict(fingerprint)}
+
+
+def _load(path: Path, name: str) -> np.ndarray:
+    """Read an array of a part; a pipe or a device in its place is not opened, an array larger than the file refused."""
+    if not path.is_file():
+        raise ValueError("not a file")
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        entry = archive.getinfo(f"{name}.npy")
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > path.stat().st_size:
+            raise ValueError(f"its {name} are packed")
+        with archive.open(entry) as content:
+            return np.lib.format.read_array(content, allow_pickle=False)

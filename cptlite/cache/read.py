@@ -5,6 +5,7 @@ Axes: N rows of a split, n rows asked for, V views, M patches of an image, D joi
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,18 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from cptlite.cache.format import SCHEMA_VERSION, Fingerprint, differences, read_value
-from cptlite.datasets.types import SPLITS, Task
-from cptlite.errors import DataError
+from cptlite.cache.format import SCHEMA_VERSION, Fingerprint, differences
+from cptlite.cache.structure import (
+    BAD_COLUMNS,
+    check_structure,
+    read_attribute,
+    read_fingerprint,
+    read_tasks,
+    read_texts,
+)
+from cptlite.datasets.types import SPLITS
+from cptlite.errors import CptliteError, DataError
+from cptlite.files import file_kind
 
 __all__ = ["BadImage", "FeatureCache", "damaged", "open_cache", "reading"]
 
@@ -49,13 +59,16 @@ class FeatureCache:
         self.path = path
         self.file = file
         with reading(path):
-            self.attributes = {name: read_value(value) for name, value in file.attrs.items()}
-            self.fingerprint = Fingerprint.of_attributes(self.attributes)
-            self.tasks = _read_tasks(file["tasks"])
+            self.attributes, self.fingerprint = read_fingerprint(file)
+            check_structure(file, self.fingerprint, path.stat().st_size)
+            self.tasks = read_tasks(file["tasks"])
+            if self.attributes["bad_images"] != len(file["bad"][BAD_COLUMNS[0]]):
+                raise ValueError("the number of unreadable images differs from their list")
 
     def num_rows(self, split: str) -> int:
         """Rows N of a split, 0 if the dataset lacks it."""
-        return int(self.file[split]["labels"].shape[0])
+        with reading(self.path):
+            return int(self.file[split]["labels"].shape[0])
 
     def labels(self, split: str) -> np.ndarray:
         """Class within the row's task: shape (N,), int32."""
@@ -67,7 +80,8 @@ class FeatureCache:
 
     def paths(self, split: str) -> tuple[str, ...]:
         """Image paths relative to the dataset's folder."""
-        return _texts(self._read(split, "paths"))
+        with reading(self.path):
+            return read_texts(self.file[split]["paths"])
 
     def features(
         self, split: str, rows: np.ndarray | Sequence[int] | None = None, views: int | Sequence[int] | None = None
@@ -119,7 +133,7 @@ class FeatureCache:
     def bad(self) -> tuple[BadImage, ...]:
         """Images of the dataset left out because they could not be read."""
         with reading(self.path):
-            columns = [_texts(self.file["bad"][name][:]) for name in BadImage._fields]
+            columns = [read_texts(self.file["bad"][name]) for name in BAD_COLUMNS]
         return tuple(BadImage(*row) for row in zip(*columns, strict=True))
 
     def check(self, expected: Fingerprint | Mapping[str, Any]) -> None:
@@ -162,9 +176,13 @@ class FeatureCache:
             return self.file[split][name][:]
 
     def _read_rows(self, split: str, name: str, rows: np.ndarray | Sequence[int] | None) -> np.ndarray:
+        if rows is None:
+            return self._read(split, name)
+        chosen, count = np.asarray(rows, dtype=np.int64), self.num_rows(split)
+        if chosen.size and not (0 <= chosen.min() and chosen.max() < count):
+            raise IndexError(f"rows must lie in [0, {count}), got {chosen.min()} to {chosen.max()}")
         with reading(self.path):
-            dataset = self.file[split][name]
-            return dataset[:] if rows is None else _chosen_rows(dataset, np.asarray(rows, dtype=np.int64))
+            return _chosen_rows(self.file[split][name], chosen)
 
 
 def open_cache(path: Path, expected: Fingerprint | Mapping[str, Any] | None = None) -> FeatureCache:
@@ -202,14 +220,27 @@ def open_cache(path: Path, expected: Fingerprint | Mapping[str, Any] | None = No
 
 
 def _open_file(path: Path) -> h5py.File:
-    if not path.exists():
+    """Open a file, which is looked at before: opening a pipe would wait for its other end."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
         raise DataError(
-            f"no feature cache at {path}: make it with `cptlite cache --dataset {path.stem}` "
+            f"no feature cache at {path} ({error.strerror}): make it with `cptlite cache --dataset {path.stem}` "
             f"and the same --backbone, or give another --cache-dir"
+        ) from None
+    if not stat.S_ISREG(mode):
+        raise DataError(
+            f"wanted a feature cache at {path}, got {file_kind(mode)}: move it away or give another --cache-dir"
         )
     try:
         return h5py.File(path, "r", locking=False)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # HDF5 raises a dozen kinds on damaged files
+        if "already open" in str(error):
+            raise DataError(
+                f"{path} is in use by another process, which has it open for writing: wait until it is done, or "
+                f"close it there; if none has it open, one was stopped while it wrote: make it anew with "
+                f"`cptlite cache --force`"
+            ) from None
         raise DataError(
             f"wanted a feature cache at {path}, got a file that cannot be read as HDF5 ({error}): "
             f"delete it or give another --cache-dir, then run `cptlite cache` again"
@@ -217,12 +248,12 @@ def _open_file(path: Path) -> h5py.File:
 
 
 def _check_schema(path: Path, file: h5py.File) -> None:
-    version = file.attrs.get("schema_version")
-    if version is None or not {*SPLITS, "tasks"} <= file.keys():
+    if "schema_version" not in file.attrs or not {*SPLITS, "tasks"} <= file.keys():
         raise DataError(
             f"wanted a feature cache at {path}, got another kind of HDF5 file (no schema_version, or no groups "
             f"{', '.join(SPLITS)} and tasks): move it away or give another --cache-dir"
         )
+    version = read_attribute(file, "schema_version")
     if version != SCHEMA_VERSION:
         raise DataError(
             f"{path} is of schema version {version}, this release of cptlite reads {SCHEMA_VERSION}: "
@@ -242,8 +273,12 @@ def reading(path: Path) -> Iterator[None]:
     """Turn what h5py raises on a damaged file into a `DataError`."""
     try:
         yield
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise damaged(path, str(error)) from None
+    except CptliteError:
+        raise
+    except MemoryError:
+        raise CptliteError(f"not enough memory to read {path}: close other programs, or ask for fewer rows") from None
+    except Exception as error:  # h5py raises a dozen kinds on damaged files
+        raise damaged(path, str(error) or type(error).__name__) from None
 
 
 def damaged(path: Path, reason: str) -> DataError:
@@ -251,23 +286,8 @@ def damaged(path: Path, reason: str) -> DataError:
     return DataError(f"the feature cache {path} is damaged ({reason}): make it anew with `cptlite cache --force`")
 
 
-def _texts(raw: np.ndarray) -> tuple[str, ...]:
-    return tuple(text.decode() for text in raw.tolist())
-
-
-def _read_tasks(group: h5py.Group) -> tuple[Task, ...]:
-    found: dict[int, Task] = {}
-    for key in group:
-        item = group[key]
-        words = {name: read_value(item.attrs[name]) for name in ("id", "name", "template", "metric")}
-        found[int(item.attrs["index"])] = Task(class_names=_texts(item["classnames"][:]), **words)
-    return tuple(found[index] for index in sorted(found))
-
-
 def _chosen_rows(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
     """Whole chunks are read and rows taken from them: h5py's own way is slow on many scattered rows."""
-    if rows.size and not (0 <= rows.min() and rows.max() < len(dataset)):
-        raise IndexError(f"rows must lie in [0, {len(dataset)}), got {rows.min()} to {rows.max()}")
     found = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)  # (n, V, D) or (n, M, D)
     size = dataset.chunks[0]
     for chunk in np.unique(rows // size):

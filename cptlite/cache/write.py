@@ -9,7 +9,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from glob import escape
@@ -40,6 +40,7 @@ __all__ = ["SplitContent", "replace_words", "write_cache", "writing"]
 # Unfilled chunks, tasks, and HDF5's own structures.
 SLACK_BYTES = 4 * 2**20
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,24 +169,26 @@ def _write_split(group: h5py.Group, content: SplitContent, fingerprint: Fingerpr
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, *, lock: bool = True) -> Iterator[None]:
     """Be the one process that writes a cache file; tidy up after killed ones.
 
     Parameters
     ----------
     path : Path
         Its folder is made.
+    lock : bool
+        False leaves it to the caller that no other process writes the file.
 
     Raises
     ------
     CptliteError
-        Another process is writing it, or the disk is full.
+        Another process is writing it, the disk is full, or the file system has no locks.
     DataError
         The folder cannot be written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=0) if lock else nullcontext():
             for leftover in path.parent.glob(f".{escape(path.name)}.*.tmp"):
                 leftover.unlink()
             yield
@@ -201,5 +204,10 @@ def _explained(folder: Path, error: OSError) -> CptliteError:
     if error.errno in NO_SPACE or "No space left" in str(error):
         return CptliteError(
             f"no space left in {folder}: free some and run the same command again, which goes on with what is encoded"
+        )
+    if error.errno in NO_LOCKS:
+        return CptliteError(
+            f"the file system of {folder} has no file locks ({error.strerror}), which keep two processes from writing "
+            f"one file: give a --cache-dir on another, or --no-lock if no other process writes there"
         )
     return DataError(f"cannot write to {folder} ({error}): give a folder you may write to with --cache-dir")

@@ -96,6 +96,10 @@ def cache(
     force: Annotated[
         bool, typer.Option("--force", help="Encode anew and replace what is there.", rich_help_panel=HOW)
     ] = False,
+    no_lock: Annotated[
+        bool,
+        typer.Option("--no-lock", help="Take no lock: for file systems without, one process.", rich_help_panel=HOW),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Encode the images of datasets, once.
@@ -139,7 +143,7 @@ def cache(
     if strict:
         refuse_warnings(warnings)
     settings: dict[str, Any] = {"views": wanted_views, "dtype": dtype, "patches": patches, "batch_size": batch_size}
-    settings |= {"workers": workers, "skip_bad": skip_bad, "force": force}
+    settings |= {"workers": workers, "skip_bad": skip_bad, "force": force, "lock": not no_lock}
     reports: dict[str, EncodeReport] = {}
     for each in found:
         with progress(each.name, "images") as tick:

@@ -22,7 +22,7 @@ Cached = Mapping[str, Sequence[str]]
 
 
 def choose_backbone(cached: Cached, wanted: str | None, cache_dir: Path) -> str:
-    """Find the backbone whose caches are meant.
+    """Find the backbone whose caches are meant; a path is only ever the user's, whatever caches name.
 
     Parameters
     ----------
@@ -36,15 +36,18 @@ def choose_backbone(cached: Cached, wanted: str | None, cache_dir: Path) -> str:
     Returns
     -------
     str
-        A key of ``cached``.
+        A key of ``cached``; if it is a path, one that leads where the user's does.
 
     Raises
     ------
     UsageError
-        There are caches of several backbones, and the user asked for none.
+        There are caches of several backbones, and the user asked for none; or of a checkpoint, which only its path in
+        the cache would name.
     DataError
         Nothing is cached, or not for the backbone asked for.
     """
+    from cptlite.backbones import check_user_named, same_backbone
+
     if not cached:
         raise DataError(
             f"wanted cached features in {cache_dir}, found none. "
@@ -53,13 +56,16 @@ def choose_backbone(cached: Cached, wanted: str | None, cache_dir: Path) -> str:
     if wanted is None:
         if len(cached) > 1:
             raise UsageError(f"{cache_dir} holds caches of {_listed(cached)}: say which with --backbone")
-        return next(iter(cached))
-    if wanted not in cached:
+        only = next(iter(cached))
+        check_user_named(only, None, cache_dir)
+        return only
+    found = next((name for name in cached if same_backbone(name, wanted)), None)
+    if found is None:
         raise DataError(
             f"wanted features of backbone {wanted!r} in {cache_dir}, found those of {_listed(cached)}. Make them "
             f"with: cptlite cache --dataset NAME --backbone {wanted}{_place(cache_dir)}"
         )
-    return wanted
+    return found
 
 
 def choose_datasets(cached: Sequence[str], words: Sequence[str], catalog: Catalog, backbone: str) -> tuple[str, ...]:

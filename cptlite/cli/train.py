@@ -22,6 +22,7 @@ from cptlite.cli.options import (
 )
 from cptlite.cli.train_options import REPEATED, with_training_options
 from cptlite.config import RunConfig, check_names, resolve_config
+from cptlite.errors import DataError
 
 if TYPE_CHECKING:
     from cptlite.backbones import Backbone
@@ -133,7 +134,6 @@ def _configure(
     words: list[str], backbone: str | None, folder: CacheFolder, suite: str, settings: dict[str, Any]
 ) -> RunConfig:
     """Complete the flags with what is cached."""
-    from cptlite.backbones import backbone_slug
     from cptlite.datasets import load_catalog
 
     cached: dict[str, list[str]] = {}
@@ -142,9 +142,11 @@ def _configure(
             cached.setdefault(summary.backbone, []).append(summary.dataset)
         else:
             note(f"left out: {summary.path}: {summary.problem or 'its pass is not finished'}")
-    if backbone is not None:
-        slug = backbone_slug(backbone)
-        backbone = next((name for name in cached if backbone_slug(name) == slug), backbone)
+    if folder.summaries and not cached:
+        raise DataError(
+            f"wanted usable caches in {folder.path}, found none among {len(folder.summaries)}: what to do with each "
+            f"stands beside it"
+        )
     chosen = choose_backbone(cached, backbone, folder.path)
     catalog = load_catalog()
     names = choose_datasets(cached[chosen], words, catalog, chosen)

@@ -196,11 +196,26 @@ def test_an_interrupted_pass_says_that_it_can_go_on(here: Path) -> None:
         ({}, None, DataError, "cache --dataset NAME --cache-dir shelf"),
         ({"a": ["x"], "b": ["y"]}, None, UsageError, r"a \(x\); b \(y\): say which"),
         ({"a": ["x"]}, "b", DataError, "--backbone b --cache-dir shelf"),
+        (
+            {"models/a.pt": ["x"]},
+            None,
+            UsageError,
+            r"shelf names the checkpoint 'models/a\.pt'.*--backbone models/a\.pt",
+        ),
+        ({"RN50 ": ["x"]}, None, UsageError, "say --backbone 'RN50 '"),
+        ({"models/a.pt": ["x"]}, "models/b.pt", DataError, "found those of models/a.pt"),
     ],
 )
 def test_choose_backbone_refuses(cached: Any, wanted: str | None, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         choose_backbone(cached, wanted, Path("shelf"))
+
+
+def test_choose_backbone_takes_the_one_that_is_cached_and_paths_that_lead_to_the_users(tmp_path: Path) -> None:
+    assert choose_backbone({"random:demo": ["x"]}, None, tmp_path) == "random:demo"
+    assert choose_backbone({"random:demo": ["x"], "RN50": ["x"]}, "random:demo:0", tmp_path) == "random:demo"
+    cached = {str(tmp_path / "a.pt"): ["x"]}
+    assert choose_backbone(cached, f"{tmp_path}/b/../a.pt", tmp_path) == str(tmp_path / "a.pt")
 
 
 def test_choose_datasets_takes_suites_aliases_and_names_in_order() -> None:
