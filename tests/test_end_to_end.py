@@ -29,7 +29,7 @@ from cptlite.training.loop import train
 from cptlite.training.state import TrainingState
 
 BACKBONE = "random:demo"
-SPLIT_READERS = ("features", "local", "labels", "row_tasks", "paths")
+SPLIT_READERS = ("features", "patches", "labels", "row_tasks", "paths")
 
 
 @pytest.fixture

@@ -153,11 +153,11 @@ class ShapedBackbone(FakeBackbone):
 
 
 @pytest.mark.parametrize("batch_size", [1, 100, 128, 300])
-@pytest.mark.parametrize(("views", "local"), [(ViewConfig(), True), (ViewConfig(views=2), False)])
+@pytest.mark.parametrize(("views", "patches"), [(ViewConfig(), True), (ViewConfig(views=2), False)])
 def test_a_stopped_pass_of_any_batch_size_ends_with_the_same_bytes(
-    large: Dataset, cache_dir: Path, batch_size: int, views: ViewConfig, local: bool
+    large: Dataset, cache_dir: Path, batch_size: int, views: ViewConfig, patches: bool
 ) -> None:
-    wanted: dict[str, Any] = {"views": views, "local": local, "batch_size": batch_size, "part_rows": 128}
+    wanted: dict[str, Any] = {"views": views, "patches": patches, "batch_size": batch_size, "part_rows": 128}
     undisturbed = ShapedBackbone()
     first = held(encode(large, cache_dir / "0", undisturbed, **wanted).path)
     batches = len(undisturbed.batches)
@@ -309,11 +309,11 @@ def interrupt(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("error", "workers"), [(Interrupted, 0), (KeyboardInterrupt, 2)])
-@pytest.mark.parametrize(("views", "local"), [(ViewConfig(), False), (VIEWS, False), (VIEWS, True)])
+@pytest.mark.parametrize(("views", "patches"), [(ViewConfig(), False), (VIEWS, False), (VIEWS, True)])
 def test_an_interrupted_pass_goes_on(
-    dataset: Dataset, cache_dir: Path, error: type[BaseException], workers: int, views: ViewConfig, local: bool
+    dataset: Dataset, cache_dir: Path, error: type[BaseException], workers: int, views: ViewConfig, patches: bool
 ) -> None:
-    wanted: dict[str, Any] = {"views": views, "local": local}
+    wanted: dict[str, Any] = {"views": views, "patches": patches}
     interrupt(dataset, cache_dir, 5 if views.views == 1 else 20, error, workers=workers, **wanted)
     [unfinished] = list_caches(cache_dir)
     finished = sum(unfinished.rows.values())
@@ -389,11 +389,11 @@ def spoil(dataset: Dataset) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("batch_size", [4, 50])  # within a part of 8 rows, and over several
-@pytest.mark.parametrize(("workers", "views", "local"), [(0, ViewConfig(), False), (2, VIEWS, True)])
+@pytest.mark.parametrize(("workers", "views", "patches"), [(0, ViewConfig(), False), (2, VIEWS, True)])
 def test_unreadable_images_are_listed_and_nothing_is_written(
-    dataset: Dataset, cache_dir: Path, workers: int, views: ViewConfig, local: bool, batch_size: int
+    dataset: Dataset, cache_dir: Path, workers: int, views: ViewConfig, patches: bool, batch_size: int
 ) -> None:
-    wanted: dict[str, Any] = {"views": views, "local": local, "workers": workers, "batch_size": batch_size}
+    wanted: dict[str, Any] = {"views": views, "patches": patches, "workers": workers, "batch_size": batch_size}
     undisturbed = held(encode(dataset, cache_dir / "anew", **wanted).path)
     contents = spoil(dataset)
     told: list[int] = []

@@ -105,7 +105,7 @@ def gaussian_weights(x: Tensor, y: Tensor, num_classes: int) -> tuple[Tensor, Te
     residuals = x - means[y]  # (N', D)
     scatter = residuals.T @ residuals  # (D, D), (N' - 1) S
     shrinkage = scatter.trace() / max(1, count - 1)
-    if shrinkage <= torch.finfo(x.dtype).eps:
+    if shrinkage <= torch.finfo(x.dtype).tiny:
         weights = torch.zeros_like(means)
     else:
         identity = torch.eye(dim, dtype=x.dtype, device=x.device)
