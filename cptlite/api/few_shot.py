@@ -138,7 +138,7 @@ class FewShotClassifier(FittedClassifier, BaseEstimator):
         return resolve_config({**self.options, **settled, "method": self.method})
 
 
-def load_run(folder: str | Path, *, device: str = "cpu") -> FewShotClassifier:
+def load_run(folder: str | Path, *, device: str = "cpu", backbone: str | None = None) -> FewShotClassifier:
     """Read back a run that ``cptlite train`` finished: its scores are the same to the bit.
 
     Parameters
@@ -147,6 +147,8 @@ def load_run(folder: str | Path, *, device: str = "cpu") -> FewShotClassifier:
         The one that was named as written, with ``results.json`` in it.
     device : str
         Where scores are computed.
+    backbone : str, optional
+        The checkpoint's path, where ``cocoop`` was trained on a backbone that is one; other runs need none.
 
     Returns
     -------
@@ -159,7 +161,7 @@ def load_run(folder: str | Path, *, device: str = "cpu") -> FewShotClassifier:
     DataError
         There is no such run, it is not finished, or a file of it is damaged.
     """
-    run = read_run(Path(folder), device=device)
+    run = read_run(Path(folder), device=device, backbone=backbone)
     flat = {name: tuple(value) if isinstance(value, list) else value for name, value in run.config.to_json().items()}
     defaults = {each.name: each.default for _, each in known_options(run.config.entry) if each.name not in SETTLED}
     options: dict[str, Any] = {

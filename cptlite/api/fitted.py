@@ -29,6 +29,7 @@ from cptlite.datasets.types import Task
 from cptlite.errors import UsageError
 from cptlite.runs.evaluate import evaluate
 from cptlite.runs.load import text_of
+from cptlite.text.encoder import TextEncoder
 
 __all__ = ["FittedClassifier", "tasks_of"]
 
@@ -122,7 +123,7 @@ class FittedClassifier:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if hasattr(self, "stored_"):
-            self.stored_ = unpack_classifier(state["stored_"], text=partial(text_of, self.config_, "cpu"))
+            self.stored_ = unpack_classifier(state["stored_"], text=partial(_text_of_pickle, self.config_))
 
     @property
     def classifier_(self) -> Classifier:
@@ -169,6 +170,11 @@ class FittedClassifier:
                 f"{tuple(features.shape)}: give one view of each image, as the backbone made it"
             )
         return features
+
+
+def _text_of_pickle(config: RunConfig, facts: BackboneFacts) -> TextEncoder:
+    """Load the text encoder that a pickle names, which is trusted as a pickle is."""
+    return text_of(config, "cpu", facts.name, "a pickle", facts)
 
 
 def tasks_of(caches: Sequence[FeatureCache], backbone: BackboneFacts) -> tuple[Task, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cptlite.backbones import load_backbone
+from cptlite.backbones import check_user_named, load_backbone
 from cptlite.classifiers import BackboneFacts, StoredClassifier, load_classifier
 from cptlite.config import RunConfig, resolve_config
 from cptlite.errors import DataError, UsageError
@@ -37,14 +37,23 @@ class FinishedRun:
     stored: StoredClassifier
 
 
-def read_run(folder: Path, *, device: torch.device | str = "cpu") -> FinishedRun:
+def read_run(folder: Path, *, device: torch.device | str = "cpu", backbone: str | None = None) -> FinishedRun:
     """Read a finished run; its backbone is loaded only if its classifier encodes prompts when it scores.
+
+    Parameters
+    ----------
+    folder : Path
+    device : torch.device or str
+    backbone : str, optional
+        The checkpoint's path, of a backbone that is one: what a file names is not opened on its word alone.
 
     Raises
     ------
     DataError
         There is no such run, it is not finished, a file of it is damaged, or it has options that this version of
         cptlite does not have.
+    UsageError
+        Its backbone is a checkpoint's path, and that was not given.
     """
     folder = Path(folder)
     missing = [name for name in ("config.json", CLASSIFIER, "results.json") if not (folder / name).is_file()]
@@ -62,19 +71,27 @@ def read_run(folder: Path, *, device: torch.device | str = "cpu") -> FinishedRun
             f"train it anew"
         ) from None
     results = read_results(folder)
-    stored = load_classifier(folder / CLASSIFIER, device=device, text=partial(text_of, config, device))
+    stored = load_classifier(
+        folder / CLASSIFIER, device=device, text=partial(text_of, config, device, backbone, folder)
+    )
     return FinishedRun(config=config, results=results, stored=stored)
 
 
-def text_of(config: RunConfig, device: torch.device | str, facts: BackboneFacts) -> TextEncoder:
-    """Load the text encoder of a run's backbone again, by its name, to encode as the run did.
+def text_of(
+    config: RunConfig, device: torch.device | str, given: str | None, source: Path | str, facts: BackboneFacts
+) -> TextEncoder:
+    """Load the text encoder of a run's backbone again, to encode as the run did: by its name, or as it is given.
 
     Raises
     ------
+    UsageError
+        The name is a path that was not given.
     DataError
         Its weights are not there, or others are.
     """
-    backbone = load_backbone(facts.name, device=str(device), precision=facts.precision)
+    if given is None:
+        check_user_named(facts.name, given, source)
+    backbone = load_backbone(given or facts.name, device=str(device), precision=facts.precision)
     if backbone.weights_sha256 != facts.weights_sha256:
         raise DataError(
             f"wanted the weights that were {facts.name!r} when this classifier was trained (sha256 "

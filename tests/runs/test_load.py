@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -13,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from run_bench import BACKBONE, DATASETS, RunBench, least, results_of
+from run_bench import BACKBONE, DATASETS, RunBench, encode_datasets, least, results_of
 from safetensors.torch import load_file, save_file
 
 import cptlite
 from cptlite.backbones import Backbone, load_backbone
 from cptlite.cache import FeatureCache, open_caches
 from cptlite.classifiers import Classifier
-from cptlite.errors import DataError
+from cptlite.errors import DataError, UsageError
 from cptlite.methods.table import METHODS
 from cptlite.runs.execute import learn_in_memory
 
@@ -289,3 +290,22 @@ def test_other_weights_under_the_backbones_name_are_refused(
     with pytest.raises(DataError, match=rf"wanted the weights that were '{BACKBONE}' .* got others .*put those back"):
         cptlite.load_run(folder)
     cptlite.load_run(copy_run(finished, tmp_path / "second"))  # its scores need none
+
+
+def test_a_path_that_a_run_names_is_opened_only_if_it_is_given(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    save_file({name: value.contiguous() for name, value in load_backbone(BACKBONE).model.state_dict().items()}, weights)
+    own = load_backbone(str(weights))
+    bench = RunBench(own, encode_datasets(own, tmp_path), tmp_path)
+    folder = bench.train("runs", least("cocoop", backbone=str(weights)))
+    with pytest.raises(UsageError, match="names the checkpoint .* only opened if you give it"):
+        cptlite.load_run(folder)
+    model = cptlite.load_run(folder, backbone=str(weights))
+    features = np.random.default_rng(0).standard_normal((3, own.embed_dim), np.float32)
+    assert np.isfinite(model.scores(features)).all()
+    assert np.array_equal(pickle.loads(pickle.dumps(model)).scores(features), model.scores(features))
+    weights.rename(tmp_path / "moved.safetensors")
+    moved = cptlite.load_run(folder, backbone=str(tmp_path / "moved.safetensors"))
+    assert np.array_equal(moved.scores(features), model.scores(features))
+    with pytest.raises(DataError, match="got others"):
+        cptlite.load_run(folder, backbone="random:demo:5")
