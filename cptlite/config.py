@@ -7,10 +7,11 @@ list of names: `resolve_config` takes it apart.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cptlite.errors import UsageError
 from cptlite.methods.options import MethodOptions
@@ -18,10 +19,28 @@ from cptlite.methods.table import METHODS, MethodEntry, find_method
 from cptlite.options import MOST_SEED, Option, Options, did_you_mean, option, options_of
 from cptlite.training.recipe import PAPER, RECIPES, Recipe
 
-__all__ = ["OWN_ROWS", "RunConfig", "check_names", "differ_in_rows_alone", "known_options", "resolve_config"]
+if TYPE_CHECKING:
+    from cptlite.datasets import Catalog
+
+__all__ = [
+    "OWN_ROWS",
+    "SAME_NUMBERS",
+    "RunConfig",
+    "check_names",
+    "choose_suite",
+    "default_options",
+    "differ_in_rows_alone",
+    "known_options",
+    "resolve_config",
+]
 
 OWN_ROWS = ("shots", "seed")
 """Fields in which runs that train together may differ."""
+
+SAME_NUMBERS = ("device", "text_path", "text_memory", "cuda_graphs")
+"""Fields that say how a number is reached; they move it by rounding at most."""
+
+MAX_JOINED_NAMES = 3  # of datasets, in the name of their suite
 
 NAMED = {"method": str, "suite": str, "datasets": tuple[str, ...], "backbone": str}
 """Fields without a default, and their types."""
@@ -88,6 +107,22 @@ class RunConfig(Options):
         """Name of the recipe; where a method has but one way, that of its paper."""
         return self.recipe.recipe if self.recipe else PAPER
 
+    def differences(self) -> tuple[tuple[str, Any], ...]:
+        """List (name, value) of every option that is not the default of method and recipe, in the order of options.
+
+        Left out are `OWN_ROWS`, `SAME_NUMBERS`, and variant and recipe, which stand beside the method wherever it is
+        named. Two configurations of one method, variant and recipe that agree here give the same numbers on the same
+        datasets, backbone, shots and seed.
+        """
+        defaults = default_options(self.method, self.recipe_name)
+        values = {**vars(self), **vars(self.options), **(vars(self.recipe) if self.recipe else {})}
+        unlisted = {*OWN_ROWS, *SAME_NUMBERS, "variant", "recipe"}
+        return tuple(
+            (name, values[name] + 0.0 if isinstance(values[name], float) else values[name])  # no -0.0: it equals 0.0
+            for name, default in defaults.items()
+            if name not in unlisted and values[name] != default
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain values under one flat list of names, all of the method's, for `resolve_config` to read back."""
         parts = asdict(self)
@@ -108,6 +143,22 @@ def known_options(entry: MethodEntry) -> Iterator[tuple[str, Option]]:
         if not (entry.recipe and each.name == "recipe"):
             yield "recipe", replace(each, default=entry.recipe.get(each.name, each.default))
     yield from (("method", each) for each in entry.list_options())
+
+
+def default_options(method: str, recipe: str = PAPER) -> dict[str, Any]:
+    """Default of every option of a method by its name, by a recipe, without loading the method.
+
+    Raises
+    ------
+    UsageError
+        The method is unknown.
+    """
+    entry = find_method(method)
+    fixed = {} if entry.recipe else RECIPES.get(recipe, {})
+    return {
+        each.name: fixed.get(each.name, each.default) if part == "recipe" else each.default
+        for part, each in known_options(entry)
+    }
 
 
 def check_names(method: str, given: Mapping[str, Any]) -> None:
@@ -174,3 +225,13 @@ def differ_in_rows_alone(configs: Sequence[RunConfig]) -> bool:
     """Whether configurations agree in all but shots and seed."""
     rests = [{name: value for name, value in config.to_json().items() if name not in OWN_ROWS} for config in configs]
     return all(rest == rests[0] for rest in rests)
+
+
+def choose_suite(names: Sequence[str], catalog: Catalog) -> str:
+    """Name the folder of results over some datasets: a suite's name, their own, or a number and a digest."""
+    for suite in catalog.suites.values():
+        if set(suite.datasets) == set(names):
+            return suite.name
+    if len(names) <= MAX_JOINED_NAMES:
+        return "+".join(names)
+    return f"{len(names)}-datasets-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:8]}"

@@ -65,7 +65,7 @@ ORDER = {
     "methods": ("options", "base", "templates", "probes prompts", "table"),
     "methods.probes": ("estimator", ANY, "per_task zero_shot"),
     "methods.prompts": ("class_weights", "coop", ANY),
-    "reporting": ("summaries", "plots tables"),
+    "reporting": ("results", "configurations", "summaries", "plots tables"),
     "runs": ("evaluate files rows", "learn load", "execute", "sweep"),
     "text": ("layout", "plan", "fused plain", "encoder"),
     "timing": ("clock figure pictures report sizes tasks", "cache probe text train", "bench"),

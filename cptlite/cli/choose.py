@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cptlite.cli.options import CACHE_DIR
+from cptlite.config import choose_suite
 from cptlite.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from cptlite.datasets import Catalog
 
 __all__ = ["choose_backbone", "choose_datasets", "choose_suite"]
-
-MAX_JOINED_NAMES = 3
 
 Cached = Mapping[str, Sequence[str]]
 """Datasets that are cached, by name of the backbone."""
@@ -107,16 +105,6 @@ def choose_datasets(cached: Sequence[str], words: Sequence[str], catalog: Catalo
             f"Make them with: cptlite cache {wanted} --backbone {backbone}"
         )
     return tuple(dict.fromkeys(names))
-
-
-def choose_suite(names: Sequence[str], catalog: Catalog) -> str:
-    """Name the folder of results over some datasets: a suite's name, their own, or a number and a digest."""
-    for suite in catalog.suites.values():
-        if set(suite.datasets) == set(names):
-            return suite.name
-    if len(names) <= MAX_JOINED_NAMES:
-        return "+".join(names)
-    return f"{len(names)}-datasets-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:8]}"
 
 
 def _place(cache_dir: Path) -> str:

@@ -23,10 +23,14 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", help="Folder to draw accuracy against shots into.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Print mean and standard deviation per method and number of shots."""
+    """Print mean and standard deviation over seeds per method, configuration and number of shots."""
     from cptlite import reporting
 
-    groups = reporting.group_results(reporting.load_results(runs or [Path("runs")]))
+    loaded = reporting.load_results(runs or [Path("runs")])
+    for result in loaded:
+        if not result.get("config"):
+            note(f"no configuration recorded, so put with others like it by method and variant: {result['folder']}")
+    groups = reporting.group_results(loaded)
     if json:
         print_json({title: list(map(asdict, reporting.summarize(each))) for title, each in groups.items()})
     for number, (title, results) in enumerate(groups.items(), start=1):

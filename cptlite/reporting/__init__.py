@@ -1,15 +1,8 @@
 """Results of runs as tables and as a picture: what a run scored, what more shots bring."""
 
 from cptlite.reporting.plots import draw_shots_plot
-from cptlite.reporting.summaries import (
-    Result,
-    Summary,
-    group_results,
-    load_results,
-    method_label,
-    run_shots,
-    summarize,
-)
+from cptlite.reporting.results import Result, load_results, method_label, run_shots
+from cptlite.reporting.summaries import Line, Summary, group_results, line_up, summarize
 from cptlite.reporting.tables import (
     Table,
     method_task_table,
@@ -19,11 +12,13 @@ from cptlite.reporting.tables import (
 )
 
 __all__ = [
+    "Line",
     "Result",
     "Summary",
     "Table",
     "draw_shots_plot",
     "group_results",
+    "line_up",
     "load_results",
     "method_label",
     "method_task_table",

@@ -1,4 +1,4 @@
-"""Accuracy against shots, one line per method, as a PNG.
+"""Accuracy against shots, one line per method and configuration, as a PNG.
 
 Colours: from Okabe and Ito's and Tol's palettes, which colour-blind readers can tell apart; the
 markers differ as well.
@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import log2
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from cptlite.errors import CptliteError, UsageError
-from cptlite.reporting.summaries import Result, Summary, group_results, seeds_label, summarize
+from cptlite.reporting.results import Result
+from cptlite.reporting.summaries import Line, Summary, group_results, line_up, seeds_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +24,8 @@ __all__ = ["draw_shots_plot"]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#332288", "#E69F00", "#56B4E9", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # one fewer than colours, so that pairs repeat late
 GREY = "#555555"
-LABEL_GAP = 0.052  # of the axis' height, between labels of neighbouring lines
+LABEL_GAP = 0.052  # of the axis' height, between labels of neighbouring lines, for each row of words
+LABEL_WIDTH = 28  # characters of a row of words
 DODGE = 0.006  # of the axis' width, so that error bars of neighbouring lines stand side by side
 MARGIN = 0.25  # in log2 shots, left and right of the data
 
@@ -68,29 +71,29 @@ def draw_shots_plot(results: Sequence[Result], path: Path, title: str | None = N
     figure = Figure(figsize=(7.2, 4.6), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    summaries = summarize(results)
-    _draw_lines(axes, summaries)
+    lines = line_up(results)
+    summaries = [summary for line in lines for summary in line.summaries().values()]
+    _draw_lines(axes, lines)
     _dress(axes, summaries, title or next(iter(groups)))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", facecolor="white")
     return path
 
 
-def _draw_lines(axes: Axes, summaries: Sequence[Summary]) -> None:
-    """One line with error bars per method, named at its right end in its own colour."""
-    few_shot = [summary for summary in summaries if summary.shots]
-    methods = list(dict.fromkeys(summary.method for summary in few_shot))
-    shots = [summary.shots for summary in few_shot] or [1]
+def _draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
+    """One line with error bars per method and configuration, named at its right end in its own colour."""
+    few_shot = [line for line in lines if any(line.runs)]
+    shots = [number for line in few_shot for number in line.runs] or [1]
     step = DODGE * (log2(max(shots) / min(shots)) + 2 * MARGIN)  # in log2 shots
     ends: list[tuple[float, str, str]] = []  # height, name, colour
-    for index, method in enumerate(methods):
-        line = [summary for summary in few_shot if summary.method == method]
+    for index, line in enumerate(few_shot):
+        summaries = list(line.summaries().values())
         colour = COLOURS[index % len(COLOURS)]
-        shift = 2 ** (step * (index - (len(methods) - 1) / 2))
+        shift = 2 ** (step * (index - (len(few_shot) - 1) / 2))
         axes.errorbar(
-            [summary.shots * shift for summary in line],
-            [100 * summary.mean for summary in line],
-            yerr=[100 * summary.std for summary in line] if _several_seeds(line) else None,
+            [summary.shots * shift for summary in summaries],
+            [100 * summary.mean for summary in summaries],
+            yerr=[100 * summary.std for summary in summaries] if _several_seeds(summaries) else None,
             color=colour,
             marker=MARKERS[index % len(MARKERS)],
             markersize=5.5,
@@ -98,11 +101,12 @@ def _draw_lines(axes: Axes, summaries: Sequence[Summary]) -> None:
             elinewidth=1.0,
             capsize=2.5,
         )
-        ends.append((100 * line[-1].mean, method, colour))
-    for summary in summaries:
-        if not summary.shots:
+        ends.append((100 * summaries[-1].mean, line.label, colour))
+    for line in lines:
+        if not any(line.runs):
+            (summary,) = line.summaries().values()
             axes.axhline(100 * summary.mean, color=GREY, linestyle=(0, (5, 3)), linewidth=1.4, zorder=1)
-            ends.append((100 * summary.mean, summary.method, GREY))
+            ends.append((100 * summary.mean, line.label, GREY))
     _name_lines(axes, ends)
 
 
@@ -111,16 +115,17 @@ def _name_lines(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
     axes.margins(y=0.08)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
-    ends = sorted(ends)
+    ends = sorted((height, "\n".join(wrap(name, LABEL_WIDTH)), colour) for height, name, colour in ends)
     wanted = [(height - low) / (high - low) for height, _, _ in ends]
-    for (_, name, colour), height in zip(ends, spread(wanted, LABEL_GAP), strict=True):
+    most = max(name.count("\n") + 1 for _, name, _ in ends)
+    for (_, name, colour), height in zip(ends, spread(wanted, most * LABEL_GAP), strict=True):
         axes.annotate(
             name,
             xy=(1.015, height),
             xycoords="axes fraction",
             color=colour,
             va="center",
-            fontsize=10,
+            fontsize=10 if most == 1 else 9,
             annotation_clip=False,
         )
 

@@ -1,45 +1,35 @@
 """Many results in, one mean and standard deviation per method and number of shots out.
 
-A result is the flat dictionary of a run's ``results.json``; accuracies are in [0, 1]. Standard
-deviations are over seeds, with divisor ``n - 1``.
+Runs are averaged over seeds and nothing else: those of one method that were configured otherwise are lines of their
+own. Accuracies are in [0, 1], standard deviations have the divisor ``n - 1``.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cptlite.errors import DataError
 from cptlite.metrics import mean_and_std
-from cptlite.training.recipe import PAPER
+from cptlite.reporting.configurations import Configuration, configuration, configuration_key, say_differences
+from cptlite.reporting.results import Result, method_label, run_seconds, run_shots
 
-__all__ = [
-    "Result",
-    "Summary",
-    "group_results",
-    "load_results",
-    "method_label",
-    "run_seconds",
-    "run_shots",
-    "seeds_label",
-    "shots_label",
-    "summarize",
-]
-
-Result = Mapping[str, Any]
+__all__ = ["Line", "Summary", "group_results", "line_up", "seeds_label", "shots_label", "summarize"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The runs of one method at one number of shots, over their seeds.
+    """The runs of one method in one configuration at one number of shots, over their seeds.
 
     Attributes
     ----------
     method : str
         Label of method and variant.
+    differs : str
+        What sets the configuration apart from the method's defaults and from others in the table, or nothing.
+    config : mapping
+        The configuration but for shots and seed; empty where the runs did not record it.
     shots : int
         Training images per class; 0 for a method that uses none.
     mean, std : float
@@ -53,6 +43,8 @@ class Summary:
     """
 
     method: str
+    differs: str
+    config: Configuration
     shots: int
     mean: float
     std: float
@@ -61,65 +53,45 @@ class Summary:
     seconds: float
 
 
-def method_label(result: Result) -> str:
-    """Name of the method, with its variant where it has one and a recipe that is not the paper's: ``softcpt-nata``."""
-    recipe = result.get("recipe", PAPER)
-    words = (result["method"], result.get("variant"), None if recipe == PAPER else recipe)
-    return "-".join(word for word in words if word)
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """The runs of one method in one configuration, at any number of shots.
 
-
-def run_shots(result: Result) -> int:
-    """Training images per class of a run; 0 for zero-shot, whatever number it was given."""
-    return 0 if result["method"] == "zeroshot" else int(result["shots"])
-
-
-def run_seconds(result: Result) -> float:
-    """Seconds of a run, all phases together."""
-    seconds = result.get("seconds") or {}
-    return float(seconds.get("total", sum(seconds.values())))
-
-
-def load_results(paths: Iterable[Path]) -> list[Result]:
-    """Read the results of every finished run in some folders.
-
-    Parameters
+    Attributes
     ----------
-    paths : iterable of Path
-        Folders to look in at any depth, or ``results.json`` files.
-
-    Returns
-    -------
-    list of mapping
-        In order of path.
-
-    Raises
-    ------
-    DataError
-        There are none, or a file is not one of results.
+    method, differs, config
+        As of `Summary`.
+    runs : dict of int to dict of int to mapping
+        Results by shots, and by seed.
     """
-    paths = list(paths)
-    files = [file for path in paths for file in ([path] if path.is_file() else _results_in(path))]
-    if not files:
-        raise DataError(
-            f"no results.json of a finished run lies in {', '.join(map(str, paths))}. Make one with: cptlite train"
+
+    method: str
+    differs: str
+    config: Configuration
+    runs: Mapping[int, Mapping[int, Result]]
+
+    @property
+    def label(self) -> str:
+        """Method, and in brackets what differs."""
+        return f"{self.method} ({self.differs})" if self.differs else self.method
+
+    def summaries(self) -> dict[int, Summary]:
+        """Mean and standard deviation over seeds by number of shots, ascending."""
+        return {shots: self._summary(shots, by_seed) for shots, by_seed in self.runs.items()}
+
+    def _summary(self, shots: int, by_seed: Mapping[int, Result]) -> Summary:
+        mean, std = mean_and_std([result["suite_score"] for result in by_seed.values()])
+        return Summary(
+            method=self.method,
+            differs=self.differs,
+            config=self.config,
+            shots=shots,
+            mean=mean,
+            std=std,
+            seeds=tuple(sorted(by_seed)),
+            parameters=max(int(result.get("parameters") or 0) for result in by_seed.values()),
+            seconds=mean_and_std([run_seconds(result) for result in by_seed.values()])[0],
         )
-    return [_read_result(file) for file in files]
-
-
-def _results_in(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("results.json"))
-
-
-def _read_result(file: Path) -> Result:
-    wanted = ("method", "suite", "shots", "seed", "tasks", "suite_score")
-    try:
-        result = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{file} is not JSON ({error}). Train that run again.") from error
-    missing = [key for key in wanted if not isinstance(result, dict) or key not in result]
-    if missing:
-        raise DataError(f"{file} holds no results of a run: it lacks {', '.join(missing)}.")
-    return result
 
 
 def group_results(results: Iterable[Result]) -> dict[str, list[Result]]:
@@ -149,43 +121,61 @@ def group_results(results: Iterable[Result]) -> dict[str, list[Result]]:
     return titled
 
 
-def summarize(results: Iterable[Result]) -> list[Summary]:
-    """Mean and standard deviation over seeds per method and number of shots.
+def line_up(results: Iterable[Result]) -> list[Line]:
+    """Put runs of one method and one configuration together.
 
     Parameters
     ----------
     results : iterable of mapping
-        Results over the same tasks and backbone. Of two with the same method, shots and seed the
-        last counts.
+        Results over the same tasks and backbone.
 
     Returns
     -------
-    list of Summary
+    list of Line
         Methods without shots first, then by their mean at the most shots, the best last; shots ascending.
+
+    Raises
+    ------
+    DataError
+        Two results are of one configuration, shots and seed.
     """
-    runs: dict[str, dict[int, dict[int, Result]]] = {}  # method -> shots -> seed
+    methods: dict[str, dict[str, list[Result]]] = {}  # label -> configuration -> runs
     for result in results:
-        by_shots = runs.setdefault(method_label(result), {})
-        by_shots.setdefault(run_shots(result), {})[int(result["seed"])] = result
-    methods = [
-        [_summary(method, shots, by_seed) for shots, by_seed in sorted(by_shots.items())]
-        for method, by_shots in runs.items()
-    ]
-    methods.sort(key=lambda line: (line[-1].shots > 0, line[-1].mean, line[-1].method))
-    return [summary for line in methods for summary in line]
+        key = configuration_key(configuration(result))
+        methods.setdefault(method_label(result), {}).setdefault(key, []).append(result)
+    lines = []
+    for method, by_key in methods.items():
+        configs = [configuration(runs[0]) for runs in by_key.values()]
+        for config, differs, runs in zip(configs, say_differences(configs), by_key.values(), strict=True):
+            lines.append(Line(method=method, differs=differs, config=config, runs=_by_shots(runs)))
+    return sorted(lines, key=_rank)
 
 
-def _summary(method: str, shots: int, by_seed: Mapping[int, Result]) -> Summary:
-    mean, std = mean_and_std([result["suite_score"] for result in by_seed.values()])
-    return Summary(
-        method=method,
-        shots=shots,
-        mean=mean,
-        std=std,
-        seeds=tuple(sorted(by_seed)),
-        parameters=max(int(result.get("parameters") or 0) for result in by_seed.values()),
-        seconds=mean_and_std([run_seconds(result) for result in by_seed.values()])[0],
-    )
+def _by_shots(results: Iterable[Result]) -> dict[int, dict[int, Result]]:
+    """Results of one configuration by ascending shots and by seed, each once."""
+    seen: dict[tuple[int, int], Result] = {}
+    runs: dict[int, dict[int, Result]] = {}
+    for result in results:
+        given, seed = int(result["shots"]), int(result["seed"])
+        other = seen.setdefault((given, seed), result)
+        if other is not result:
+            places = " and in ".join(str(each.get("folder", "no folder")) for each in (other, result))
+            raise DataError(
+                f"wanted every seed once, got two runs of {method_label(result)} in one configuration with "
+                f"{shots_label(given)} and seed {seed}, in {places}: leave one of them out"
+            )
+        runs.setdefault(run_shots(result), {}).setdefault(seed, result)  # of zero-shot, whatever shots it was given
+    return dict(sorted(runs.items()))
+
+
+def _rank(line: Line) -> tuple[bool, float, str, str]:
+    most = list(line.summaries().values())[-1]
+    return most.shots > 0, most.mean, line.method, line.differs
+
+
+def summarize(results: Iterable[Result]) -> list[Summary]:
+    """Mean and standard deviation over seeds per line and number of shots, in the order of `line_up`."""
+    return [summary for line in line_up(results) for summary in line.summaries().values()]
 
 
 def shots_label(shots: int) -> str:

@@ -7,16 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from cptlite.metrics import mean_and_std
-from cptlite.reporting.summaries import (
-    Result,
-    Summary,
-    method_label,
-    run_seconds,
-    run_shots,
-    seeds_label,
-    shots_label,
-    summarize,
-)
+from cptlite.reporting.results import Result, method_label, run_seconds, run_shots
+from cptlite.reporting.summaries import Summary, line_up, seeds_label, shots_label
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -86,7 +78,7 @@ def run_table(result: Result) -> Table:
 
 
 def summary_table(results: Sequence[Result], title: str = "Suite score") -> Table:
-    """One row per method, one column per number of shots: mean and std over seeds.
+    """One row per method and configuration, one column per number of shots: mean and std over seeds.
 
     Parameters
     ----------
@@ -98,33 +90,34 @@ def summary_table(results: Sequence[Result], title: str = "Suite score") -> Tabl
     Returns
     -------
     Table
-        The best mean at each number of shots is stressed.
+        The best mean at each number of shots is stressed. What sets a configuration apart has a column if there is any.
     """
-    summaries = summarize(results)
-    columns = sorted({summary.shots for summary in summaries})
-    methods: dict[str, dict[int, Summary]] = {}
-    for summary in summaries:
-        methods.setdefault(summary.method, {})[summary.shots] = summary
+    lines = [(line, line.summaries()) for line in line_up(results)]
+    columns = sorted({shots for _, by_shots in lines for shots in by_shots})
+    headings = ["method", "differs"] if any(line.differs for line, _ in lines) else ["method"]
     rows: list[tuple[str, ...]] = []
     means: dict[tuple[int, int], float] = {}
-    for row, (method, by_shots) in enumerate(methods.items()):
-        means |= {(row, 1 + columns.index(shots)): each.mean for shots, each in by_shots.items()}
+    for row, (line, by_shots) in enumerate(lines):
+        means |= {(row, len(headings) + columns.index(shots)): each.mean for shots, each in by_shots.items()}
         scores = (_mean_and_std(by_shots.get(shots)) for shots in columns)
         learned = max(each.parameters for each in by_shots.values())
         seconds = max(each.seconds for each in by_shots.values())
-        rows.append((method, *scores, f"{learned:,}", _duration(seconds)))
+        said = (line.method, line.differs)[: len(headings)]
+        rows.append((*said, *scores, f"{learned:,}", _duration(seconds)))
+    seeds = seeds_label(summary for _, by_shots in lines for summary in by_shots.values())
     return Table(
         title=f"{title} (%)",
-        columns=("method", *(shots_label(shots) for shots in columns), "learned", "time"),
+        columns=(*headings, *(shots_label(shots) for shots in columns), "learned", "time"),
         rows=tuple(rows),
         best=_best(means),
-        caption=f"mean ± sample standard deviation over {seeds_label(summaries)}; learned: "
+        caption=f"mean ± sample standard deviation over {seeds}; learned: "
         "parameters; time: mean of a run at its slowest number of shots",
+        words=tuple(range(len(headings))),
     )
 
 
 def method_task_table(results: Sequence[Result], shots: int, title: str = "Score per task") -> Table:
-    """One row per task, one column per method, at one number of shots: mean over seeds.
+    """One row per task, one column per method and configuration, at one number of shots: mean over seeds.
 
     Parameters
     ----------
@@ -140,24 +133,24 @@ def method_task_table(results: Sequence[Result], shots: int, title: str = "Score
     Table
         The best mean of each task is stressed.
     """
-    results = [result for result in results if run_shots(result) in (0, shots)]
-    # method -> task -> one score per seed
-    scores: dict[str, dict[str, list[float]]] = {summary.method: {} for summary in summarize(results)}
-    for result in results:
-        by_task = scores[method_label(result)]
-        for task, values in result["tasks"].items():
-            by_task.setdefault(task, []).append(values[values["metric"]])
-    tasks = list(dict.fromkeys(task for by_task in scores.values() for task in by_task))
+    lines = line_up(result for result in results if run_shots(result) in (0, shots))
+    # line -> task -> one score per seed
+    scores: list[dict[str, list[float]]] = [{} for _ in lines]
+    for line, by_task in zip(lines, scores, strict=True):
+        for result in (result for by_seed in line.runs.values() for result in by_seed.values()):
+            for task, values in result["tasks"].items():
+                by_task.setdefault(task, []).append(values[values["metric"]])
+    tasks = list(dict.fromkeys(task for by_task in scores for task in by_task))
     means = {
         (column, row): mean_and_std(by_task[task])[0]
-        for column, by_task in enumerate(scores.values(), start=1)
+        for column, by_task in enumerate(scores, start=1)
         for row, task in enumerate(tasks)
         if task in by_task
     }
     columns = range(1, len(scores) + 1)
     return Table(
         title=f"{title} at {shots_label(shots)} (%)",
-        columns=("task", *scores),
+        columns=("task", *(line.label for line in lines)),
         rows=tuple(
             (task, *(_percent(means.get((column, row))) for column in columns)) for row, task in enumerate(tasks)
         ),

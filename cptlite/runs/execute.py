@@ -57,10 +57,11 @@ def execute_runs(
     Returns
     -------
     list of dict
-        What each ``results.json`` holds: names, per-task metrics, ``suite_score`` in [0, 1], ``parameters``,
-        ``choices`` (numbers chosen on validation rows, by task), ``seconds`` by phase (of a training together, the
-        run's share), ``peak_mib`` (of the runs trained together, or evaluating this one, whichever is more) and
-        ``peak_of`` (``run``, or ``process`` where the system counts from its start).
+        What each ``results.json`` holds: names, ``config`` and ``caches`` (fingerprints) as in ``config.json``,
+        per-task metrics, ``suite_score`` in [0, 1], ``parameters``, ``choices`` (numbers chosen on validation rows, by
+        task), ``seconds`` by phase (of a training together, the run's share), ``peak_mib`` (of the runs trained
+        together, or evaluating this one, whichever is more) and ``peak_of`` (``run``, or ``process`` where the system
+        counts from its start).
 
     Raises
     ------
@@ -147,6 +148,7 @@ def _finish(
     results = {
         **{key: getattr(config, key) for key in ("method", "suite", "backbone", "shots", "seed", "variant")},
         "recipe": config.recipe_name,
+        **_identity(config, caches),
         "tasks": tasks,
         "suite_score": suite_score([scores[scores["metric"]] for scores in tasks.values()]),
         "parameters": learned.num_parameters,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -102,9 +103,19 @@ def test_summarize_takes_mean_and_sample_std_over_seeds() -> None:
     assert summaries[3].parameters == 66048
 
 
-def test_a_repeated_run_counts_once() -> None:
-    (summary,) = summarize([made_up(0.1), made_up(0.7)])
-    assert (summary.mean, summary.seeds) == (0.7, (1,))
+def test_a_seed_that_comes_twice_is_refused_with_both_folders() -> None:
+    twice = [made_up(0.1, folder="runs/a"), made_up(0.7, folder="runs/b")]
+    for refuse in (summarize, summary_table, lambda results: method_task_table(results, 1)):
+        with pytest.raises(DataError, match="coop-mt .* 1 shot and seed 1, in runs/a and in runs/b: leave one"):
+            refuse(twice)
+
+
+def test_zero_shot_counts_once_a_seed_whatever_shots_it_was_given() -> None:
+    zeroshot = [made_up(0.3, method="zeroshot", shots=shots, seed=seed) for shots in (1, 4) for seed in (1, 2)]
+    (summary,) = summarize(zeroshot)
+    assert (summary.shots, summary.seeds, summary.mean) == (0, (1, 2), pytest.approx(0.3))
+    with pytest.raises(DataError, match="zeroshot .* 4 shots and seed 2"):
+        summarize([*zeroshot, zeroshot[-1] | {}])
 
 
 def test_seconds_of_the_whole_run_win_over_their_parts() -> None:
@@ -136,13 +147,64 @@ def test_load_results_finds_finished_runs_at_any_depth(tmp_path: Path) -> None:
     assert len(load_results([tmp_path / "b/run/results.json"])) == 1
 
 
+def write(file: Path, content: Any) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return file
+
+
+def test_load_results_reads_a_file_once_and_says_where_it_lies(tmp_path: Path) -> None:
+    file = write(tmp_path / "b/run/results.json", made_up(0.5))
+    (result,) = load_results([tmp_path, tmp_path / "b", file])
+    assert result["folder"] == str(tmp_path / "b/run")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is not JSON"), ("[]", "lacks method"), ('{"method": "x"}', "lacks suite, shots")],
+    [
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON .nested too deep"),
+        ('{"seed": ' + "1" * 5000 + "}", "is not JSON"),
+        ("[]", "lacks method"),
+        ('{"method": "x"}', "lacks suite, shots"),
+    ],
 )
 def test_load_results_names_a_foreign_file(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "results.json").write_text(text)
+    write(tmp_path / "results.json", text)
     with pytest.raises(DataError, match=rf"results\.json .*{message}"):
+        load_results([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"suite_score": math.nan}, "suite_score from 0 to 1, got nan"),
+        ({"suite_score": "0.5"}, "suite_score from 0 to 1, got '0.5'"),
+        ({"suite_score": 1.01}, "suite_score from 0 to 1, got 1.01"),
+        ({"method": None}, "a text as method"),
+        ({"suite": ["mine"]}, "a text as suite"),
+        ({"suite": None}, "a text as suite"),
+        ({"variant": 3}, "a text as variant"),
+        ({"shots": "4"}, "a whole number as shots"),
+        ({"seed": True}, "a whole number as seed"),
+        ({"seed": None}, "a whole number as seed"),
+        ({"parameters": math.inf}, "a whole number as parameters"),
+        ({"tasks": {}}, "the scores of a task, got none"),
+        ({"tasks": None}, "a table as tasks"),
+        ({"tasks": [0.5]}, "a table as tasks"),
+        ({"tasks": {"leaf": 0.5}}, "a table with its metric for task 'leaf'"),
+        ({"tasks": {"leaf": {"metric": "acc1", "acc1": math.nan}}}, "acc1 of task 'leaf' from 0 to 1, got nan"),
+        ({"tasks": {"leaf": {"metric": "acc1"}}}, "acc1 of task 'leaf' from 0 to 1, got None"),
+        ({"seconds": {"train": None}}, "seconds of train, got None"),
+        ({"seconds": {"train": -1}}, "seconds of train, got -1"),
+        ({"seconds": {"train": 10**400}}, "seconds of train, got 1000"),
+        ({"config": "default"}, "a table as config"),
+        ({"caches": {"leaf": 1}}, "a table for each of caches"),
+    ],
+)
+def test_load_results_refuses_what_is_of_another_kind(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    write(tmp_path / "results.json", made_up(0.5) | change)
+    with pytest.raises(DataError, match=rf"results\.json holds no results of a run: wanted .*{re.escape(message)}"):
         load_results([tmp_path])
 
 

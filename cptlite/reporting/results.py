@@ -1,0 +1,133 @@
+"""Results of runs read from their folders, and what a single one says.
+
+A result is the flat dictionary of a run's ``results.json``, with the ``folder`` it was read from; accuracies are in
+[0, 1].
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cptlite.errors import DataError
+from cptlite.training.recipe import PAPER
+
+__all__ = ["Result", "load_results", "method_label", "run_seconds", "run_shots"]
+
+Result = Mapping[str, Any]
+
+WANTED = ("method", "suite", "shots", "seed", "tasks", "suite_score")
+KINDS: tuple[tuple[tuple[str, ...], type, str], ...] = (
+    (("method", "suite", "variant", "recipe", "backbone"), str, "text"),
+    (("shots", "seed", "parameters"), int, "whole number"),
+    (("tasks", "seconds", "config", "caches"), dict, "table"),
+)
+"""Keys of results by the type that they have; those that are not `WANTED` may be missing or null."""
+
+
+def method_label(result: Result) -> str:
+    """Name of the method, with its variant where it has one and a recipe that is not the paper's: ``softcpt-nata``."""
+    recipe = result.get("recipe", PAPER)
+    words = (result["method"], result.get("variant"), None if recipe == PAPER else recipe)
+    return "-".join(word for word in words if word)
+
+
+def run_shots(result: Result) -> int:
+    """Training images per class of a run; 0 for zero-shot, whatever number it was given."""
+    return 0 if result["method"] == "zeroshot" else int(result["shots"])
+
+
+def run_seconds(result: Result) -> float:
+    """Seconds of a run, all phases together."""
+    seconds = result.get("seconds") or {}
+    return float(seconds.get("total", sum(seconds.values())))
+
+
+def load_results(paths: Iterable[Path]) -> list[Result]:
+    """Read the results of every finished run in some folders.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Folders to look in at any depth, or ``results.json`` files.
+
+    Returns
+    -------
+    list of mapping
+        In order of path, each file once. The configuration of a run that did not write it into its results is taken
+        from ``config.json`` beside them; where there is none, the result has no ``config``.
+
+    Raises
+    ------
+    DataError
+        There are none, or a file is not one of results.
+    """
+    paths = list(paths)
+    files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("results.json")))]
+    if not files:
+        raise DataError(
+            f"no results.json of a finished run lies in {', '.join(map(str, paths))}. Make one with: cptlite train"
+        )
+    return [_read_result(file) for file in {file.resolve(): file for file in files}.values()]
+
+
+def _read_result(file: Path) -> Result:
+    result = _read_table(file)
+    missing = [key for key in WANTED if key not in result]
+    if missing:
+        raise DataError(f"{file} holds no results of a run: it lacks {', '.join(missing)}.")
+    beside = file.with_name("config.json")
+    if not result.get("config") and beside.is_file():
+        earlier = _read_table(beside)
+        if not isinstance(earlier.get("config"), dict):
+            raise DataError(f"{beside} holds no configuration of a run: it lacks config. Train that run again.")
+        result |= {key: earlier[key] for key in ("config", "caches") if key in earlier}
+    wrong = _find_wrong(result)
+    if wrong:
+        raise DataError(f"{file} holds no results of a run: wanted {wrong}. Train that run again.")
+    return {**result, "folder": str(file.parent)}
+
+
+def _read_table(file: Path) -> dict[str, Any]:
+    """Read a JSON file that holds a table."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}).") from None
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else error
+        raise DataError(f"{file} is not JSON ({reason}). Train that run again.") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{file} holds no results of a run: it lacks {', '.join(WANTED)}.")
+    return content
+
+
+def _find_wrong(result: Result) -> str:
+    """Say what of a result is not of its kind, as wanted and got; nothing if all is well."""
+    for keys, kind, name in KINDS:
+        for key in keys:
+            value = result.get(key)
+            wrong = type(value) is not kind if value is not None else key in WANTED
+            if wrong or isinstance(value, int) and value < 0:
+                return f"a {name} as {key}, got {value!r:.40}"
+    if not all(isinstance(table, dict) for table in (result.get("caches") or {}).values()):
+        return "a table for each of caches"
+    for phase, seconds in (result.get("seconds") or {}).items():
+        if not _is_number(seconds) or seconds < 0:
+            return f"seconds of {phase}, got {seconds!r:.40}"
+    scores: dict[str, Any] = {"suite_score": result["suite_score"]}
+    for task, values in result["tasks"].items():
+        if not isinstance(values, dict) or not isinstance(values.get("metric"), str):
+            return f"a table with its metric for task {task!r}, got {values!r:.40}"
+        scores[f"{values['metric']} of task {task!r}"] = values.get(values["metric"])
+    for name, score in scores.items():
+        if not _is_number(score) or not 0 <= score <= 1:
+            return f"a {name} from 0 to 1, got {score!r:.40}"
+    return "" if result["tasks"] else "the scores of a task, got none"
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value) or type(value) is int and abs(value) < 2**63
