@@ -62,6 +62,14 @@ def train(
         ),
     ] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.", rich_help_panel=HOW)] = False,
+    lock: Annotated[
+        bool,
+        typer.Option(
+            "--lock/--no-lock",
+            help="Hold the run's folder against other processes; --no-lock on file systems without locks.",
+            rich_help_panel=HOW,
+        ),
+    ] = True,
     together: Annotated[
         bool,
         typer.Option("--together", help="Train several runs as an axis of one forward.", rich_help_panel=HOW),
@@ -90,7 +98,7 @@ def train(
         resolved = {"device": loaded.device, "precision": loaded.precision, "cache_dir": cache_dir, **grid}
         show_configuration("train", base.to_json() | resolved | {"run": folders})
         caches = cached.open(loaded, base.datasets)
-        results = _execute(configs, loaded, caches, together, {"out": out, "force": force})
+        results = _execute(configs, loaded, caches, together, {"out": out, "force": force, "lock": lock})
     _show(results, json)
     for written in folders:
         note(f"{'already done' if finished else 'written'}: {written}{' (--force trains again)' if finished else ''}")

@@ -1,11 +1,12 @@
 """The one place that reads test rows: a finished classifier on every task, once.
 
-Axes: N test rows, K classes of all tasks in task-major order, M patches of an image, D joint dimension.
+Axes: N test rows, B rows of a chunk, K classes of all tasks in task-major order, C of a task, M patches of an image, D
+joint dimension.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from cptlite.cache import FeatureCache
 from cptlite.classifiers import Classifier
 from cptlite.metrics import accuracy, mean_per_class_recall
+from cptlite.runs.guards import check_features, check_scores, sound_features, sound_scores
 
 __all__ = ["evaluate"]
 
@@ -41,6 +43,11 @@ def evaluate(
     -------
     dict of str to dict
         By task id: ``acc1`` and ``mean_per_class_recall`` in [0, 1], ``metric`` (the one that counts) and ``rows``.
+
+    Raises
+    ------
+    CptliteError
+        Features or scores of a row are not finite.
     """
     results: dict[str, dict[str, Any]] = {}
     first = 0
@@ -49,7 +56,7 @@ def evaluate(
         for index, task in enumerate(cache.tasks):
             rows = np.flatnonzero(tasks == index)
             classes = slice(first, first + len(task.class_names))
-            predicted = _predict(classifier, _chunks(cache, rows, patches), classes, device)
+            predicted = _predict(classifier, cache, rows, classes, device, patches)
             results[task.id] = {
                 "acc1": accuracy(labels[rows], predicted),
                 "mean_per_class_recall": mean_per_class_recall(labels[rows], predicted),
@@ -68,7 +75,18 @@ def _chunks(cache: FeatureCache, rows: np.ndarray, patches: bool) -> Iterator[np
         yield cache.patches("test", part) if patches else cache.features("test", part, views=0)[:, 0]
 
 
-def _predict(classifier: Classifier, chunks: Iterable[np.ndarray], classes: slice, device: torch.device) -> np.ndarray:
+def _predict(
+    classifier: Classifier, cache: FeatureCache, rows: np.ndarray, classes: slice, device: torch.device, patches: bool
+) -> np.ndarray:
     """Best class within one task for each row: (N,)."""
-    best = [classifier.scores(torch.from_numpy(chunk).to(device), classes).argmax(dim=-1) for chunk in chunks]
-    return torch.cat(best).cpu().numpy() if best else np.zeros(0, np.int64)
+    best, sound, ranked = [torch.zeros(0, dtype=torch.int64, device=device)], [], []
+    for chunk in _chunks(cache, rows, patches):
+        features = torch.from_numpy(chunk).to(device)  # (B, D) or (B, M, D)
+        scores = classifier.scores(features, classes)  # (B, C)
+        best.append(scores.argmax(dim=-1))
+        sound.append(sound_features(features))
+        ranked.append(sound_scores(scores))
+    if len(rows):
+        check_features(cache, "test", rows, torch.cat(sound))
+        check_scores(cache, rows, torch.cat(ranked))
+    return torch.cat(best).cpu().numpy()

@@ -5,9 +5,9 @@ Axes: R runs trained together, K classes of all tasks, D joint dimension.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,18 @@ from cptlite.errors import DataError, UsageError
 from cptlite.methods.base import Learned, Problem
 from cptlite.metrics import suite_score
 from cptlite.runs.evaluate import evaluate
-from cptlite.runs.files import finished_results, remove_checkpoints, run_folder, write_classifier, write_json
+from cptlite.runs.files import (
+    finished_results,
+    has_leftovers,
+    remove_checkpoints,
+    run_folder,
+    write_classifier,
+    write_json,
+    write_results,
+    writing_run,
+)
 from cptlite.runs.learn import OnEpoch, Run, learn_runs
-from cptlite.runs.rows import draw_few_shots, no_rows
+from cptlite.runs.rows import check_caches, draw_few_shots, no_rows
 from cptlite.text.encoder import TextEncoder
 
 __all__ = ["execute_runs", "learn_in_memory"]
@@ -34,6 +43,7 @@ def execute_runs(
     *,
     out: Path,
     force: bool = False,
+    lock: bool = True,
     on_epoch: OnEpoch | None = None,
 ) -> list[dict[str, Any]]:
     """Train, evaluate and file runs that differ in shots and seed alone, as an axis of one forward.
@@ -50,6 +60,8 @@ def execute_runs(
         Where runs go.
     force : bool
         Replace what is in the runs' folders.
+    lock : bool
+        Hold each run's folder against other processes; False where its file system has no locks.
     on_epoch : callable, optional
         Told the number of epochs that all runs together have done (of tasks learned separately, their mean) and the
         last epoch's mean loss.
@@ -74,25 +86,41 @@ def execute_runs(
     if not differ_in_rows_alone(configs):
         raise UsageError(f"runs trained together may differ in {' and '.join(OWN_ROWS)} alone: train them one by one")
     folders = {config: run_folder(out, config) for config in configs}
-    if force:
-        for folder in folders.values():
-            shutil.rmtree(folder, ignore_errors=True)
-    results = {config: finished_results(folder, _identity(config, caches)) for config, folder in folders.items()}
+    results = {config: None if force else _settled(config, caches, folder) for config, folder in folders.items()}
     pending = [config for config, found in results.items() if found is None]
-    for group in [pending] if configs[0].entry.stepped else [[config] for config in pending]:
-        runs = [_begin(config, backbone, caches, folders[config]) for config in group]
-        problem = new_problem(configs[0], backbone, caches)
-        with measure_peak(backbone.device) as peak:
-            learned = learn_runs(problem, runs, on_epoch) if runs else []
-        for run, done in zip(runs, learned, strict=True):
-            results[run.config] = _finish(run, done, problem, backbone, caches, peak)
+    if pending:
+        check_caches(caches, pending)
+    with ExitStack() as held:
+        for config in pending:
+            held.enter_context(writing_run(folders[config], lock=lock, force=force))
+            results[config] = finished_results(folders[config], _identity(config, caches))
+            if results[config] is not None:  # by another process meanwhile, or by one that was killed at the very end
+                remove_checkpoints(folders[config])
+        pending = [config for config in pending if results[config] is None]
+        for group in [pending] if configs[0].entry.stepped else [[config] for config in pending]:
+            runs = [_begin(config, backbone, caches, folders[config]) for config in group]
+            problem = new_problem(configs[0], backbone, caches)
+            with measure_peak(backbone.device) as peak:
+                learned = learn_runs(problem, runs, on_epoch) if runs else []
+            for run, done in zip(runs, learned, strict=True):
+                results[run.config] = _finish(run, done, problem, backbone, caches, peak)
     return [found for config in configs if (found := results[config]) is not None]
+
+
+def _settled(config: RunConfig, caches: Sequence[FeatureCache], folder: Path) -> dict[str, Any] | None:
+    """Results of a run that is done and has nothing to tidy up: there its folder need not be one to write to."""
+    try:
+        found = finished_results(folder, _identity(config, caches))
+    except DataError:  # another process may be at it: looked at again when the folder is held
+        return None
+    return None if has_leftovers(folder) else found
 
 
 def learn_in_memory(
     config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache], on_epoch: OnEpoch | None = None
 ) -> Learned:
     """Learn one run as `execute_runs` does, without a folder and without a look at test rows."""
+    check_caches(caches, [config])
     run = _begin(config, backbone, caches)
     return learn_runs(new_problem(config, backbone, caches), [run], on_epoch)[0]
 
@@ -114,9 +142,6 @@ def _identity(config: RunConfig, caches: Sequence[FeatureCache]) -> dict[str, An
 def _begin(config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache], folder: Path | None = None) -> Run:
     """Draw rows and write ``config.json``; what is refused leaves no folder behind."""
     started = time.monotonic()
-    for cache in caches:
-        if cache.num_rows("test") == 0:
-            raise DataError(f"{cache.path} has no test rows: leave it out with --dataset, or cache it anew")
     device, entry = backbone.device, config.entry
     if entry.needs_rows:
         shots, seed, patches = config.shots, config.seed, entry.needs_patches
@@ -158,6 +183,6 @@ def _finish(
         "peak_of": peak.peak_of,
         **({"cuda_graph": learned.graph} if learned.graph else {}),
     }
-    write_json(run.folder / "results.json", results)
+    results = write_results(run.folder, results)
     remove_checkpoints(run.folder)
     return results

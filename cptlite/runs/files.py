@@ -4,6 +4,8 @@
 with; one with results is returned as it is when it was made by the same configuration and refused when not. Between
 them comes ``prompts.safetensors``, where a training is done. Tasks that are learned separately have folders of their
 own in ``tasks``, with log, checkpoint and prompts.
+
+Damage is seen: each file carries a digest of itself, or ``results.json`` has it. Those of earlier versions have none.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,17 +25,19 @@ from torch import Tensor
 
 from cptlite.backbones import Backbone, backbone_slug
 from cptlite.cache.format import task_key
-from cptlite.classifiers import BackboneFacts, Classifier, StoredClassifier, save_classifier
+from cptlite.classifiers import BackboneFacts, Classifier, StoredClassifier, pack_classifier
 from cptlite.config import RunConfig, choose_suite
 from cptlite.datasets import Catalog, load_catalog
 from cptlite.errors import DataError, UsageError
-from cptlite.files import replacing
+from cptlite.files import locked, naming_full_disk, write_whole
 from cptlite.methods.base import Problem
+from cptlite.training.checkpoint import CHECKPOINT, LOG, read_log
 from cptlite.training.recipe import PAPER
 
 __all__ = [
     "CLASSIFIER",
     "finished_results",
+    "has_leftovers",
     "read_json",
     "read_prompts",
     "read_results",
@@ -41,11 +47,15 @@ __all__ = [
     "write_classifier",
     "write_json",
     "write_prompts",
+    "write_results",
+    "writing_run",
 ]
 
 CLASSIFIER = "classifier.safetensors"
 LONGEST_NAME = 100  # characters of a folder's name; file systems take 255 bytes, Windows 260 for a whole path
 DIGEST = 13  # of these, for a tilde and 48 bits of a digest
+PROMPTS, RESULTS, CONFIG, LOCK = "prompts.safetensors", "results.json", "config.json", ".run.lock"
+NO_DIGEST = "0" * 64  # stands for the digest of a file while that is computed
 
 
 def run_folder(out: Path, config: RunConfig) -> Path:
@@ -131,10 +141,17 @@ def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] |
     DataError
         A file of that run is damaged.
     """
-    stored, results = folder / "config.json", folder / "results.json"
-    begun = any(_find(folder, "results.json", "checkpoint.pt", "prompts.safetensors"))
+    stored = folder / CONFIG
+    begun = any(_find(folder, RESULTS, CHECKPOINT, PROMPTS))
     if not (begun and stored.exists()):
         return None
+    found = read_results(folder) if (folder / RESULTS).exists() else None
+    for name, digest in (found or {}).get("files", {}).items():
+        if not (folder / name).is_file() or _sha256((folder / name).read_bytes()) != digest:
+            raise DataError(
+                f"wanted what a finished run wrote at {folder / name}, got a damaged file or none: give --force to "
+                f"train anew, or another --out"
+            )
     old = read_json(stored, "config")
     changed = [f"{key} {there!r} there, {asked!r} asked" for key, there, asked in _differences(old, identity)]
     if changed:
@@ -142,24 +159,102 @@ def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] |
             f"{folder} holds a run of another configuration ({'; '.join(changed)}): "
             f"give --force to replace it, or another --out"
         )
-    return read_results(folder) if results.exists() else None
+    return found
+
+
+@contextmanager
+def writing_run(folder: Path, *, lock: bool = True, force: bool = False) -> Iterator[None]:
+    """Be the one process that writes to a run's folder; tidy up after killed ones.
+
+    Parameters
+    ----------
+    folder : Path
+        Made where it is not there, and removed again where nothing was written.
+    lock : bool
+        False for file systems without locks: the caller sees to it that there is no other process.
+    force : bool
+        Remove what is there.
+
+    Raises
+    ------
+    CptliteError
+        Another process writes to it, the file system has no locks, or the disk is full.
+    """
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        with naming_full_disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / LOCK) if lock else nullcontext():
+            if force:
+                (folder / RESULTS).unlink(missing_ok=True)  # first: what is left is no finished run
+                for path in folder.iterdir():
+                    if path.is_dir() and not path.is_symlink():
+                        shutil.rmtree(path)
+                    elif path.name != LOCK:
+                        path.unlink()
+            elif lock:  # without one, a temporary file may be another process's
+                for path in _find(folder, ".*.tmp"):
+                    path.unlink()
+            yield
+    finally:
+        for each in made:
+            try:
+                each.rmdir()
+            except OSError:  # not empty
+                break
+
+
+def has_leftovers(folder: Path) -> bool:
+    """Whether a killed process left what a run that is done does not need."""
+    return any(_find(folder, ".*.tmp", CHECKPOINT))
 
 
 def _find(folder: Path, *names: str) -> Iterator[Path]:
-    """Files of some names in a run's folder and in those of its tasks."""
+    """Files of some names, or patterns, in a run's folder and in those of its tasks."""
     for name in names:
-        yield from (path for path in (folder / name, *folder.glob(f"tasks/*/{name}")) if path.exists())
+        yield from (*folder.glob(name), *folder.glob(f"tasks/*/{name}"))
 
 
 def remove_checkpoints(folder: Path) -> None:
     """Remove what a run that is done will not go on from."""
-    for path in _find(folder, "checkpoint.pt"):
+    for path in _find(folder, CHECKPOINT):
         path.unlink()
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """Read ``results.json`` of a run that is done."""
-    return read_json(folder / "results.json", "tasks", "suite_score", "parameters", "choices")
+    """Read ``results.json`` of a run that is done.
+
+    Raises
+    ------
+    DataError
+        It is damaged.
+    """
+    path = folder / RESULTS
+    results = read_json(path, "tasks", "suite_score", "parameters", "choices")
+    files = results.get("files", {})
+    if results.get("sha256") not in (None, _results_digest(results)) or not isinstance(files, dict):
+        raise _damaged(path)
+    return results
+
+
+def write_results(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """Write ``results.json``, with a digest of each file of the run and of itself; return all of it."""
+    names = _find(folder, CONFIG, CLASSIFIER, PROMPTS, LOG)
+    files = {path.relative_to(folder).as_posix(): _sha256(path.read_bytes()) for path in sorted(names)}
+    results = {**results, "files": files}
+    results["sha256"] = _results_digest(results)
+    write_json(folder / RESULTS, results)
+    return results
+
+
+def _results_digest(results: dict[str, Any]) -> str:
+    """Hex digest over all but the entry of that name, in whatever order and layout."""
+    rest = {name: value for name, value in results.items() if name != "sha256"}
+    return _sha256(json.dumps(rest, sort_keys=True).encode())
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
@@ -169,11 +264,14 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or not content.keys() >= set(keys):
-        raise DataError(
-            f"wanted what an earlier run wrote at {path}, got a damaged file: "
-            f"give --force to train anew, or another --out"
-        )
+        raise _damaged(path)
     return content
+
+
+def _damaged(path: Path) -> DataError:
+    return DataError(
+        f"wanted what an earlier run wrote at {path}, got a damaged file: give --force to train anew, or another --out"
+    )
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -187,12 +285,15 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str
 
 
 def write_prompts(folder: Path, learnables: Mapping[str, Tensor]) -> None:
-    """Write ``prompts.safetensors``: what was learned, by name."""
-    from safetensors.torch import save_file
+    """Write ``prompts.safetensors``: what was learned, by name, and in the metadata a digest of the file.
+
+    The digest is that of the file with zeros in its place.
+    """
+    from safetensors.torch import save
 
     values = {name: value.detach().cpu().contiguous().clone() for name, value in learnables.items()}
-    with replacing(folder / "prompts.safetensors") as path:
-        save_file(values, path)
+    content = save(values, metadata={"sha256": NO_DIGEST})
+    write_whole(folder / PROMPTS, content.replace(NO_DIGEST.encode(), _sha256(content).encode(), 1))
 
 
 def read_prompts(folder: Path | None, learnables: Mapping[str, Tensor]) -> float | None:
@@ -208,17 +309,19 @@ def read_prompts(folder: Path | None, learnables: Mapping[str, Tensor]) -> float
     DataError
         A file of that attempt is damaged, or not of these learnables.
     """
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
-    path = folder / "prompts.safetensors" if folder else None
+    path = folder / PROMPTS if folder else None
     if folder is None or path is None or not path.exists():
         return None
     try:
-        stored = load_file(path)
+        stored = load(_undamaged(path.read_bytes()))
         with torch.no_grad():
             for name, value in learnables.items():
                 value.copy_(stored[name].view_as(value))
-        return float(json.loads((folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])["seconds"])
+        return float(read_log(folder)[-1]["seconds"])
+    except DataError:
+        raise
     except Exception as error:  # the reader raises a class of its own on a damaged file
         raise DataError(
             f"wanted the prompts that an earlier attempt learned in {folder}, got files that cannot be read "
@@ -226,13 +329,23 @@ def read_prompts(folder: Path | None, learnables: Mapping[str, Tensor]) -> float
         ) from None
 
 
+def _undamaged(content: bytes) -> bytes:
+    """Give back a file of prompts whose digest, where it has one, is its own."""
+    metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__")
+    if metadata is not None:
+        digest = metadata.pop("sha256")
+        rest = content.replace(digest.encode(), NO_DIGEST.encode(), 1)
+        if metadata or not re.fullmatch("[0-9a-f]{64}", digest) or _sha256(rest) != digest:
+            raise ValueError("damaged")
+    return content
+
+
 def write_classifier(folder: Path, problem: Problem, classifier: Classifier, backbone: Backbone) -> None:
     """Write ``classifier.safetensors``: all that scores again, with the names of classes and tasks."""
     stored = StoredClassifier(classifier=classifier, tasks=problem.tasks, backbone=BackboneFacts.of(backbone))
-    save_classifier(folder / CLASSIFIER, stored)
+    write_whole(folder / CLASSIFIER, pack_classifier(stored))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file, all of it or nothing."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())

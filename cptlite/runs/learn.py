@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cptlite.classifiers import Classifier, join_classifiers
+from cptlite.classifiers import join_classifiers
 from cptlite.config import RunConfig
 from cptlite.errors import CptliteError, DataError
 from cptlite.methods.base import FewShotRows, Learned, Problem, PromptMethod
 from cptlite.runs.files import read_prompts, task_folder, write_prompts
+from cptlite.runs.guards import check_learned, check_text_tower
 from cptlite.training.loop import train
 from cptlite.training.state import TrainingState
 
@@ -90,7 +91,7 @@ def learn_runs(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None =
     DataError
         A task that is learned on its own has no training rows, or a file of an earlier attempt is damaged.
     CptliteError
-        Memory ran out, or what was learned is not a number any more.
+        Memory or the disk ran out, or a weight of the text encoder or what was learned is not a number.
 
     Notes
     -----
@@ -98,11 +99,13 @@ def learn_runs(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None =
     the run's seed starts its method and draws its batches. One task is learned the same way jointly and separately.
     """
     config = runs[0].config
+    check_text_tower(problem.text.tower)
     if not config.entry.stepped:
         learned = []
         for run in runs:
             started, generator = time.monotonic(), torch.Generator().manual_seed(run.config.seed)
             fitted = config.entry.probe(config.method, config.options).fit(problem, run.train, run.val, generator)
+            check_learned(fitted, run.config)
             learned.append(replace(fitted, seconds=time.monotonic() - started))
         return learned
     separately = config.separate and len(problem.tasks) > 1
@@ -169,19 +172,17 @@ def _learn_jointly(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | No
         train(method, list(states.values()), cuda_graphs=config.cuda_graphs)
     learned = []
     for index, (run, learnables, seconds) in enumerate(zip(runs, starts, before, strict=True)):
-        classifier = method.classifier(learnables)
-        _check_finite(classifier, run.config)
+        done = Learned(
+            classifier=method.classifier(learnables),
+            num_parameters=sum(value.numel() for value in learnables.values() if value.requires_grad),
+            learnables=dict(learnables),
+            seconds=setup + (states[index].seconds if seconds is None else seconds),
+            graph=states[index].graph if seconds is None else "",
+        )
+        check_learned(done, run.config)  # the loss of a step is known before it is taken: not that of the last
         if run.folder and seconds is None:
             write_prompts(run.folder, learnables)  # with them the training is done
-        learned.append(
-            Learned(
-                classifier=classifier,
-                num_parameters=sum(value.numel() for value in learnables.values() if value.requires_grad),
-                learnables=dict(learnables),
-                seconds=setup + (states[index].seconds if seconds is None else seconds),
-                graph=states[index].graph if seconds is None else "",
-            )
-        )
+        learned.append(done)
     return learned
 
 
@@ -219,12 +220,3 @@ def _begin(
         )
         epochs_done[index] = states[index].epochs_done
     return states
-
-
-def _check_finite(classifier: Classifier, config: RunConfig) -> None:
-    """Refuse what a last step too large has learned: the loss of a step is known before it is taken."""
-    numbers = (tensor for tensor in classifier.tensors().values() if tensor.is_floating_point())
-    if config.recipe and not all(bool(tensor.isfinite().all()) for tensor in numbers):
-        raise CptliteError(
-            f"what was learned stopped being a number in epoch {config.recipe.epochs}: give a smaller --lr"
-        )

@@ -11,11 +11,59 @@ import numpy as np
 import torch
 
 from cptlite.cache import FeatureCache
+from cptlite.config import RunConfig
+from cptlite.datasets.types import SPLITS
 from cptlite.errors import DataError
 from cptlite.methods.base import FewShotRows
+from cptlite.runs.guards import check_features, sound_features
 from cptlite.splits import check_shots, few_shot_rows
 
-__all__ = ["draw_few_shots", "no_rows"]
+__all__ = ["check_caches", "draw_few_shots", "no_rows"]
+
+
+def check_caches(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -> None:
+    """Find out what runs would fail on before they begin: labels alone are read.
+
+    Raises
+    ------
+    DataError
+        A row is of no class or task that there is, a task has no test rows, or the rows that a method needs are not
+        there.
+    UsageError
+        More shots than any class has.
+    """
+    for cache in caches:
+        for split in SPLITS:
+            _check_range(cache, split)
+        there = set(cache.row_tasks("test").tolist())
+        empty = [repr(task.id) for index, task in enumerate(cache.tasks) if index not in there]
+        if empty:
+            which = f" of {', '.join(empty)}" if there else ""
+            raise DataError(f"{cache.path} has no test rows{which}: leave it out with --dataset, or cache it anew")
+    needy = [config for config in configs if config.entry.needs_rows]
+    if needy:
+        _check_alike(caches, needy[0].entry.needs_patches)
+        for cache in caches:
+            check_shots(_groups(cache, "train"), max(config.shots for config in needy))
+
+
+def _check_range(cache: FeatureCache, split: str) -> None:
+    labels, tasks = cache.labels(split), cache.row_tasks(split)
+    classes = np.array([len(task.class_names) for task in cache.tasks])
+    if len(labels) != len(tasks):
+        wrong, reason = min(len(labels), len(tasks)), f"{len(labels)} labels for {len(tasks)} rows with a task"
+    elif (outside := (tasks < 0) | (tasks >= len(classes))).any():
+        wrong = int(outside.argmax())
+        reason = f"task {tasks[wrong]} where there are {len(classes)}"
+    elif (outside := (labels < 0) | (labels >= classes[tasks])).any():
+        wrong = int(outside.argmax())
+        reason = f"class {labels[wrong]} where task {cache.tasks[tasks[wrong]].id!r} has {classes[tasks[wrong]]}"
+    else:
+        return
+    raise DataError(
+        f"the feature cache {cache.path} is damaged (row {wrong} of split {split!r}: {reason}): make it anew with "
+        f"`cptlite cache --force`"
+    )
 
 
 def draw_few_shots(
@@ -44,6 +92,8 @@ def draw_few_shots(
         More shots than any class has.
     DataError
         A dataset has no training rows, the caches hold different numbers of views, or one lacks patch features.
+    CptliteError
+        Features of a row are not finite, or all 0.
     """
     _check_alike(caches, patches)
     train_parts, val_parts = [], []
@@ -85,7 +135,9 @@ def _read(
     """Features (n, V, D) or (n, 1, M, D) and classes (n,) of some rows; classes start at ``offset``."""
     starts = np.cumsum([offset, *(len(task.class_names) for task in cache.tasks)])[:-1]
     classes = starts[cache.row_tasks(split)[rows]] + cache.labels(split)[rows]
-    return cache.patches(split, rows)[:, None] if patches else cache.features(split, rows), classes
+    features = cache.patches(split, rows)[:, None] if patches else cache.features(split, rows)
+    check_features(cache, split, rows, sound_features(torch.from_numpy(features)))
+    return features, classes
 
 
 def _join(parts: Sequence[tuple[np.ndarray, np.ndarray]], device: torch.device) -> FewShotRows:

@@ -113,7 +113,7 @@ class TrainingState:
         Raises
         ------
         CptliteError
-            At the end of an epoch: the loss is not a number any more.
+            At the end of an epoch: the loss is not a number any more, or the disk is full.
         """
         for name, gradient in gradients.items():
             self.learnables[name].grad = gradient
@@ -158,7 +158,15 @@ class TrainingState:
         losses, epoch = torch.stack(self._losses).tolist(), self.epochs_done  # the one host synchronisation of an epoch
         self._losses = []
         if not all(map(math.isfinite, losses)):
-            raise CptliteError(f"the loss stopped being a number in epoch {epoch + 1}: give a smaller --lr")
+            if self.steps_done == 0 and not math.isfinite(losses[0]):  # nothing was stepped before
+                raise CptliteError(
+                    "the loss is not a number in the first step, before anything was learned: give the method's own "
+                    "options values nearer to their defaults, or --precision float32"
+                )
+            raise CptliteError(
+                f"the training diverged: the loss stopped being a number in epoch {epoch + 1} with --lr "
+                f"{self.recipe.lr:g}: give a smaller --lr"
+            )
         self.seconds += (time.monotonic() - self._started) / num_runs
         if self.folder:
             facts = {"lr": self.recipe.learning_rate(epoch), "seconds": round(self.seconds, 3)}

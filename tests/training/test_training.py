@@ -173,6 +173,13 @@ def test_a_checkpoint_of_other_learnables_or_with_code_is_a_data_error(tmp_path:
 
 def test_diverged_loss_is_said() -> None:
     rows = rows_of(20)
-    rows.features[0] = torch.nan
-    with pytest.raises(CptliteError, match="stopped being a number in epoch 1: give a smaller --lr"):
+    state = new_state(RECIPE, rows, on_epoch=lambda *_: rows.features.fill_(torch.nan))
+    with pytest.raises(CptliteError, match=r"diverged: .* being a number in epoch 2 with --lr 0.002: .*smaller --lr"):
+        train(ResidualMethod(), [state])
+
+
+def test_a_loss_that_never_was_a_number_is_not_blamed_on_the_learning_rate() -> None:
+    rows = rows_of(20)
+    rows.features[:, 1:] = torch.nan
+    with pytest.raises(CptliteError, match="not a number in the first step, before anything was learned"):
         train(ResidualMethod(), [new_state(Recipe(epochs=1, batch_size=20), rows)])
