@@ -204,7 +204,11 @@ def test_train_skips_what_is_done_and_repeats_it_to_the_byte(
     words = (f"cptlite train --method {method} --shots 2 {epochs}--cache-dir", shelf / "cache", "--out", out)
     assert "written" in typed(*words)
     (folder,) = [path.parent for path in out.rglob("results.json")]
-    assert folder.relative_to(out).parts[1:] == (method, "random-demo", "shots2-seed1")
+    assert folder.relative_to(out).parts[1:] == (
+        f"{method}{'-epochs2' if epochs else ''}",
+        "random-demo",
+        "shots2-seed1",
+    )
     tasks = json.loads((folder / "results.json").read_text())["tasks"]
     assert {name: scores["rows"] for name, scores in tasks.items()} == {
         "coins": 8,
@@ -288,7 +292,7 @@ def test_a_killed_train_goes_on_and_ends_with_the_same_bytes(
     killed = [*words, "--out", str(tmp_path / "killed")]
     command = [sys.executable, "-c", SLOW_CHILD, str(torch.get_num_threads()), *killed]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    folder = tmp_path / "killed/leaves/softcpt/random-demo/shots2-seed1"
+    folder = tmp_path / "killed/leaves/softcpt-epochs6/random-demo/shots2-seed1"
     deadline = time.monotonic() + 300
     while not (folder / "checkpoint.pt").exists() and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -299,7 +303,7 @@ def test_a_killed_train_goes_on_and_ends_with_the_same_bytes(
     epochs = watch_epochs(monkeypatch)
     typed("cptlite", *killed)
     assert 1 < epochs[0] <= epochs[-1] == 6, "from the checkpoint, not from the start"
-    other = tmp_path / "undisturbed/leaves/softcpt/random-demo/shots2-seed1"
+    other = tmp_path / "undisturbed/leaves/softcpt-epochs6/random-demo/shots2-seed1"
     for name in ("prompts.safetensors", "classifier.safetensors"):
         assert (folder / name).read_bytes() == (other / name).read_bytes()
     assert scores_and_losses(folder) == scores_and_losses(other)
@@ -389,7 +393,7 @@ def test_prompts_do_not_depend_on_test_rows(shelf: Path, tmp_path: Path, typed: 
     for cache_dir in (shelf / "cache", changed.parents[1]):
         out = tmp_path / f"runs {len(runs)}"
         typed("cptlite train --shots 2 --epochs 2 --dataset leaves --cache-dir", cache_dir, "--out", out)
-        runs.append(out / "leaves/softcpt/random-demo/shots2-seed1")
+        runs.append(out / "leaves/softcpt-epochs2/random-demo/shots2-seed1")
     prompts = [(folder / "prompts.safetensors").read_bytes() for folder in runs]
     scores = [json.loads((folder / "results.json").read_text())["tasks"] for folder in runs]
     assert prompts[0] == prompts[1]

@@ -115,7 +115,9 @@ def _name_lines(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
     axes.margins(y=0.08)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
-    ends = sorted((height, "\n".join(wrap(name, LABEL_WIDTH)), colour) for height, name, colour in ends)
+    ends = sorted(
+        (height, "\n".join(wrap(name, LABEL_WIDTH, break_on_hyphens=False)), colour) for height, name, colour in ends
+    )
     wanted = [(height - low) / (high - low) for height, _, _ in ends]
     most = max(name.count("\n") + 1 for _, name, _ in ends)
     for (_, name, colour), height in zip(ends, spread(wanted, most * LABEL_GAP), strict=True):
@@ -127,6 +129,7 @@ def _name_lines(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
             va="center",
             fontsize=10 if most == 1 else 9,
             annotation_clip=False,
+            parse_math=False,
         )
 
 

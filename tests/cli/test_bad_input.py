@@ -29,7 +29,7 @@ TRAIN = ("train", "--shots", "1", "--epochs", "1")
 QUICK = (*TRAIN, "--method", "coop-mt")
 PROBE = ("train", "--shots", "1", "--method", "linear-probe")
 ENCODED = Path("cache/random-demo/leaves.h5")
-RUN = Path("runs/leaves/coop-mt/random-demo/shots1-seed1")
+RUN = Path("runs/leaves/coop-mt-epochs1/random-demo/shots1-seed1")
 SPLIT_FILE = "split_zhou_DescribableTextures.json"
 
 
@@ -487,7 +487,13 @@ KINDS = [
         ("maple maple", "with 16 context tokens has 79 tokens", "takes 77", "shorten the name"),
         name_of_60_tokens,
     ),
-    Bad("run of other epochs", (*QUICK, "--epochs", "2"), 2, ("epochs 1 there, 2 asked", "--force"), finished_run),
+    Bad(
+        "run of another text path",
+        (*QUICK, "--text-path", "plain"),
+        2,
+        ("text_path 'fused' there, 'plain' asked", "--force"),
+        finished_run,
+    ),
     Bad("configuration of a run damaged", QUICK, 3, ("config.json", "--force"), damaged_run("config.json", b"{")),
     Bad("results of a run damaged", QUICK, 3, ("results.json", "--force"), damaged_run("results.json", b"[]")),
     Bad(

@@ -125,8 +125,10 @@ def test_a_killed_run_goes_on_with_the_unfinished_task(
         bench.train("killed", config)
     folder = run_folder(bench.folder / "killed", config)
     assert [path.parent.name for path in folder.rglob("prompts.safetensors")] == ["coins"]
-    with pytest.raises(UsageError, match=r"holds a run of another configuration .*lr 0.002 there, 0.1 asked"):
-        bench.train("killed", configure(method, separate=True, lr=0.1))
+    with pytest.raises(
+        UsageError, match=r"holds a run of another configuration .*text_path 'fused' there, 'plain' asked"
+    ):
+        bench.train("killed", configure(method, separate=True, text_path="plain"))
     log = (folder / "tasks/coins/log.jsonl").read_bytes()
     told: list[float] = []
     bench.train("killed", config, lambda done, _: told.append(done))
@@ -146,8 +148,8 @@ def test_a_run_killed_between_two_tasks_is_begun(bench: RunBench, monkeypatch: p
         bench.train("runs", config)
     folder = run_folder(bench.folder / "runs", config)
     assert not list(folder.rglob("checkpoint.pt"))
-    with pytest.raises(UsageError, match="separate True there, False asked"):
-        bench.train("runs", configure("coop-ca"))
+    with pytest.raises(UsageError, match="text_path 'fused' there, 'plain' asked"):
+        bench.train("runs", configure("coop-ca", separate=True, text_path="plain"))
     mark = folder / "tasks/coins/prompts.safetensors"
     learned = mark.read_bytes()
     mark.write_bytes(b"garbage")
