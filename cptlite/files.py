@@ -75,7 +75,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     lock = FileLock(path, timeout=0)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), naming_full_disk(path.parent):
             warnings.simplefilter("ignore")  # of a makeshift lock, which is refused below
             lock.acquire()
     except Timeout:
@@ -85,6 +85,7 @@ def locked(path: Path) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno not in NO_LOCKS:
             raise
+        path.unlink(missing_ok=True)  # made before it was to be locked
         raise _without_locks(path, str(error)) from None
     try:
         if type(lock) is not FileLock:
