@@ -18,10 +18,18 @@ from torch import Tensor
 from cptlite.backbones import TextTower
 from cptlite.cache import FeatureCache
 from cptlite.config import RunConfig
-from cptlite.errors import CptliteError
+from cptlite.errors import CptliteError, DataError
 from cptlite.methods.base import Learned
 
-__all__ = ["check_features", "check_learned", "check_scores", "check_text_tower", "sound_features", "sound_scores"]
+__all__ = [
+    "check_classes",
+    "check_features",
+    "check_learned",
+    "check_scores",
+    "check_text_tower",
+    "sound_features",
+    "sound_scores",
+]
 
 LARGEST = 1e4  # of what is learned: prompts, residuals and keys lie within 100, and diverge by powers of ten
 
@@ -39,6 +47,31 @@ def sound_scores(scores: Tensor) -> Tensor:
     """
     wrong = scores.isnan() | scores.isposinf()  # (B, C)
     return ~wrong.any(dim=-1) & scores.isfinite().any(dim=-1)
+
+
+def check_classes(cache: FeatureCache, split: str, labels: np.ndarray, tasks: np.ndarray) -> None:
+    """Refuse rows of a split, (N,) and (N,), that are of no class or task that there is.
+
+    Raises
+    ------
+    DataError
+        It says the first of them.
+    """
+    sizes = np.array([len(task.class_names) for task in cache.tasks])
+    if len(labels) != len(tasks):
+        wrong, reason = min(len(labels), len(tasks)), f"{len(labels)} labels for {len(tasks)} rows with a task"
+    elif (outside := (tasks < 0) | (tasks >= len(sizes))).any():
+        wrong = int(outside.argmax())
+        reason = f"task {tasks[wrong]} where there are {len(sizes)}"
+    elif (outside := (labels < 0) | (labels >= sizes[tasks])).any():
+        wrong = int(outside.argmax())
+        reason = f"class {labels[wrong]} where task {cache.tasks[tasks[wrong]].id!r} has {sizes[tasks[wrong]]}"
+    else:
+        return
+    raise DataError(
+        f"the feature cache {cache.path} is damaged (row {wrong} of split {split!r}: {reason}): make it anew with "
+        f"`cptlite cache --force`"
+    )
 
 
 def check_features(cache: FeatureCache, split: str, rows: np.ndarray, sound: Tensor) -> None:
