@@ -19,7 +19,7 @@ from cptlite.datasets.types import Task
 from cptlite.datasets.views import ViewConfig
 from cptlite.methods.table import find_method
 from cptlite.runs.execute import execute_runs
-from cptlite.runs.files import run_folder
+from cptlite.runs.folders import run_folder
 from cptlite.text.encoder import TextEncoder
 
 __all__ = [

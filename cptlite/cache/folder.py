@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from cptlite.cache.format import cache_path
 from cptlite.cache.parts import PartStore, find_stores
 from cptlite.cache.read import FeatureCache, open_cache, reading
-from cptlite.cache.verify import check_classes
 from cptlite.datasets.types import SPLITS
 from cptlite.errors import DataError
 
@@ -109,7 +108,7 @@ class CacheFolder:
         Raises
         ------
         DataError
-            A dataset is not cached, or its cache is not finished, damaged, of other weights or with rows of no class.
+            A dataset is not cached, or its cache is not finished, damaged or of other weights.
         """
         names = self._complete_datasets(backbone) if datasets is None else datasets
         paths = [cache_path(self.path, backbone.slug, name) for name in names]
@@ -119,7 +118,6 @@ class CacheFolder:
             if path not in self._caches:
                 self._caches[path] = open_cache(path)
             self._caches[path].check({"dataset": name, "weights_sha256": backbone.weights_sha256})
-            check_classes(self._caches[path])
         return [self._caches[path] for path in paths]
 
     def close(self) -> None:

@@ -38,25 +38,31 @@ def verify_cache(path: Path) -> int:
     with open_cache(path) as cache, reading(cache.path):
         counts: list[int] = []
         cache.file.visititems(lambda _, item: counts.append(_read_chunks(item)))
-        check_classes(cache)
+        for split in SPLITS:
+            check_classes(cache, split, cache.labels(split), cache.row_tasks(split))
         return sum(counts)
 
 
-def check_classes(cache: FeatureCache) -> None:
-    """Check that every row is of a task that there is, and of a class of it: cheap, as labels alone are read.
+def check_classes(cache: FeatureCache, split: str, labels: np.ndarray, tasks: np.ndarray) -> None:
+    """Refuse rows of a split, (N,) and (N,), that are of no class or task that there is.
 
     Raises
     ------
     DataError
-        Labels or tasks are out of range, or their chunks are damaged.
+        It says the first of them.
     """
-    classes = np.array([len(task.class_names) for task in cache.tasks])
-    for split in SPLITS:
-        labels, tasks = cache.labels(split), cache.row_tasks(split)
-        if len(labels) and not (tasks.min() >= 0 and tasks.max() < len(classes) and labels.min() >= 0):
-            raise damaged(cache.path, f"{split} rows of no task or class")
-        if len(labels) and (labels >= classes[tasks]).any():
-            raise damaged(cache.path, f"{split} rows of no class of their task")
+    sizes = np.array([len(task.class_names) for task in cache.tasks])
+    if len(labels) != len(tasks):
+        wrong, reason = min(len(labels), len(tasks)), f"{len(labels)} labels for {len(tasks)} rows with a task"
+    elif (outside := (tasks < 0) | (tasks >= len(sizes))).any():
+        wrong = int(outside.argmax())
+        reason = f"task {tasks[wrong]} where there are {len(sizes)}"
+    elif (outside := (labels < 0) | (labels >= sizes[tasks])).any():
+        wrong = int(outside.argmax())
+        reason = f"class {labels[wrong]} where task {cache.tasks[tasks[wrong]].id!r} has {sizes[tasks[wrong]]}"
+    else:
+        return
+    raise damaged(cache.path, f"row {wrong} of split {split!r}: {reason}")
 
 
 def _read_chunks(item: h5py.Group | h5py.Dataset) -> int:

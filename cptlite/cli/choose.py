@@ -83,7 +83,8 @@ def choose_datasets(cached: Sequence[str], words: Sequence[str], catalog: Catalo
     Returns
     -------
     tuple of str
-        Names of cached datasets, each once, in the order of the words.
+        Names of cached datasets, each once, in the order of the words; without words in a suite's own order where they
+        are that suite, else by name.
 
     Raises
     ------
@@ -93,7 +94,8 @@ def choose_datasets(cached: Sequence[str], words: Sequence[str], catalog: Catalo
         A dataset is not cached.
     """
     if not words:
-        return tuple(sorted(cached))
+        suites = (suite.datasets for suite in catalog.suites.values() if set(suite.datasets) == set(cached))
+        return next(suites, tuple(sorted(cached)))
     names = []
     for word in words:
         names += [word] if word in cached else [spec.name for spec in catalog.resolve([word])]

@@ -85,7 +85,7 @@ def train(
     check_names(method, settings)
     from cptlite.backbones import load_backbone
     from cptlite.cache import CacheFolder
-    from cptlite.runs.files import run_folder
+    from cptlite.runs.folders import run_folder
 
     grid = {name: settings.pop(name, None) or [getattr(RunConfig, name)] for name in REPEATED}
     with CacheFolder(cache_dir) as cached:

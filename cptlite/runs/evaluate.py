@@ -13,14 +13,34 @@ import numpy as np
 import torch
 
 from cptlite.cache import FeatureCache
+from cptlite.cache.verify import check_classes
 from cptlite.classifiers import Classifier
+from cptlite.errors import DataError
 from cptlite.metrics import accuracy, mean_per_class_recall
 from cptlite.runs.guards import check_features, check_scores, sound_features, sound_scores
 
-__all__ = ["evaluate"]
+__all__ = ["check_test_rows", "evaluate"]
 
 CHUNK = 4096
 PATCH_CHUNK = 256  # rows of up to 1 MiB each
+
+
+def check_test_rows(caches: Sequence[FeatureCache]) -> None:
+    """Find out what `evaluate` would fail on before anything is trained: labels alone are read, and nothing is kept.
+
+    Raises
+    ------
+    DataError
+        A test row is of no class or task that there is, or a task has no test rows.
+    """
+    for cache in caches:
+        tasks = cache.row_tasks("test")
+        check_classes(cache, "test", cache.labels("test"), tasks)
+        there = set(tasks.tolist())
+        empty = [repr(task.id) for index, task in enumerate(cache.tasks) if index not in there]
+        if empty:
+            which = f" of {', '.join(empty)}" if there else ""
+            raise DataError(f"{cache.path} has no test rows{which}: leave it out with --dataset, or cache it anew")
 
 
 @torch.no_grad()

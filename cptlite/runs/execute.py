@@ -18,17 +18,17 @@ from cptlite.environment import PeakMemory, describe_environment, measure_peak
 from cptlite.errors import DataError, UsageError
 from cptlite.methods.base import Learned, Problem
 from cptlite.metrics import suite_score
-from cptlite.runs.evaluate import evaluate
+from cptlite.runs.evaluate import check_test_rows, evaluate
 from cptlite.runs.files import (
     finished_results,
     has_leftovers,
     remove_checkpoints,
-    run_folder,
     write_classifier,
     write_json,
     write_results,
     writing_run,
 )
+from cptlite.runs.folders import run_folder
 from cptlite.runs.learn import OnEpoch, Run, learn_runs
 from cptlite.runs.rows import check_caches, draw_few_shots, no_rows
 from cptlite.text.encoder import TextEncoder
@@ -90,6 +90,7 @@ def execute_runs(
     pending = [config for config, found in results.items() if found is None]
     if pending:
         check_caches(caches, pending)
+        check_test_rows(caches)
     with ExitStack() as held:
         for config in pending:
             held.enter_context(writing_run(folders[config], lock=lock, force=force))

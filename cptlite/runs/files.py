@@ -14,25 +14,20 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cptlite.backbones import Backbone, backbone_slug
-from cptlite.cache.format import task_key
+from cptlite.backbones import Backbone
 from cptlite.classifiers import BackboneFacts, Classifier, StoredClassifier, pack_classifier
-from cptlite.config import RunConfig, choose_suite
-from cptlite.datasets import Catalog, load_catalog
 from cptlite.errors import DataError, UsageError
 from cptlite.files import locked, naming_full_disk, write_whole
 from cptlite.methods.base import Problem
 from cptlite.training.checkpoint import CHECKPOINT, LOG, read_log
-from cptlite.training.recipe import PAPER
 
 __all__ = [
     "CLASSIFIER",
@@ -42,8 +37,6 @@ __all__ = [
     "read_prompts",
     "read_results",
     "remove_checkpoints",
-    "run_folder",
-    "task_folder",
     "write_classifier",
     "write_json",
     "write_prompts",
@@ -52,77 +45,8 @@ __all__ = [
 ]
 
 CLASSIFIER = "classifier.safetensors"
-LONGEST_NAME = 100  # characters of a folder's name; file systems take 255 bytes, Windows 260 for a whole path
-DIGEST = 13  # of these, for a tilde and 48 bits of a digest
 PROMPTS, RESULTS, CONFIG, LOCK = "prompts.safetensors", "results.json", "config.json", ".run.lock"
 NO_DIGEST = "0" * 64  # stands for the digest of a file while that is computed
-
-
-def run_folder(out: Path, config: RunConfig) -> Path:
-    """Folder of a run: ``OUT/<suite>/<method>[-<variant>][-<recipe>][<what differs>]/<backbone>/shots16-seed1``.
-
-    A variant that is not the method's first, and a recipe that is not the paper's, stand behind the method's name;
-    then whatever else differs from the method's defaults, such as ``-lr0.05-context_length4``. No two configurations
-    have one folder, but for `SAME_NUMBERS`; the folder of the defaults has the plain name.
-    """
-    words = [config.method]
-    if config.variant and config.variant != config.entry.variants[0]:
-        words.append(config.variant)
-    if config.recipe_name != PAPER:
-        words.append(config.recipe_name)
-    differences = config.differences()
-    if not _suite_says_datasets(config):
-        differences = (("datasets", config.datasets), *differences)
-    name = _add_differences("-".join(words), differences)
-    return out / config.suite / name / backbone_slug(config.backbone) / f"shots{config.shots}-seed{config.seed}"
-
-
-def _suite_says_datasets(config: RunConfig) -> bool:
-    """Whether a suite's name stands for its datasets in their order, and for no others."""
-    catalog = _catalog()
-    if config.suite in catalog.suites:
-        return catalog.suites[config.suite].datasets == config.datasets
-    # A plus in a dataset's name would make "a+b" and "c" read as "a" and "b+c" do.
-    return config.suite == choose_suite(config.datasets, catalog) and not any("+" in name for name in config.datasets)
-
-
-@cache
-def _catalog() -> Catalog:
-    return load_catalog()
-
-
-def _add_differences(name: str, differences: Sequence[tuple[str, Any]]) -> str:
-    """Write differing options behind a name.
-
-    What no file name can say, or not within `LONGEST_NAME` characters, is said by a digest of all that differs, behind
-    the names and words that can be given.
-    """
-    said, told = name, True
-    for option, value in differences:
-        word = _word(option, value)
-        fitting = [each for each in (word, option) if each and len(said) + len(each) < LONGEST_NAME - DIGEST]
-        told = told and fitting[:1] == [word]
-        said = "-".join((said, *fitting[:1]))
-    if told:
-        return said
-    return f"{said}~{hashlib.sha256(json.dumps(differences).encode()).hexdigest()[: DIGEST - 1]}"
-
-
-def _word(option: str, value: Any) -> str | None:
-    """Write an option and its value as a word of a file name; None where no word can say the value."""
-    if isinstance(value, bool):
-        return option if value else f"no_{option}"
-    if isinstance(value, int | float):
-        return f"{option}{str(value).removesuffix('.0')}"
-    texts = (value,) if isinstance(value, str) else value
-    # Small letters alone: to some file systems A and a are one.
-    plain = isinstance(texts, tuple) and texts and all(re.fullmatch("[a-z0-9_]+", text) for text in texts)
-    return f"{option}_{'+'.join(texts)}" if plain else None
-
-
-def task_folder(folder: Path, task_id: str) -> Path:
-    """Folder of a task that is learned on its own, in its run's folder."""
-    return folder / "tasks" / task_key(task_id)
 
 
 def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:

@@ -21,7 +21,14 @@ from cptlite.config import RunConfig
 from cptlite.errors import CptliteError
 from cptlite.methods.base import Learned
 
-__all__ = ["check_features", "check_learned", "check_scores", "check_text_tower", "sound_features", "sound_scores"]
+__all__ = [
+    "check_features",
+    "check_learned",
+    "check_scores",
+    "check_text_tower",
+    "sound_features",
+    "sound_scores",
+]
 
 LARGEST = 1e4  # of what is learned: prompts, residuals and keys lie within 100, and diverge by powers of ten
 

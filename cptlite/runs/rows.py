@@ -6,13 +6,14 @@ Axes: N rows, V views, M patches of an image, D joint dimension.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import torch
 
 from cptlite.cache import FeatureCache
+from cptlite.cache.verify import check_classes
 from cptlite.config import RunConfig
-from cptlite.datasets.types import SPLITS
 from cptlite.errors import DataError
 from cptlite.methods.base import FewShotRows
 from cptlite.runs.guards import check_features, sound_features
@@ -22,48 +23,22 @@ __all__ = ["check_caches", "draw_few_shots", "no_rows"]
 
 
 def check_caches(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -> None:
-    """Find out what runs would fail on before they begin: labels alone are read.
+    """Find out what learning would fail on before it begins: labels of rows that are learned from are read.
 
     Raises
     ------
     DataError
-        A row is of no class or task that there is, a task has no test rows, or the rows that a method needs are not
-        there.
+        A row is of no class or task that there is, or the rows that a method needs are not there.
     UsageError
         More shots than any class has.
     """
-    for cache in caches:
-        for split in SPLITS:
-            _check_range(cache, split)
-        there = set(cache.row_tasks("test").tolist())
-        empty = [repr(task.id) for index, task in enumerate(cache.tasks) if index not in there]
-        if empty:
-            which = f" of {', '.join(empty)}" if there else ""
-            raise DataError(f"{cache.path} has no test rows{which}: leave it out with --dataset, or cache it anew")
+    for cache, split in product(caches, ("train", "val")):
+        check_classes(cache, split, cache.labels(split), cache.row_tasks(split))
     needy = [config for config in configs if config.entry.needs_rows]
     if needy:
         _check_alike(caches, needy[0].entry.needs_patches)
         for cache in caches:
             check_shots(_groups(cache, "train"), max(config.shots for config in needy))
-
-
-def _check_range(cache: FeatureCache, split: str) -> None:
-    labels, tasks = cache.labels(split), cache.row_tasks(split)
-    classes = np.array([len(task.class_names) for task in cache.tasks])
-    if len(labels) != len(tasks):
-        wrong, reason = min(len(labels), len(tasks)), f"{len(labels)} labels for {len(tasks)} rows with a task"
-    elif (outside := (tasks < 0) | (tasks >= len(classes))).any():
-        wrong = int(outside.argmax())
-        reason = f"task {tasks[wrong]} where there are {len(classes)}"
-    elif (outside := (labels < 0) | (labels >= classes[tasks])).any():
-        wrong = int(outside.argmax())
-        reason = f"class {labels[wrong]} where task {cache.tasks[tasks[wrong]].id!r} has {classes[tasks[wrong]]}"
-    else:
-        return
-    raise DataError(
-        f"the feature cache {cache.path} is damaged (row {wrong} of split {split!r}: {reason}): make it anew with "
-        f"`cptlite cache --force`"
-    )
 
 
 def draw_few_shots(

@@ -24,14 +24,17 @@ import pytest
 from run_bench import BACKBONE, RunBench, configure, encode_datasets, least, results_of
 from safetensors.torch import load_file, save_file
 from training_fakes import Killed, ResidualMethod, learned, new_state, raise_at, rows_of
+from typer.testing import CliRunner
 
 from cptlite import files
 from cptlite.backbones import load_backbone
 from cptlite.cache import CacheFolder
+from cptlite.cli import app
 from cptlite.config import RunConfig
 from cptlite.errors import CptliteError, DataError
 from cptlite.runs.execute import execute_runs
-from cptlite.runs.files import read_prompts, run_folder, write_prompts, writing_run
+from cptlite.runs.files import read_prompts, write_prompts, writing_run
+from cptlite.runs.folders import run_folder
 from cptlite.training.checkpoint import write_log
 from cptlite.training.loop import train
 from cptlite.training.recipe import Recipe
@@ -264,9 +267,7 @@ def test_a_finished_run_is_returned_while_its_folder_is_held(bench: RunBench) ->
         bench.train("runs", config)
 
 
-def test_a_held_folder_does_not_look_begun_and_is_gone_where_nothing_was_written(
-    tmp_path: Path, bench: RunBench
-) -> None:
+def test_a_held_folder_does_not_look_begun_and_goes_where_nothing_is_written(tmp_path: Path, bench: RunBench) -> None:
     with writing_run(tmp_path / "a/b"):
         assert [path.name for path in (tmp_path / "a/b").iterdir()] == [".run.lock"]
     assert not (tmp_path / "a").exists()
@@ -291,6 +292,11 @@ def test_a_file_system_without_locks_is_named(bench: RunBench, monkeypatch: pyte
     assert not (bench.folder / "runs").exists()
     folder = train_forced(bench, config, force=False, lock=False)
     assert sorted(content_of(folder)) == ["classifier.safetensors", "config.json", "results.json"]
+    words = ["train", "--method", "prototype", "--shots", "2", "--cache-dir", str(bench.caches), "--out"]
+    words.append(str(bench.folder / "typed"))
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1 and "--no-lock" in done.stderr
+    assert CliRunner().invoke(app, [*words, "--no-lock"]).exit_code == 0
 
 
 # A full disk

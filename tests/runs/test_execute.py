@@ -17,7 +17,7 @@ from run_bench import RunBench, configure, least, results_of
 from cptlite.errors import UsageError
 from cptlite.methods.table import METHODS
 from cptlite.runs import learn
-from cptlite.runs.files import run_folder
+from cptlite.runs.folders import run_folder
 from cptlite.text import fused
 
 STEPPED = [name for name, entry in METHODS.items() if entry.stepped]

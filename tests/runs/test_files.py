@@ -17,7 +17,7 @@ from cptlite.datasets import load_catalog
 from cptlite.errors import UsageError
 from cptlite.methods.table import METHODS
 from cptlite.options import Option
-from cptlite.runs.files import run_folder
+from cptlite.runs.folders import run_folder
 from cptlite.training.recipe import RECIPES
 
 GIVEN = {"suite": "a+b", "datasets": ("a", "b"), "backbone": "RN50"}

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from cptlite.classifiers import JoinedClassifier, LinearClassifier, join_classifiers
 from cptlite.errors import DataError, UsageError
 from cptlite.methods.base import FewShotRows, Problem, PromptMethod
-from cptlite.runs.files import run_folder
+from cptlite.runs.folders import run_folder
 from cptlite.runs.learn import Run, learn_runs
 from cptlite.training.loop import train
 from cptlite.training.state import TrainingState
