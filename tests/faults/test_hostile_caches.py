@@ -20,13 +20,14 @@ from typer.testing import CliRunner
 
 import cptlite.backbones.checkpoints
 from cptlite.backbones import Backbone, load_backbone
-from cptlite.cache import cache_files, list_caches, open_cache, open_caches, verify_cache
+from cptlite.cache import CacheFolder, cache_files, list_caches, open_cache, open_caches, verify_cache
 from cptlite.cache.encode import encode_dataset
 from cptlite.cache.format import write_dataset, write_texts, write_value
 from cptlite.cache.parts import MANIFEST, PartStore
 from cptlite.cache.write import writing
 from cptlite.cli import app
 from cptlite.errors import CptliteError, DataError
+from cptlite.runs.rows import check_caches
 
 BACKBONE = cast(Backbone, FakeBackbone())
 SECRET = np.full((21, 1, 8), 7, np.float16)
@@ -247,8 +248,10 @@ def test_numbers_that_are_none_are_found_by_verify(path: Path) -> None:
 def test_rows_of_no_class_are_refused_before_they_are_trained_on(name: str, value: int, path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["train"][name][2] = value
-    with pytest.raises(DataError, match="train rows of no"):
-        open_caches(path.parents[1], BACKBONE, ["drawn"])
+    with CacheFolder(path.parents[1]) as folder:
+        caches = folder.open(BACKBONE, ["drawn"])
+        with pytest.raises(DataError, match="damaged .row 2 of split 'train'"):
+            check_caches(caches, [])
 
 
 @pytest.mark.parametrize("kind", [*SPECIAL, "a link to nothing"])
