@@ -9,6 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples on every machine; pytest --hypothesis-profile=default draws others.
+settings.register_profile("repeatable", derandomize=True, database=None)
+settings.load_profile("repeatable")
 
 SHARED = Path(os.environ.get("CPTLITE_SHARED", Path(__file__).parents[2] / "shared"))
 

@@ -79,8 +79,8 @@ def _word(value: Any) -> str:
     """Write a value so that no two of an option look alike; a long one is cut, with a digest of the whole."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]
-    if isinstance(value, list) and all(isinstance(each, str) for each in value):
-        word = " + ".join(map(_word, value)) or "none"
+    if isinstance(value, list) and len(value) > 1 and all(isinstance(each, str) for each in value):
+        word = " + ".join(map(_word, value))
     elif isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*", value) and value not in ("yes", "no", "none"):
         word = value
     else:

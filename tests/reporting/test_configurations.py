@@ -108,7 +108,7 @@ def test_words_stay_short_and_tell_apart() -> None:
         (*["a photo of a {}."] * 9, "c {}."),
     ]
     said = say_differences([configuration(run(method="zeroshot", templates=each)) for each in templates])
-    assert said[:2] == ['templates "a {}."', 'templates "a {}." + "b {}."']
+    assert said[:2] == ['templates ["a {}."]', 'templates "a {}." + "b {}."']
     assert len(set(said)) == 4 and max(map(len, said)) < 60
     contexts = ["", "none", "yes", "4", "a b", "leaf"]
     said = say_differences([configuration(run(context_init=each)) for each in contexts])
