@@ -121,8 +121,10 @@ def _plan_runs(plan: DemoPlan) -> list[RunConfig]:
     """Every run; zero-shot once, since neither shots nor seed reach it."""
     names = tuple(spec.name for spec in load_catalog().resolve([SUITE]))
     given = {"suite": SUITE, "datasets": names, "backbone": "demo", "device": "cpu", **plan.settings}
-    configs = grid(given, methods=plan.methods, shots=plan.shots, seeds=plan.seeds)
-    return configs + grid(given, methods=["zeroshot"], shots=plan.shots[:1], seeds=plan.seeds[:1])
+    configs = grid(given, methods=("zeroshot", *plan.methods), shots=plan.shots, seeds=plan.seeds)
+    once = (plan.shots[0], plan.seeds[0])
+    zero_shot = [config for config in configs if config.method == "zeroshot" and (config.shots, config.seed) == once]
+    return [config for config in configs if config.method != "zeroshot"] + zero_shot
 
 
 def _train_all(

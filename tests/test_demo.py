@@ -12,14 +12,15 @@ from torch import nn
 
 from cptlite.backbones import Backbone, load_backbone
 from cptlite.cache import open_caches
-from cptlite.demo import DemoPlan, DemoReport, run_demo
+from cptlite.demo import DemoPlan, DemoReport, _plan_runs, run_demo
 from cptlite.errors import UsageError
 from cptlite.methods.base import Problem
 from cptlite.methods.prompts.softcpt import SoftCPT, SoftCPTOptions
+from cptlite.methods.table import METHODS
 from cptlite.runs.rows import draw_few_shots
 from cptlite.text.encoder import TextEncoder
 from cptlite.training.loop import TOLERANCE, train
-from cptlite.training.recipe import Recipe
+from cptlite.training.recipe import RECIPES, Recipe
 from cptlite.training.state import TrainingState
 
 PLAN = DemoPlan(methods=("prototype",), shots=(1, 16), seeds=(1, 2), jobs=1)
@@ -95,3 +96,14 @@ def test_runs_together_are_the_runs_alone(done: tuple[DemoReport, Counter[str], 
             assert (state.learnables[name] - value).abs().max() <= 1e-4 * value.abs().max()
     for cache in caches:
         cache.close()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_method_is_planned_by_every_recipe(recipe: str) -> None:
+    """What the command gives to all methods is taken by those that have it."""
+    methods = tuple(name for name, entry in METHODS.items() if entry.needs_rows)
+    configs = _plan_runs(DemoPlan(methods=methods, settings={"recipe": recipe}))
+    assert len(configs) == 9 * len(methods) + 1 and configs[-1].method == "zeroshot"
+    by_recipe = {config.method for config in configs if config.recipe_name == recipe}
+    assert by_recipe >= {"softcpt", "coop-ca"}
+    assert (by_recipe == {config.method for config in configs}) is (recipe == "paper")
