@@ -31,6 +31,7 @@ from cptlite.training.checkpoint import CHECKPOINT, LOG, read_log
 
 __all__ = [
     "CLASSIFIER",
+    "check_files",
     "finished_results",
     "has_leftovers",
     "read_json",
@@ -39,13 +40,15 @@ __all__ = [
     "remove_checkpoints",
     "write_classifier",
     "write_json",
+    "write_predictions",
     "write_prompts",
     "write_results",
     "writing_run",
 ]
 
 CLASSIFIER = "classifier.safetensors"
-PROMPTS, RESULTS, CONFIG, LOCK = "prompts.safetensors", "results.json", "config.json", ".run.lock"
+PROMPTS, PREDICTIONS = "prompts.safetensors", "predictions.csv"
+RESULTS, CONFIG, LOCK = "results.json", "config.json", ".run.lock"
 NO_DIGEST = "0" * 64  # stands for the digest of a file while that is computed
 
 
@@ -70,12 +73,8 @@ def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] |
     if not (begun and stored.exists()):
         return None
     found = read_results(folder) if (folder / RESULTS).exists() else None
-    for name, digest in (found or {}).get("files", {}).items():
-        if not (folder / name).is_file() or _sha256((folder / name).read_bytes()) != digest:
-            raise DataError(
-                f"wanted what a finished run wrote at {folder / name}, got a damaged file or none: give --force to "
-                f"train anew, or another --out"
-            )
+    if found:
+        check_files(folder, found)
     old = read_json(stored, "config")
     changed = [f"{key} {there!r} there, {asked!r} asked" for key, there, asked in _differences(old, identity)]
     if changed:
@@ -84,6 +83,22 @@ def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] |
             f"give --force to replace it, or another --out"
         )
     return found
+
+
+def check_files(folder: Path, results: dict[str, Any]) -> None:
+    """Refuse a finished run with files that are not those its results have the digests of.
+
+    Raises
+    ------
+    DataError
+        A file is damaged, or not there.
+    """
+    for name, digest in results.get("files", {}).items():
+        if not (folder / name).is_file() or _sha256((folder / name).read_bytes()) != digest:
+            raise DataError(
+                f"wanted what a finished run wrote at {folder / name}, got a damaged file or none: give --force to "
+                f"train anew, or another --out"
+            )
 
 
 @contextmanager
@@ -163,7 +178,7 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 def write_results(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
     """Write ``results.json``, with a digest of each file of the run and of itself; return all of it."""
-    names = _find(folder, CONFIG, CLASSIFIER, PROMPTS, LOG)
+    names = _find(folder, CONFIG, CLASSIFIER, PROMPTS, PREDICTIONS, LOG)
     files = {path.relative_to(folder).as_posix(): _sha256(path.read_bytes()) for path in sorted(names)}
     results = {**results, "files": files}
     results["sha256"] = _results_digest(results)
@@ -268,6 +283,14 @@ def write_classifier(folder: Path, problem: Problem, classifier: Classifier, bac
     """Write ``classifier.safetensors``: all that scores again, with the names of classes and tasks."""
     stored = StoredClassifier(classifier=classifier, tasks=problem.tasks, backbone=BackboneFacts.of(backbone))
     write_whole(folder / CLASSIFIER, pack_classifier(stored))
+
+
+def write_predictions(folder: Path, content: bytes | None) -> None:
+    """Write ``predictions.csv``, or see to it that there is none."""
+    if content is None:
+        (folder / PREDICTIONS).unlink(missing_ok=True)
+    else:
+        write_whole(folder / PREDICTIONS, content)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -234,6 +234,7 @@ def test_demo_says_what_came_out_where_it_lies_and_what_next(tmp_path: Path, mon
         return DemoReport(results=results, **places, seconds={"train": 1.0})
 
     monkeypatch.setattr("cptlite.demo.run_demo", run_demo)
+    monkeypatch.setattr(sys, "argv", ["cptlite"])
     done = call("demo", "--out", tmp_path)
     assert done.exit_code == 0, done.output
     assert "coop-mt" in done.stdout
