@@ -124,13 +124,13 @@ def _execute(
     from cptlite.runs.execute import execute_runs
 
     results: list[dict[str, Any]] = []
-    epochs = configs[0].recipe.epochs if configs[0].recipe else 0
+    total = sum(config.epochs for config in configs)
     with progress(configs[0].method, "epochs") as tick:
         for group in [configs] if together else [[config] for config in configs]:
-            before = epochs * len(results)
+            before = sum(config.epochs for config in configs[: len(results)])
 
             def count(done: float, loss: float, before: int = before) -> None:
-                tick(before + done, epochs * len(configs))
+                tick(before + done, total)
 
             results += execute_runs(group, backbone, caches, on_epoch=count, **options)
     return results

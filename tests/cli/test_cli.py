@@ -245,10 +245,10 @@ def test_demo_says_what_came_out_where_it_lies_and_what_next(tmp_path: Path, mon
         "--variant cata",
     ):
         assert words in done.stderr
-    assert json.loads(call("demo", "--json", "--all", "--recipe", "fast").stdout) == results
+    assert json.loads(call("demo", "--json", "--all", "--recipe", "full").stdout) == results
     assert plans[0] == DemoPlan(settings={"recipe": "paper"})
     assert set(plans[0].methods) < set(plans[1].methods)
-    assert plans[1].settings == {"recipe": "fast"}
+    assert plans[1].settings == {"recipe": "full"}
 
 
 def test_report_of_nothing(tmp_path: Path) -> None:
