@@ -18,6 +18,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ AVERAGED = 0.8  # of the steps, after which the mean begins
 PAPER = Recipe()
 
 
-def full(**changes: float) -> Recipe:
+def full(**changes: Any) -> Recipe:
     """Return the full recipe with other numbers."""
     return Recipe(recipe=FULL, **{**RECIPES[FULL], **changes})
 
