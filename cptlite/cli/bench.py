@@ -12,6 +12,7 @@ import typer
 from cptlite.cli.console import note, print_table, show_configuration
 from cptlite.cli.options import HOW, WHAT, BackboneOption, DeviceOption, PrecisionOption
 from cptlite.errors import DataError
+from cptlite.files import write_alone
 
 __all__ = ["bench"]
 
@@ -117,6 +118,5 @@ def _are_names(value: Any) -> bool:
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(jsons.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_alone(path, (jsons.dumps(result, indent=2) + "\n").encode())
     note(f"written: {path}")

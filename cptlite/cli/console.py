@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cptlite.datasets.text_files import shown
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -48,8 +50,8 @@ def invocation() -> str:
 
 
 def note(message: str) -> None:
-    """Tell the user something about the work, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Tell the user something about the work, on stderr; what would steer a terminal is written out."""
+    print("\n".join(map(shown, message.split("\n"))), file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
@@ -76,7 +78,7 @@ def _word(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return ", ".join(map(_word, value)) or "none"
-    return "none" if value is None or value == "" else str(value)
+    return "none" if value is None or value == "" else shown(value)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from cptlite.cli.options import (
 )
 from cptlite.cli.train_options import REPEATED, with_training_options
 from cptlite.config import RunConfig, check_names, resolve_config
+from cptlite.datasets.text_files import shown
 from cptlite.errors import DataError
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def _configure(
         if summary.complete:
             cached.setdefault(summary.backbone, []).append(summary.dataset)
         else:
-            note(f"left out: {summary.path}: {summary.problem or 'its pass is not finished'}")
+            note(f"left out: {shown(summary.path)}: {shown(summary.problem) or 'its pass is not finished'}")
     if folder.summaries and not cached:
         raise DataError(
             f"wanted usable caches in {folder.path}, found none among {len(folder.summaries)}: what to do with each "

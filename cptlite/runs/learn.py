@@ -20,13 +20,14 @@ from cptlite.classifiers import join_classifiers
 from cptlite.config import RunConfig
 from cptlite.errors import CptliteError, DataError
 from cptlite.methods.base import FewShotRows, Learned, Problem, PromptMethod
-from cptlite.runs.files import read_prompts, write_prompts
+from cptlite.runs.files import PROMPTS, read_prompts, write_prompts
 from cptlite.runs.folders import task_folder
 from cptlite.runs.guards import check_learned, check_text_tower
+from cptlite.training.checkpoint import LOG, check_log
 from cptlite.training.loop import train
 from cptlite.training.state import TrainingState
 
-__all__ = ["OnEpoch", "Run", "learn_runs"]
+__all__ = ["OnEpoch", "Run", "learn_runs", "learned_files"]
 
 OnEpoch = Callable[[float, float], None]
 
@@ -109,7 +110,7 @@ def learn_runs(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None =
             check_learned(fitted, run.config)
             learned.append(replace(fitted, seconds=time.monotonic() - started))
         return learned
-    separately = config.separate and len(problem.tasks) > 1
+    separately = _learns_separately(config, problem)
     try:
         learned = (_learn_separately if separately else _learn_jointly)(problem, runs, on_epoch)
     except RuntimeError as error:  # PyTorch has a class of its own for the GPU's memory only
@@ -122,11 +123,25 @@ def learn_runs(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None =
     for run, done in zip(runs, learned, strict=True):
         # What an attempt of the other kind left before it came to a checkpoint goes.
         if run.folder and separately:
-            (run.folder / "log.jsonl").unlink(missing_ok=True)
+            (run.folder / LOG).unlink(missing_ok=True)
             write_prompts(run.folder, done.learnables)
         elif run.folder:
             shutil.rmtree(run.folder / "tasks", ignore_errors=True)
     return learned
+
+
+def _learns_separately(config: RunConfig, problem: Problem) -> bool:
+    return config.separate and len(problem.tasks) > 1
+
+
+def learned_files(run: Run, problem: Problem) -> list[Path]:
+    """Files that learning leaves in a run's folder, but for checkpoints."""
+    if run.folder is None or not run.config.entry.stepped:
+        return []
+    if not _learns_separately(run.config, problem):
+        return [run.folder / LOG, run.folder / PROMPTS]
+    folders = [task_folder(run.folder, task.id) for task in problem.tasks]
+    return [run.folder / PROMPTS, *(folder / name for folder in folders for name in (LOG, PROMPTS))]
 
 
 def _learn_separately(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None) -> list[Learned]:
@@ -182,6 +197,7 @@ def _learn_jointly(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | No
         )
         check_learned(done, run.config)  # the loss of a step is known before it is taken: not that of the last
         if run.folder and seconds is None:
+            check_log(run.folder, states[index].steps_done)
             write_prompts(run.folder, learnables)  # with them the training is done
         learned.append(done)
     return learned
