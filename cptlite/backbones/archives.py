@@ -37,7 +37,7 @@ def read_torch(content: IO[bytes]) -> Any:
     Parameters
     ----------
     content : file
-        Open for reading, at its start.
+        Open for reading, and makes room for no more than it has, as `cptlite.files.BoundedReader` and `io.BytesIO`.
 
     Returns
     -------
@@ -134,8 +134,7 @@ def _named_tensors(module: Module, prefix: str, depth: int, seen: set[int]) -> I
 
 def _read_old(content: IO[bytes], size: int) -> Any:
     """Read a file of before version 1.6: its pickle twice, since the storages stand behind it."""
-    file = _Bounded(content, size)
-    heads = [read_pickle(file, _no_storage) for _ in range(3)]
+    heads = [read_pickle(content, _no_storage) for _ in range(3)]
     if heads[:2] != [MAGIC, VERSION] or heads[2]["little_endian"] is not (sys.byteorder == "little"):
         raise ValueError("it is no file of PyTorch's")
     start = content.tell()
@@ -146,35 +145,19 @@ def _read_old(content: IO[bytes], size: int) -> Any:
             raise ValueError(f"the storage {found.key!r} stands there in two forms")
         return torch.empty(0)
 
-    read_pickle(file, note, rebuild=lambda *_: None)
-    keys = read_pickle(file, _no_storage)
+    read_pickle(content, note, rebuild=lambda *_: None)
+    keys = read_pickle(content, _no_storage)
     if type(keys) is not list or len(keys) != len(facts):
         raise ValueError("its list of storages is damaged")
-    storages = {key: _old_storage(file, facts[key]) for key in keys}
+    storages = {key: _old_storage(content, facts[key], size) for key in keys}
     content.seek(start)
-    return read_pickle(file, lambda found: storages[found.key])
+    return read_pickle(content, lambda found: storages[found.key])
 
 
-class _Bounded:
-    """A file that is asked for no more bytes than it has left: Python makes room for as many as it is asked for."""
-
-    def __init__(self, file: IO[bytes], size: int) -> None:
-        self._file, self._size = file, size
-        self.readline, self.tell = file.readline, file.tell
-
-    def left(self) -> int:
-        """Bytes that are not yet read."""
-        return max(0, self._size - self._file.tell())
-
-    def read(self, count: int) -> bytes:
-        """Read so many bytes, or all that are left."""
-        return self._file.read(min(count, self.left()))
-
-
-def _old_storage(file: _Bounded, facts: StorageFacts) -> Tensor:
+def _old_storage(file: IO[bytes], facts: StorageFacts, size: int) -> Tensor:
     """Read the storage that a file stands at: how many numbers, then these."""
     count = int.from_bytes(file.read(8), sys.byteorder)
-    if count != facts.numbers or count * facts.dtype.itemsize > file.left():
+    if count != facts.numbers or count * facts.dtype.itemsize > size - file.tell():
         raise ValueError(f"the storage {facts.key!r} claims {facts.numbers} numbers, which the file does not have")
     return _numbers(file.read(count * facts.dtype.itemsize), facts.dtype)
 

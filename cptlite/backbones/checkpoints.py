@@ -24,7 +24,7 @@ from cptlite.backbones.configs import check_configurations
 from cptlite.backbones.layouts import find_weights, openai_keys
 from cptlite.datasets.text_files import shown
 from cptlite.errors import DataError, UsageError
-from cptlite.files import file_kind
+from cptlite.files import BoundedReader, file_kind
 
 __all__ = [
     "DEMO_CHECKPOINT",
@@ -137,7 +137,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             content = _read_safetensors(path)
         else:
-            with path.open("rb") as file:
+            with BoundedReader(path) as file:
                 content = read_torch(file)
     except Exception as error:  # the readers raise anything at all on a foreign file
         raise DataError(

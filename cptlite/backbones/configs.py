@@ -97,9 +97,9 @@ def _hugging_face_differences(config: Mapping[str, Any], widths: Mapping[str, in
         part = {**(config.get(f"{tower}_config") or {}), **(config.get(f"{tower}_config_dict") or {})}
         yield from _other_heads(tower, part.get("num_attention_heads", HUGGING_FACE_HEADS[tower]), width)
         if part.get("hidden_act", "quick_gelu") != "quick_gelu":
-            yield f"the activation {part['hidden_act']!r:.40} in its {tower} tower, OpenAI's is 'quick_gelu'"
+            yield f"the activation {part['hidden_act']!r} in its {tower} tower, OpenAI's is 'quick_gelu'"
         if float(part.get("layer_norm_eps", 1e-5)) != 1e-5:
-            yield f"layer norms with epsilon {part['layer_norm_eps']!r:.40} in its {tower} tower, OpenAI's is 1e-05"
+            yield f"layer norms with epsilon {part['layer_norm_eps']!r} in its {tower} tower, OpenAI's is 1e-05"
 
 
 def _open_clip_differences(
@@ -116,15 +116,15 @@ def _open_clip_differences(
     for tower, plain in OPEN_CLIP_PLAIN.items():
         for name, value in plain.items():
             if parts[tower].get(name, value) != value:
-                yield f"{name} {parts[tower][name]!r:.40} in its {tower} tower, OpenAI's is {value!r}"
+                yield f"{name} {parts[tower][name]!r} in its {tower} tower, OpenAI's is {value!r}"
     if parts["text"].get("no_causal_mask", False):
         yield "a text tower without causal mask"
     for name, values in (("mean", PIXEL_MEAN), ("std", PIXEL_STD)):
         found = tuple(map(float, pixels.get(name) or values))
         if found != values:
-            yield f"pixel {name} {found!r:.80}, OpenAI's is {values}"
+            yield f"pixel {name} {found!r}, OpenAI's is {values}"
 
 
 def _other_heads(tower: str, heads: Any, width: int) -> Iterator[str]:
     if heads != width // HEAD_WIDTH:
-        yield f"{heads!r:.40} heads in its {tower} tower of width {width}, OpenAI's has {width // HEAD_WIDTH}"
+        yield f"{heads!r} heads in its {tower} tower of width {width}, OpenAI's has {width // HEAD_WIDTH}"

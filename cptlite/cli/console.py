@@ -54,7 +54,12 @@ def note(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """Write a machine-readable result to stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:  # half a letter out of a file, or a terminal of few letters
+        text = json.dumps(value, indent=2)
+    print(text)
 
 
 def print_table(table: Table) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from cptlite.backbones import Backbone
 from cptlite.classifiers import BackboneFacts, Classifier, StoredClassifier, pack_classifier
+from cptlite.datasets.text_files import shown
 from cptlite.errors import DataError, UsageError
 from cptlite.files import locked, naming_full_disk, write_whole
 from cptlite.methods.base import Problem
@@ -70,14 +71,15 @@ def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] |
     if not (begun and stored.exists()):
         return None
     found = read_results(folder) if (folder / RESULTS).exists() else None
+    there = _own_files(folder)
     for name, digest in (found or {}).get("files", {}).items():
-        if not (folder / name).is_file() or _sha256((folder / name).read_bytes()) != digest:
+        if name not in there or _sha256(there[name].read_bytes()) != digest:
             raise DataError(
-                f"wanted what a finished run wrote at {folder / name}, got a damaged file or none: give --force to "
-                f"train anew, or another --out"
+                f"wanted what a finished run wrote at {shown(folder / name)}, got a damaged file or none: "
+                f"give --force to train anew, or another --out"
             )
     old = read_json(stored, "config")
-    changed = [f"{key} {there!r} there, {asked!r} asked" for key, there, asked in _differences(old, identity)]
+    changed = [f"{key} {was!r} there, {asked!r} asked" for key, was, asked in _differences(old, identity)]
     if changed:
         raise UsageError(
             f"{folder} holds a run of another configuration ({'; '.join(changed)}): "
@@ -139,6 +141,12 @@ def _find(folder: Path, *names: str) -> Iterator[Path]:
         yield from (*folder.glob(name), *folder.glob(f"tasks/*/{name}"))
 
 
+def _own_files(folder: Path) -> dict[str, Path]:
+    """Files that ``results.json`` has digests of, by their names there; no other is opened, whatever it names."""
+    found = sorted(path for path in _find(folder, CONFIG, CLASSIFIER, PROMPTS, LOG) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in found}
+
+
 def remove_checkpoints(folder: Path) -> None:
     """Remove what a run that is done will not go on from."""
     for path in _find(folder, CHECKPOINT):
@@ -163,8 +171,7 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 def write_results(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
     """Write ``results.json``, with a digest of each file of the run and of itself; return all of it."""
-    names = _find(folder, CONFIG, CLASSIFIER, PROMPTS, LOG)
-    files = {path.relative_to(folder).as_posix(): _sha256(path.read_bytes()) for path in sorted(names)}
+    files = {name: _sha256(path.read_bytes()) for name, path in _own_files(folder).items()}
     results = {**results, "files": files}
     results["sha256"] = _results_digest(results)
     write_json(folder / RESULTS, results)

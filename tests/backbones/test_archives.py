@@ -16,6 +16,7 @@ from cptlite.backbones import load_backbone
 from cptlite.backbones.archives import read_torch
 from cptlite.backbones.checkpoints import read_state_dict
 from cptlite.errors import DataError
+from cptlite.files import BoundedReader
 
 Entries = dict[str, bytes]
 
@@ -40,7 +41,7 @@ def rewritten(source: Path, target: Path, change: Callable[[Entries], None], pac
 
 
 def read_file(path: Path) -> Any:
-    with path.open("rb") as file:
+    with BoundedReader(path) as file:
         return read_torch(file)
 
 
