@@ -147,7 +147,7 @@ def _read_old(content: IO[bytes], size: int) -> Any:
 
     read_pickle(content, note, rebuild=lambda *_: None)
     keys = read_pickle(content, _no_storage)
-    if type(keys) is not list or len(keys) != len(facts):
+    if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(facts):
         raise ValueError("its list of storages is damaged")
     storages = {key: _old_storage(content, facts[key], size) for key in keys}
     content.seek(start)

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cptlite.datasets.text_files import shown_lines
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -49,7 +51,7 @@ def invocation() -> str:
 
 def note(message: str) -> None:
     """Tell the user something about the work, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    print(shown_lines(message), file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from cptlite.datasets.text_files import shown
+from cptlite.datasets.text_files import shown_lines
 from cptlite.errors import CptliteError
 
 __all__ = ["CommandGroup"]
@@ -39,8 +39,7 @@ class CommandGroup(TyperGroup):
 def _explain(message: str, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    lines = (shown(line) for line in message.split("\n"))  # a library's words, or a path, may steer a terminal
-    typer.echo("error: " + "\n".join(lines), err=True)
+    typer.echo(f"error: {shown_lines(message)}", err=True)
 
 
 def _describe(error: OSError) -> str:

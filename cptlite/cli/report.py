@@ -10,7 +10,6 @@ import typer
 
 from cptlite.cli.console import note, print_json, print_table
 from cptlite.cli.options import JsonOption
-from cptlite.datasets.text_files import shown
 
 __all__ = ["report"]
 
@@ -30,7 +29,7 @@ def report(
     loaded = reporting.load_results(runs or [Path("runs")])
     for result in loaded:
         if not result.get("config"):
-            note(f"no configuration recorded, put with others like it by method and variant: {shown(result['folder'])}")
+            note(f"no configuration recorded, so put with others like it by method and variant: {result['folder']}")
     groups = reporting.group_results(loaded)
     if json:
         print_json({title: list(map(asdict, reporting.summarize(each))) for title, each in groups.items()})

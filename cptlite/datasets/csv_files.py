@@ -25,7 +25,7 @@ __all__ = ["CSV_COLUMNS", "read_csv"]
 
 CSV_COLUMNS = "path,label[,split]"
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-EXCEL_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
+EXCEL_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?\r?\n', re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,6 +84,17 @@ def test_what_a_training_script_saved_is_read_to_the_bit(tmp_path: Path, zipped:
     assert found["views"][0].data_ptr() == found["views"][1].data_ptr()
 
 
+@pytest.mark.parametrize("key", [b"K\x01", b")" + b"\x85" * 200_000, b"X\x01\x00\x00\x00x"])
+def test_storages_of_an_old_file_have_names_that_its_pickle_has(tmp_path: Path, key: bytes) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "old.pt").read_bytes()
+    place = content.rindex(b"\x80\x02]q\x00")
+    changed = content[:place] + b"\x80\x02]" + key + b"a." + content[content.index(b"a.", place) + 2 :]
+    (tmp_path / "old.pt").write_bytes(changed)
+    with pytest.raises(DataError, match="its list of storages is damaged"):
+        load_backbone(str(tmp_path / "old.pt"))
+
+
 def tensors_in(content: Any) -> list[torch.Tensor]:
     if isinstance(content, torch.Tensor):
         return [content]
@@ -148,6 +159,9 @@ NAME = b"ctorch._utils\n_rebuild_tensor_v2\n"
             replaced(b"K\x4dK\x40", b"K\xffK\x40"),
             "lies outside of its storage of 4928",
         ),  # of the first tensor, (77, 64)
+        # Python dies of the digest of a tuple this deep.
+        (replaced(b"\x80\x02", b"\x80\x02})" + b"\x85" * 200_000 + b"K\x01s"), "keys are neither texts nor"),
+        (replaced(b"\x80\x02", b"\x80\x02cbuiltins\nbytearray\n"), "an object 'builtins.bytearray'"),
         (shorten, "claims 4928 numbers of torch.float32, its entry has 19708 bytes"),
         (two_pickles, "0 entries data.pkl"),
     ],
@@ -176,6 +190,20 @@ def test_packed_and_doubled_entries_are_refused(honest: Path, tmp_path: Path) ->
         archive.writestr(archive.namelist()[0], b"")
     with pytest.raises(DataError, match="stands twice"):
         load_backbone(str(doubled))
+
+
+@pytest.mark.parametrize("name", ["version", "byteorder", "Data/0", "code.py"])
+def test_only_code_may_be_packed(honest: Path, tmp_path: Path, name: str) -> None:
+    """PyTorch reads some entries before anything else, and finds them in any case of their letters."""
+    path = rewritten(honest, tmp_path / "packed.pt", lambda entries: without(entries, name))
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{archive.namelist()[0].partition('/')[0]}/{name}", b"\0" * 2**20)
+    with pytest.raises(DataError, match=f"{name}' is compressed"):
+        load_backbone(str(path))
+
+
+def without(entries: Entries, name: str) -> None:
+    entries.pop(name, None)
 
 
 def test_entries_that_share_their_bytes_are_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cptlite.cli.console import print_json
+from cptlite.cli.console import note, print_json
 from cptlite.cli.groups import CommandGroup
 from cptlite.errors import DataError
 
@@ -24,7 +24,7 @@ def test_json_of_any_words_is_printed(word: str, encoding: str, monkeypatch: pyt
     assert json.loads(raw.getvalue()) == {"name": word}
 
 
-def test_an_error_of_any_words_keeps_its_lines_and_steers_nothing() -> None:
+def test_a_message_of_any_words_keeps_its_lines_and_steers_nothing() -> None:
     app = typer.Typer(cls=CommandGroup)
 
     @app.callback()
@@ -35,6 +35,11 @@ def test_an_error_of_any_words_keeps_its_lines_and_steers_nothing() -> None:
     def fail() -> None:
         raise DataError("wanted\n  this\x1b[2J\x07")
 
+    @app.command()
+    def tell() -> None:
+        note("drawn:\n  this\x1b[2J")
+
+    assert CliRunner().invoke(app, ["tell"]).stderr == "drawn:\n  this\\x1b[2J\n"
     done = CliRunner().invoke(app, ["fail"])
     assert done.exit_code == DataError.exit_code
     assert done.stderr == "error: wanted\n  this\\x1b[2J\\x07\n"

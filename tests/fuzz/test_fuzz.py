@@ -28,10 +28,15 @@ CORPUS = Path(__file__).parent / "corpus"
 FOUND = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
 JSON_READERS = "split food bench results finished config log weights weights-configuration manifest-of-parts".split()
 TABLE_READERS = "csv fgvc dtd pets imagenet tasks".split()
+SLOW = ("cache-edits", "manifest-of-parts")
 
 few = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
+
+
+def each(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
 
 
 @pytest.fixture
@@ -52,7 +57,7 @@ def changed(draw: st.DrawFn, name: str) -> bytes:
     return bytes(content)
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", [each(name) for name in TARGETS])
 def test_a_changed_file_is_read_or_one_error(name: str, folder: Path) -> None:
     @few
     @given(changed(name))
@@ -97,7 +102,7 @@ def _replaced(draw: st.DrawFn, content: Any) -> Any:
     return rest if change == "drop" else {**rest, draw(st.text(max_size=5)): content[name]}
 
 
-@pytest.mark.parametrize("name", JSON_READERS)
+@pytest.mark.parametrize("name", [each(name) for name in JSON_READERS])
 def test_json_of_other_shapes_is_read_or_one_error(name: str, folder: Path) -> None:
     @few
     @given(tree(name))
@@ -130,13 +135,9 @@ def test_tables_of_any_words_are_read_or_one_error(name: str, folder: Path) -> N
     run()
 
 
-def read_found(path: Path, folder: Path) -> None:
-    TARGETS[path.parent.name].check(folder, path.read_bytes())
-
-
 @pytest.mark.parametrize("path", FOUND, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_what_was_found_once_is_read_or_one_error(path: Path, folder: Path) -> None:
-    read_found(path, folder)
+    TARGETS[path.parent.name].check(folder, path.read_bytes())
 
 
 def raising(error: Exception) -> Callable[[Path], None]:
