@@ -17,22 +17,27 @@ demo:
 
 # README's second command.
 test:
-    python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[test]' && .venv/bin/python -m pytest
+    python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[test]' && .venv/bin/python -m pytest -n 2
 
 # The tests but for the slow ones: under two minutes on two cores; needs `just setup`.
 test-fast *options:
-    {{python}} -m pytest -m "not slow" {{options}}
+    {{python}} -m pytest -n 2 -m "not slow" {{options}}
 
 # Fuzz one reader of files, or all of them: `just fuzz csv 60`; needs `just setup`, CONTRIBUTING.md says more.
 fuzz reader="" seconds="600":
     {{python}} -m pip install -q -c constraints.txt -e '.[fuzz]'
     OMP_NUM_THREADS=1 {{python}} tests/fuzz/run_atheris.py {{reader}} --seconds {{seconds}}
 
-# Style, formatting and types; needs `just setup`.
+# Style, formatting, types and what bandit finds; needs `just setup`.
 lint:
     {{python}} -m ruff check .
     {{python}} -m ruff format --check .
     {{python}} -m mypy
+    {{python}} -m bandit --quiet --configfile pyproject.toml --recursive cptlite scripts
+
+# Known weaknesses in the versions of constraints.txt; asks the package index's advisories, so it needs a network.
+audit:
+    {{python}} -m pip_audit --requirement constraints.txt --no-deps --disable-pip
 
 # Lint before every commit; needs `just setup`.
 hooks:

@@ -17,7 +17,7 @@ from cptlite.errors import UsageError
 from cptlite.methods.options import MethodOptions
 from cptlite.methods.table import METHODS, MethodEntry, find_method
 from cptlite.options import MOST_SEED, Option, Options, did_you_mean, option, options_of
-from cptlite.training.recipe import PAPER, RECIPES, Recipe
+from cptlite.training.recipe import PAPER, RECIPES, RELEASED, Recipe
 
 if TYPE_CHECKING:
     from cptlite.datasets import Catalog
@@ -107,6 +107,11 @@ class RunConfig(Options):
         """Name of the recipe; where a method has but one way, that of its paper."""
         return self.recipe.recipe if self.recipe else PAPER
 
+    @property
+    def epochs(self) -> int:
+        """Epochs of the training; 0 of a method that is fitted at once."""
+        return self.recipe.epochs_at(self.shots) if self.recipe else 0
+
     def differences(self) -> tuple[tuple[str, Any], ...]:
         """List (name, value) of every option that is not the default of method and recipe, in the order of options.
 
@@ -115,6 +120,8 @@ class RunConfig(Options):
         datasets, backbone, shots and seed.
         """
         defaults = default_options(self.method, self.recipe_name)
+        if self.recipe_name == RELEASED:
+            defaults["steps_per_batch"] = self.options.released_steps
         values = {**vars(self), **vars(self.options), **(vars(self.recipe) if self.recipe else {})}
         unlisted = {*OWN_ROWS, *SAME_NUMBERS, "variant", "recipe"}
         return tuple(
@@ -207,15 +214,16 @@ def resolve_config(given: Mapping[str, Any]) -> RunConfig:
     for part, each in known_options(entry):
         if each.name in given:
             parts[part][each.name] = given[each.name]
-    recipe = None
+    recipe, options = None, entry.new_options(**parts["method"])
     if entry.recipe:
         recipe = Recipe(**{**entry.recipe, **parts["recipe"]})
     elif entry.stepped:
         name = parts["recipe"].get("recipe", PAPER)
-        recipe = Recipe(**{**RECIPES.get(name, {}), **parts["recipe"]})
+        released = {"steps_per_batch": options.released_steps} if name == RELEASED else {}
+        recipe = Recipe(**{**RECIPES.get(name, {}), **released, **parts["recipe"]})
     return RunConfig(
         **{name: given[name] for name in NAMED},
-        options=entry.new_options(**parts["method"]),
+        options=options,
         recipe=recipe,
         **{"separate": entry.separate, **parts["run"]},
     )

@@ -2,7 +2,7 @@
 
 Everything is a fraction in [0, 1]; percent only where it is printed.
 
-Axes: N rows of a task's test split.
+Axes: N rows of a task's test split, C classes of the task.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["accuracy", "mean_and_std", "mean_per_class_recall", "suite_score"]
+__all__ = ["accuracy", "mean_and_std", "mean_per_class_recall", "paired_interval", "recall_by_class", "suite_score"]
 
 
 def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -36,6 +36,32 @@ def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
     return float(np.mean(labels == predictions))
 
 
+def recall_by_class(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
+    """Share of each class's rows predicted right.
+
+    Parameters
+    ----------
+    labels, predictions : ndarray of shape (N,), int
+        True and predicted class within the task.
+    num_classes : int
+        C.
+
+    Returns
+    -------
+    ndarray of shape (C,), float64
+        In [0, 1]; NaN for a class without rows.
+
+    Raises
+    ------
+    ValueError
+        When the shapes differ or there are no rows.
+    """
+    labels, predictions = _checked(labels, predictions)
+    rows = np.bincount(labels, minlength=num_classes)  # (C,)
+    right = np.bincount(labels, weights=labels == predictions, minlength=num_classes)  # (C,)
+    return np.divide(right, rows, out=np.full(num_classes, np.nan), where=rows > 0)
+
+
 def mean_per_class_recall(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Mean, over the classes present in ``labels``, of the share of their rows predicted right.
 
@@ -54,11 +80,8 @@ def mean_per_class_recall(labels: np.ndarray, predictions: np.ndarray) -> float:
     ValueError
         When the shapes differ or there are no rows.
     """
-    labels, predictions = _checked(labels, predictions)
-    _, index = np.unique(labels, return_inverse=True)
-    rows = np.bincount(index)  # (classes present,)
-    right = np.bincount(index, weights=labels == predictions)  # (classes present,)
-    return float(np.mean(right / rows))
+    recall = recall_by_class(labels, predictions, int(np.max(labels, initial=-1)) + 1)
+    return float(np.mean(recall[~np.isnan(recall)]))
 
 
 def suite_score(per_task: Sequence[float]) -> float:
@@ -105,6 +128,34 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
         raise ValueError("wanted at least one value to average, got none")
     std = float(np.std(array, ddof=1)) if array.size > 1 else 0.0
     return float(np.mean(array)), std
+
+
+def paired_interval(ones: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of paired differences and the 95 % confidence interval of that mean, by Student's t.
+
+    Parameters
+    ----------
+    ones, others : sequence of float
+        Values of one seed at one place; at least two.
+
+    Returns
+    -------
+    mean, low, high : float
+        Of ``ones - others``.
+
+    Raises
+    ------
+    ValueError
+        When they do not pair up, or are fewer than two.
+    """
+    from scipy.stats import t
+
+    differences = np.asarray(ones, dtype=np.float64) - np.asarray(others, dtype=np.float64)
+    if len(ones) != len(others) or len(ones) < 2:
+        raise ValueError(f"wanted at least two pairs, got {len(ones)} and {len(others)} values")
+    mean, std = mean_and_std(differences.tolist())
+    half = float(t.ppf(0.975, len(differences) - 1)) * std / len(differences) ** 0.5
+    return mean, mean - half, mean + half
 
 
 def _checked(labels: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

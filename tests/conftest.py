@@ -6,6 +6,10 @@ import os
 import random
 from pathlib import Path
 
+# Before whatever makes a team of threads: processes side by side (pytest -n 2) have one each.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import torch

@@ -66,7 +66,7 @@ ORDER = {
     "methods.probes": ("estimator", ANY, "per_task zero_shot"),
     "methods.prompts": ("class_weights", "coop", ANY),
     "reporting": ("results", "configurations", "summaries", "plots tables"),
-    "runs": ("files folders guards", "evaluate rows", "learn load", "execute", "sweep"),
+    "runs": ("files folders guards matching", "evaluate rows", "learn load", "execute", "sweep"),
     "text": ("layout", "plan", "fused plain", "encoder"),
     "timing": ("clock figure pictures report sizes tasks", "cache probe text train", "bench"),
     "training": ("recipe", "checkpoint graph", "state", "loop"),

@@ -27,7 +27,7 @@ from cptlite.classifiers import (
 from cptlite.config import RunConfig
 from cptlite.datasets.types import Task
 from cptlite.errors import UsageError
-from cptlite.runs.evaluate import evaluate
+from cptlite.runs.evaluate import check_test_rows, evaluate
 from cptlite.runs.load import text_of
 from cptlite.text.encoder import TextEncoder
 
@@ -54,20 +54,27 @@ class FittedClassifier:
         Parameters
         ----------
         caches : sequence of FeatureCache
-            Of the tasks fitted, in order.
+            Of the tasks fitted or some of them, or of other images of their classes (domain shift): all of a task's
+            classes or some, in any order. A row is scored over the classes of its own task.
 
         Returns
         -------
         dict of str to dict
-            By task id: ``acc1`` and ``mean_per_class_recall`` in [0, 1], ``metric`` (the one that counts) and ``rows``.
+            By task id: ``acc1`` and ``mean_per_class_recall`` in [0, 1], ``metric`` (the one that counts), ``rows``,
+            and by class in label order ``classes`` (names) and ``recall``.
+
+        Raises
+        ------
+        UsageError
+            A task has classes that were not fitted, or those of several fitted tasks.
+        DataError
+            Features of other weights, or a task without test rows.
         """
-        tasks = tasks_of(caches, self.backbone_)
-        if [(task.id, task.class_names) for task in tasks] != [(task.id, task.class_names) for task in self.tasks_]:
-            raise UsageError(
-                f"wanted caches of the tasks fitted ({_listed(self.tasks_)}) with their classes, got those of "
-                f"{_listed(tasks)}: give the caches that fit was given"
-            )
-        return evaluate(self.classifier_, caches, self._device, patches=self.config_.entry.needs_patches)
+        tasks_of(caches, self.backbone_)
+        check_test_rows(caches)
+        patches = self.config_.entry.needs_patches
+        predictions = evaluate(self.classifier_, caches, self._device, patches=patches, fitted=self.tasks_)
+        return {each.task.id: each.scores() for each in predictions}
 
     def class_weights(self) -> np.ndarray:
         """Class weights of a linear classifier; a probe's biases are in ``classifier_.bias``.

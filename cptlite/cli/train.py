@@ -70,6 +70,14 @@ def train(
             rich_help_panel=HOW,
         ),
     ] = True,
+    predictions: Annotated[
+        bool,
+        typer.Option(
+            "--predictions/--no-predictions",
+            help="Keep what is predicted for each test image, in the run's predictions.csv.",
+            rich_help_panel=WHERE,
+        ),
+    ] = True,
     together: Annotated[
         bool,
         typer.Option("--together", help="Train several runs as an axis of one forward.", rich_help_panel=HOW),
@@ -98,7 +106,8 @@ def train(
         resolved = {"device": loaded.device, "precision": loaded.precision, "cache_dir": cache_dir, **grid}
         show_configuration("train", base.to_json() | resolved | {"run": folders})
         caches = cached.open(loaded, base.datasets)
-        results = _execute(configs, loaded, caches, together, {"out": out, "force": force, "lock": lock})
+        options = {"out": out, "force": force, "lock": lock, "predictions": predictions}
+        results = _execute(configs, loaded, caches, together, options)
     _show(results, json)
     for written in folders:
         note(f"{'already done' if finished else 'written'}: {written}{' (--force trains again)' if finished else ''}")
@@ -115,13 +124,13 @@ def _execute(
     from cptlite.runs.execute import execute_runs
 
     results: list[dict[str, Any]] = []
-    epochs = configs[0].recipe.epochs if configs[0].recipe else 0
+    total = sum(config.epochs for config in configs)
     with progress(configs[0].method, "epochs") as tick:
         for group in [configs] if together else [[config] for config in configs]:
-            before = epochs * len(results)
+            before = sum(config.epochs for config in configs[: len(results)])
 
             def count(done: float, loss: float, before: int = before) -> None:
-                tick(before + done, epochs * len(configs))
+                tick(before + done, total)
 
             results += execute_runs(group, backbone, caches, on_epoch=count, **options)
     return results

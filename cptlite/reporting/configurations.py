@@ -11,7 +11,7 @@ from typing import Any
 from cptlite.config import OWN_ROWS, SAME_NUMBERS, default_options
 from cptlite.errors import UsageError
 from cptlite.reporting.results import Result
-from cptlite.training.recipe import PAPER
+from cptlite.training.recipe import PAPER, RELEASED
 
 __all__ = ["Configuration", "configuration", "configuration_key", "say_differences"]
 
@@ -72,6 +72,8 @@ def _defaults(told: Configuration) -> dict[str, Any]:
         defaults = default_options(str(told.get("method")), str(told.get("recipe", PAPER)))
     except UsageError:
         return {}
+    if told.get("recipe") == RELEASED and "steps_per_batch" in told:  # which the recipe takes from the variant
+        defaults["steps_per_batch"] = told["steps_per_batch"]
     return {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
 
 

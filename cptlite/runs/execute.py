@@ -18,13 +18,14 @@ from cptlite.environment import PeakMemory, describe_environment, measure_peak
 from cptlite.errors import DataError, UsageError
 from cptlite.methods.base import Learned, Problem
 from cptlite.metrics import suite_score
-from cptlite.runs.evaluate import check_test_rows, evaluate
+from cptlite.runs.evaluate import check_test_rows, evaluate, pack_predictions
 from cptlite.runs.files import (
     finished_results,
     has_leftovers,
     remove_checkpoints,
     write_classifier,
     write_json,
+    write_predictions,
     write_results,
     writing_run,
 )
@@ -44,6 +45,7 @@ def execute_runs(
     out: Path,
     force: bool = False,
     lock: bool = True,
+    predictions: bool = True,
     on_epoch: OnEpoch | None = None,
 ) -> list[dict[str, Any]]:
     """Train, evaluate and file runs that differ in shots and seed alone, as an axis of one forward.
@@ -62,6 +64,8 @@ def execute_runs(
         Replace what is in the runs' folders.
     lock : bool
         Hold each run's folder against other processes; False where its file system has no locks.
+    predictions : bool
+        Keep what is predicted for each test image, in ``predictions.csv``.
     on_epoch : callable, optional
         Told the number of epochs that all runs together have done (of tasks learned separately, their mean) and the
         last epoch's mean loss.
@@ -104,7 +108,7 @@ def execute_runs(
             with measure_peak(backbone.device) as peak:
                 learned = learn_runs(problem, runs, on_epoch) if runs else []
             for run, done in zip(runs, learned, strict=True):
-                results[run.config] = _finish(run, done, problem, backbone, caches, peak)
+                results[run.config] = _finish(run, done, problem, backbone, caches, peak, predictions)
     return [found for config in configs if (found := results[config]) is not None]
 
 
@@ -163,14 +167,17 @@ def _finish(
     backbone: Backbone,
     caches: Sequence[FeatureCache],
     peak: PeakMemory,
+    keep_predictions: bool,
 ) -> dict[str, Any]:
-    """Evaluate and write the classifier and, last, the results."""
+    """Evaluate and write the classifier, what it predicts and, last, the results."""
     assert run.folder is not None
     config, started = run.config, time.monotonic()
     with measure_peak(backbone.device) as after:
-        tasks = evaluate(learned.classifier, caches, backbone.device, patches=config.entry.needs_patches)
+        predictions = evaluate(learned.classifier, caches, backbone.device, patches=config.entry.needs_patches)
     seconds = {"load": run.load_seconds, "train": learned.seconds, "evaluate": time.monotonic() - started}
     write_classifier(run.folder, problem, learned.classifier, backbone)
+    write_predictions(run.folder, pack_predictions(predictions) if keep_predictions else None)
+    tasks = {each.task.id: each.scores() for each in predictions}
     results = {
         **{key: getattr(config, key) for key in ("method", "suite", "backbone", "shots", "seed", "variant")},
         "recipe": config.recipe_name,

@@ -32,6 +32,7 @@ from cptlite.training.checkpoint import CHECKPOINT, LOG, read_log
 
 __all__ = [
     "CLASSIFIER",
+    "check_files",
     "finished_results",
     "has_leftovers",
     "read_json",
@@ -40,13 +41,15 @@ __all__ = [
     "remove_checkpoints",
     "write_classifier",
     "write_json",
+    "write_predictions",
     "write_prompts",
     "write_results",
     "writing_run",
 ]
 
-CLASSIFIER = "classifier.safetensors"
-PROMPTS, RESULTS, CONFIG, LOCK = "prompts.safetensors", "results.json", "config.json", ".run.lock"
+CLASSIFIER, PROMPTS, PREDICTIONS = "classifier.safetensors", "prompts.safetensors", "predictions.csv"
+RESULTS, CONFIG, LOCK = "results.json", "config.json", ".run.lock"
+DIGESTED = (CONFIG, CLASSIFIER, PROMPTS, PREDICTIONS, LOG)
 NO_DIGEST = "0" * 64  # stands for the digest of a file while that is computed
 
 
@@ -71,13 +74,8 @@ def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] |
     if not (begun and stored.exists()):
         return None
     found = read_results(folder) if (folder / RESULTS).exists() else None
-    there = _own_files(folder)
-    for name, digest in (found or {}).get("files", {}).items():
-        if name not in there or _sha256(there[name].read_bytes()) != digest:
-            raise DataError(
-                f"wanted what a finished run wrote at {shown(folder / name)}, got a damaged file or none: "
-                f"give --force to train anew, or another --out"
-            )
+    if found:
+        check_files(folder, found)
     old = read_json(stored, "config")
     changed = [f"{key} {was!r} there, {asked!r} asked" for key, was, asked in _differences(old, identity)]
     if changed:
@@ -86,6 +84,23 @@ def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] |
             f"give --force to replace it, or another --out"
         )
     return found
+
+
+def check_files(folder: Path, results: dict[str, Any]) -> None:
+    """Refuse a finished run with files that are not those its results have the digests of.
+
+    Raises
+    ------
+    DataError
+        A file is damaged, or not there.
+    """
+    own = {path for path in _find(folder, *DIGESTED) if path.is_file()}  # no other is opened, whatever is named
+    for name, digest in results.get("files", {}).items():
+        if folder / name not in own or _sha256((folder / name).read_bytes()) != digest:
+            raise DataError(
+                f"wanted what a finished run wrote at {shown(folder / name)}, got a damaged file or none: give "
+                f"--force to train anew, or another --out"
+            )
 
 
 @contextmanager
@@ -141,12 +156,6 @@ def _find(folder: Path, *names: str) -> Iterator[Path]:
         yield from (*folder.glob(name), *folder.glob(f"tasks/*/{name}"))
 
 
-def _own_files(folder: Path) -> dict[str, Path]:
-    """Files that ``results.json`` has digests of, by their names there; no other is opened, whatever it names."""
-    found = sorted(path for path in _find(folder, CONFIG, CLASSIFIER, PROMPTS, LOG) if path.is_file())
-    return {path.relative_to(folder).as_posix(): path for path in found}
-
-
 def remove_checkpoints(folder: Path) -> None:
     """Remove what a run that is done will not go on from."""
     for path in _find(folder, CHECKPOINT):
@@ -171,7 +180,8 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 def write_results(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
     """Write ``results.json``, with a digest of each file of the run and of itself; return all of it."""
-    files = {name: _sha256(path.read_bytes()) for name, path in _own_files(folder).items()}
+    names = _find(folder, *DIGESTED)
+    files = {path.relative_to(folder).as_posix(): _sha256(path.read_bytes()) for path in sorted(names)}
     results = {**results, "files": files}
     results["sha256"] = _results_digest(results)
     write_json(folder / RESULTS, results)
@@ -275,6 +285,14 @@ def write_classifier(folder: Path, problem: Problem, classifier: Classifier, bac
     """Write ``classifier.safetensors``: all that scores again, with the names of classes and tasks."""
     stored = StoredClassifier(classifier=classifier, tasks=problem.tasks, backbone=BackboneFacts.of(backbone))
     write_whole(folder / CLASSIFIER, pack_classifier(stored))
+
+
+def write_predictions(folder: Path, content: bytes | None) -> None:
+    """Write ``predictions.csv``, or see to it that there is none."""
+    if content is None:
+        (folder / PREDICTIONS).unlink(missing_ok=True)
+    else:
+        write_whole(folder / PREDICTIONS, content)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -132,7 +132,7 @@ def learn_runs(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None =
 def _learn_separately(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None) -> list[Learned]:
     """Learn each task as a problem of its own, from its part of every run, and join what comes out."""
     parts: list[list[Learned]] = []  # by task, by run
-    epochs = sum(run.config.recipe.epochs for run in runs if run.config.recipe)
+    epochs = sum(run.config.epochs for run in runs)
     for task, (start, stop) in zip(problem.tasks, problem.class_ranges, strict=True):
 
         def count(done: float, loss: float, before: int = epochs * len(parts)) -> None:
@@ -200,7 +200,7 @@ def _begin(
     for index, (run, learnables) in enumerate(zip(runs, starts, strict=True)):
         assert run.config.recipe is not None
         if before[index] is not None:
-            epochs_done[index] = run.config.recipe.epochs
+            epochs_done[index] = run.config.epochs
             continue
 
         def count(epochs: int, loss: float, index: int = index) -> None:
@@ -216,6 +216,7 @@ def _begin(
             run.config.recipe,
             seed=run.config.seed,
             num_classes=len(method.problem.class_names),
+            epochs=run.config.epochs,
             folder=run.folder,
             on_epoch=count,
         )

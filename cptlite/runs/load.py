@@ -13,7 +13,7 @@ from cptlite.backbones import check_user_named, load_backbone
 from cptlite.classifiers import BackboneFacts, StoredClassifier, load_classifier
 from cptlite.config import RunConfig, resolve_config
 from cptlite.errors import DataError, UsageError
-from cptlite.runs.files import CLASSIFIER, read_json, read_results
+from cptlite.runs.files import CLASSIFIER, check_files, read_json, read_results
 from cptlite.text.encoder import TextEncoder
 
 __all__ = ["FinishedRun", "read_run", "text_of"]
@@ -74,6 +74,7 @@ def read_run(folder: Path, *, device: torch.device | str = "cpu", backbone: str 
     stored = load_classifier(
         folder / CLASSIFIER, device=device, text=partial(text_of, config, device, backbone, folder)
     )
+    check_files(folder, results)  # last: each reader says more of its own file
     return FinishedRun(config=config, results=results, stored=stored)
 
 

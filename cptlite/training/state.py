@@ -38,6 +38,8 @@ class TrainingState:
         Draws the batches, the views and the classes that a loss is over.
     num_classes : int
         K.
+    epochs : int, optional
+        Of this run, by `Recipe.epochs_at`; by default the recipe's.
     folder : Path, optional
         Keeps ``log.jsonl`` and a checkpoint there; a checkpoint found there is gone on from.
     on_epoch : callable, optional
@@ -66,11 +68,13 @@ class TrainingState:
         *,
         seed: int,
         num_classes: int,
+        epochs: int | None = None,
         folder: Path | None = None,
         on_epoch: Callable[[int, float], None] | None = None,
     ) -> None:
         self.learnables, self.rows, self.recipe = learnables, rows, recipe
         self.num_classes, self.folder, self.on_epoch = num_classes, folder, on_epoch
+        self.epochs = epochs or recipe.epochs
         self.optimizer = _new_optimizer(recipe, learnables.values())
         self.generator = torch.Generator().manual_seed(seed)
         self.epochs_done = self.steps_done = 0
@@ -87,12 +91,12 @@ class TrainingState:
     @property
     def finished(self) -> bool:
         """Whether all epochs are done."""
-        return self.epochs_done >= self.recipe.epochs
+        return self.epochs_done >= self.epochs
 
     @property
     def steps_left(self) -> int:
         """Steps until `finished`."""
-        return (self.recipe.epochs - self.epochs_done) * self.steps_per_epoch - len(self._losses)
+        return (self.epochs - self.epochs_done) * self.steps_per_epoch - len(self._losses)
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
         """Features (B, D), those of patches (B, M, D), and classes (B,) of the next step."""
@@ -108,7 +112,7 @@ class TrainingState:
         return drawn.to(self.rows.features.device, non_blocking=True)
 
     def step(self, gradients: Mapping[str, Tensor], loss: Tensor, *, num_runs: int = 1) -> None:
-        """Step along gradients; the time since the last step was that of so many runs.
+        """Step along gradients, as often as the recipe says; the time since the last step was that of so many runs.
 
         Raises
         ------
@@ -117,7 +121,8 @@ class TrainingState:
         """
         for name, gradient in gradients.items():
             self.learnables[name].grad = gradient
-        self.optimizer.step()
+        for _ in range(self.recipe.steps_per_batch):
+            self.optimizer.step()
         self._losses.append(loss)
         if len(self._losses) == self.steps_per_epoch:
             self._end_epoch(num_runs)
@@ -150,7 +155,7 @@ class TrainingState:
         if num_views > 1:
             self._views = torch.randint(1, num_views, (count,), generator=generator).to(device)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate(self.epochs_done)
+            group["lr"] = self.recipe.learning_rate(self.epochs_done, self.epochs)
         self._started = time.monotonic()
 
     def _end_epoch(self, num_runs: int) -> None:
@@ -169,7 +174,7 @@ class TrainingState:
             )
         self.seconds += (time.monotonic() - self._started) / num_runs
         if self.folder:
-            facts = {"lr": self.recipe.learning_rate(epoch), "seconds": round(self.seconds, 3)}
+            facts = {"lr": self.recipe.learning_rate(epoch, self.epochs), "seconds": round(self.seconds, 3)}
             steps = enumerate(losses, start=self.steps_done)
             write_log(self.folder, [{"step": step, "epoch": epoch, "loss": loss, **facts} for step, loss in steps])
         self.epochs_done += 1

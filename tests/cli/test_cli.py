@@ -234,6 +234,7 @@ def test_demo_says_what_came_out_where_it_lies_and_what_next(tmp_path: Path, mon
         return DemoReport(results=results, **places, seconds={"train": 1.0})
 
     monkeypatch.setattr("cptlite.demo.run_demo", run_demo)
+    monkeypatch.setattr(sys, "argv", ["cptlite"])
     done = call("demo", "--out", tmp_path)
     assert done.exit_code == 0, done.output
     assert "coop-mt" in done.stdout
@@ -244,10 +245,10 @@ def test_demo_says_what_came_out_where_it_lies_and_what_next(tmp_path: Path, mon
         "--variant cata",
     ):
         assert words in done.stderr
-    assert json.loads(call("demo", "--json", "--all", "--recipe", "fast").stdout) == results
-    assert plans[0] == DemoPlan(settings={"recipe": "paper"})
+    assert json.loads(call("demo", "--json", "--all", "--recipe", "paper").stdout) == results
+    assert plans[0] == DemoPlan()
     assert set(plans[0].methods) < set(plans[1].methods)
-    assert plans[1].settings == {"recipe": "fast"}
+    assert plans[1].recipe == "paper"
 
 
 def test_report_of_nothing(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_method_label() -> None:
     assert method_label(made_up(0.5)) == "coop-mt"
     assert method_label(softcpt(0.5)) == "softcpt-nata"
     assert method_label(softcpt(0.5, recipe="paper")) == "softcpt-nata"
-    assert method_label(softcpt(0.5, recipe="fast")) == "softcpt-nata-fast"
+    assert method_label(softcpt(0.5, recipe="full")) == "softcpt-nata-full"
 
 
 def test_summarize_takes_mean_and_sample_std_over_seeds() -> None:

@@ -56,9 +56,12 @@ def given_where_known(method: str) -> dict[str, Any]:
         ("softcpt", {"lr": 0.05, "context_length": 4}, "softcpt-lr0.05-context_length4"),
         ("softcpt", {"lr": 0.002, "context_length": 16}, "softcpt"),
         ("softcpt", {"variant": "nats"}, "softcpt-nats"),
-        ("softcpt", {"variant": "nats", "recipe": "fast"}, "softcpt-nats-fast"),
-        ("softcpt", {"recipe": "fast", "lr": 0.001}, "softcpt-fast"),
-        ("softcpt", {"recipe": "fast", "lr": 0.002}, "softcpt-fast-lr0.002"),
+        ("softcpt", {"variant": "nats", "recipe": "full"}, "softcpt-nats-full"),
+        ("softcpt", {"recipe": "full", "lr": 0.003}, "softcpt-full"),
+        ("softcpt", {"recipe": "full", "lr": 0.002}, "softcpt-full-lr0.002"),
+        ("softcpt", {"recipe": "released"}, "softcpt-released"),
+        ("softcpt", {"recipe": "released", "variant": "cata"}, "softcpt-cata-released"),
+        ("softcpt", {"recipe": "released", "steps_per_batch": 2}, "softcpt-released-steps_per_batch2"),
         ("softcpt", {"separate": True, "position": "front"}, "softcpt-separate-position_front"),
         ("kgcoop", {"separate": False, "strength": 4}, "kgcoop-no_separate-strength4"),
         ("kgcoop", {"precision": "fp16", "warmup_lr": 1e-7}, "kgcoop-precision_fp16-warmup_lr1e-07"),
@@ -135,7 +138,7 @@ def configurations(draw: st.DrawFn) -> RunConfig:
     changed = draw(st.sets(st.sampled_from(sorted(known)), max_size=draw(st.sampled_from((1, 3, len(known))))))
     options = {name: draw(values_of(known[name])) for name in sorted(changed)}
     if "recipe" in options and draw(st.booleans()):  # a recipe's own numbers, typed out, are no difference
-        options |= RECIPES["fast"]
+        options |= RECIPES["full"]
     names = draw(st.lists(st.sampled_from(("a", "b", "c", "a+b", "A", "plus-minus")), min_size=1, unique=True))
     suite = draw(st.sampled_from(("a", "a+b", "mine", "+".join(names))))
     given = {"method": method, "suite": suite, "datasets": names, "backbone": "RN50", "shots": 1}

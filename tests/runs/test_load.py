@@ -7,7 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,6 @@ from cptlite.classifiers import Classifier
 from cptlite.errors import DataError, UsageError
 from cptlite.methods.table import METHODS
 from cptlite.runs.execute import learn_in_memory
-
-
-@pytest.fixture
-def opened(caches: Path, backbone: Backbone) -> Iterator[list[FeatureCache]]:
-    found = open_caches(caches, backbone)
-    yield found
-    for cache in found:
-        cache.close()
 
 
 def features_of(opened: list[FeatureCache], patches: bool) -> np.ndarray:

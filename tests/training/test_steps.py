@@ -110,13 +110,19 @@ def test_a_fraction_of_one_changes_nothing_and_less_is_reproducible() -> None:
     assert len(set(results)) == 3
 
 
-def test_few_rows_make_smaller_batches_down_to_the_papers() -> None:
-    recipe = Recipe(batch_size=256, least_steps=12)
-    assert [recipe.batch_of(count) for count in (7, 52, 208, 832, 19056)] == [7, 32, 32, 69, 256]
+def test_a_batch_of_none_is_all_rows() -> None:
+    assert [Recipe(batch_size=0).batch_of(count) for count in (7, 52, 19056)] == [7, 52, 19056]
     assert [Recipe().batch_of(count) for count in (7, 52, 19056)] == [7, 32, 32]
+
+
+def test_epochs_grow_with_the_shots_up_to_a_limit() -> None:
+    recipe = Recipe(epochs=600, epochs_per_shot=75)
+    assert [recipe.epochs_at(shots) for shots in (1, 2, 4, 8, 16)] == [75, 150, 300, 600, 600]
+    assert Recipe(epochs_per_shot=0.1).epochs_at(1) == 1
+    assert [Recipe().epochs_at(shots) for shots in (1, 16)] == [50, 50]
 
 
 def test_the_learning_rate_warms_up_then_follows_a_cosine_over_all_epochs() -> None:
     recipe = Recipe(epochs=5, lr=1.0, warmup_epochs=1, warmup_lr=0.25)
-    rates = [recipe.learning_rate(epoch) for epoch in range(5)]
+    rates = [recipe.learning_rate(epoch, 5) for epoch in range(5)]
     assert rates == pytest.approx([0.25, 1.0, 0.9045085, 0.6545085, 0.3454915])

@@ -46,7 +46,7 @@ def test_a_run_is_the_loop_that_anyone_would_write(recipe: Recipe, fraction: flo
     else:
         optimizer = torch.optim.AdamW(learnables.values(), betas=(0.9, 0.999), weight_decay=5e-4)
     for epoch in range(recipe.epochs):
-        optimizer.param_groups[0]["lr"] = recipe.learning_rate(epoch)
+        optimizer.param_groups[0]["lr"] = recipe.learning_rate(epoch, recipe.epochs)
         order = torch.randperm(20, generator=draws)
         views = torch.randint(1, 3, (20,), generator=draws)
         for batch in (order[:8], order[8:16]):

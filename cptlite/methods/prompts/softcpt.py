@@ -61,6 +61,15 @@ class SoftCPTOptions(MethodOptions):
     )
     freeze_class_context: bool = option(False, "Leave the class-feature context as it starts.")
 
+    @property
+    def released_steps(self) -> int:
+        """One for each name under which the released trainer registers its only optimizer.
+
+        These are the prompt learner, the task prompt learner and the sub-network, and the class prompt learner where it
+        learns.
+        """
+        return 4 if VARIANTS[self.variant][0] and not self.freeze_class_context else 3
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.freeze_class_context and not VARIANTS[self.variant][0]:

@@ -1,0 +1,117 @@
+"""Which classes of a fitted classifier the classes of other tasks are: by name, in any order.
+
+Axes: K classes of all fitted tasks in task-major order, C classes of a task.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from cptlite.datasets.types import Task
+from cptlite.errors import UsageError
+
+__all__ = ["Place", "match_tasks"]
+
+SHOWN = 3  # names in a message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a task's classes are among those of a classifier.
+
+    Attributes
+    ----------
+    classes : slice
+        Range of the fitted task's classes among all K.
+    columns : tuple of int, optional
+        Of the range, C places in the order of the task; None where they are all of it in its order.
+    """
+
+    classes: slice
+    columns: tuple[int, ...] | None = None
+
+
+def match_tasks(fitted: Sequence[Task], tasks: Sequence[Task]) -> list[Place]:
+    """Find the classes of each task among those fitted.
+
+    Parameters
+    ----------
+    fitted : sequence of Task
+        In the order of the classifier's classes.
+    tasks : sequence of Task
+        Each has the classes of a fitted task or some of them, in any order. That task is the one of the same id if its
+        classes do, or else the only one whose classes do, those with all of them first. Capitals, underscores and the
+        number of spaces do not tell names apart.
+
+    Returns
+    -------
+    list of Place
+        By task.
+
+    Raises
+    ------
+    UsageError
+        A task has classes that were not fitted, or those of several fitted tasks.
+    """
+    starts = dict(_starts(fitted))
+    places = []
+    for task in tasks:
+        home, columns = _find_home(fitted, task)
+        classes = slice(starts[home.id], starts[home.id] + len(home.class_names))
+        in_order = columns == tuple(range(len(home.class_names)))
+        places.append(Place(classes=classes, columns=None if in_order else columns))
+    return places
+
+
+def _starts(fitted: Sequence[Task]) -> Iterator[tuple[str, int]]:
+    first = 0
+    for task in fitted:
+        yield task.id, first
+        first += len(task.class_names)
+
+
+def _find_home(fitted: Sequence[Task], task: Task) -> tuple[Task, tuple[int, ...]]:
+    """Find the fitted task that a task's classes are of, and which of its classes they are."""
+    found = [(home, columns) for home in fitted if (columns := _columns(home, task)) is not None]
+    whole = [(home, columns) for home, columns in found if len(columns) == len(home.class_names)]
+    chosen = [each for each in found if each[0].id == task.id] or whole or found
+    if len(chosen) == 1:
+        return chosen[0]
+    if chosen:
+        raise UsageError(
+            f"wanted the classes of one fitted task in {task.id!r}, got those of several "
+            f"({', '.join(home.id for home, _ in chosen)}): give it the id of the one that is meant"
+        )
+    raise UsageError(f"{_say_what_lacks(fitted, task)}: give a cache with classes that were fitted, in any order")
+
+
+def _columns(home: Task, task: Task) -> tuple[int, ...] | None:
+    """Places of a task's classes among another's; None where one is not there, or a name says several."""
+    if task.class_names == home.class_names:
+        return tuple(range(len(home.class_names)))
+    wanted, there = list(map(_key, task.class_names)), list(map(_key, home.class_names))
+    if len(set(wanted)) < len(wanted) or any(Counter(there)[key] != 1 for key in wanted):
+        return None
+    return tuple(map(there.index, wanted))
+
+
+def _key(name: str) -> str:
+    """Write a name so that spellings of one are equal."""
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+def _say_what_lacks(fitted: Sequence[Task], task: Task) -> str:
+    """Say which classes were not fitted, beside the fitted task that has most of them."""
+    wanted = Counter(map(_key, task.class_names))
+    unknown = {home.id: wanted - Counter(map(_key, home.class_names)) for home in fitted}
+    nearest = min(unknown, key=lambda home: unknown[home].total())
+    names = [repr(name) for name in task.class_names if _key(name) in unknown[nearest]]
+    if not names:
+        return f"wanted classes of one fitted task in {task.id!r}, got names that several classes of {nearest!r} have"
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return (
+        f"wanted classes of one fitted task ({', '.join(home.id for home in fitted)}) in {task.id!r}, got some that "
+        f"{nearest!r} does not have ({', '.join(names[:SHOWN])}{more})"
+    )
