@@ -24,7 +24,7 @@ from torch import Tensor
 
 from cptlite.backbones import Backbone
 from cptlite.classifiers import BackboneFacts, Classifier, StoredClassifier, pack_classifier
-from cptlite.datasets.text_files import shown
+from cptlite.datasets.text_files import read_text, shown
 from cptlite.errors import DataError, UsageError
 from cptlite.files import locked, naming_full_disk, write_whole
 from cptlite.methods.base import Problem
@@ -201,8 +201,8 @@ def _sha256(content: bytes) -> str:
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
     """Read a table with some keys."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        content = json.loads(read_text(path))  # which waits for no pipe
+    except (DataError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or not content.keys() >= set(keys):
         raise _damaged(path)
