@@ -6,18 +6,16 @@ A finding is printed and its smallest input kept in ``--out``; fuzzing goes on. 
 from __future__ import annotations
 
 import argparse
-import atexit
 import hashlib
 import io
 import json
 import os
-import shutil
 import sys
-import tempfile
 import time
 import traceback
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 HERE = Path(__file__).parent
@@ -74,19 +72,23 @@ def load_targets() -> dict[str, Any]:
 def run_processes(target: Any, name: str, seconds: int, out: Path) -> tuple[int, float]:
     """Fuzz a reader until its time is over; executions and seconds of all processes."""
     (out / "inputs").mkdir(parents=True, exist_ok=True)
+    (out / FOUND).unlink(missing_ok=True)
+    for found in out.glob("found-*"):  # of an earlier run, repaired meanwhile perhaps
+        found.rename(out / "inputs" / found.name)
     executions, start = 0, time.monotonic()
     while (left := seconds - (time.monotonic() - start)) > 1:
         (out / COUNT).write_text("0")
-        process = os.fork()
-        if process == 0:
-            with (out / "log").open("w") as log:
-                os.dup2(log.fileno(), 1)
-                os.dup2(log.fileno(), 2)
-            try:
-                fuzz(target, name, int(left), out)
-            finally:
-                os._exit(3)  # libFuzzer ends a process by itself
-        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        with TemporaryDirectory(prefix="cptlite-fuzz-", dir=MEMORY if os.path.isdir(MEMORY) else None) as folder:
+            process = os.fork()
+            if process == 0:
+                with (out / "log").open("w") as log:
+                    os.dup2(log.fileno(), 1)
+                    os.dup2(log.fileno(), 2)
+                try:
+                    fuzz(target, name, int(left), out, Path(folder))
+                finally:
+                    os._exit(3)  # libFuzzer ends a process by itself
+            code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         executions += int((out / COUNT).read_text())
         crashes = [*out.glob("crash-*"), *out.glob("timeout-*"), *out.glob("oom-*")]
         if code and not crashes:
@@ -98,13 +100,11 @@ def run_processes(target: Any, name: str, seconds: int, out: Path) -> tuple[int,
     return executions, time.monotonic() - start
 
 
-def fuzz(target: Any, name: str, seconds: int, out: Path) -> None:
-    """Fuzz one reader and end the process."""
+def fuzz(target: Any, name: str, seconds: int, out: Path, folder: Path) -> None:
+    """Fuzz one reader, whose files lie in a folder, and end the process."""
     import atheris
     from fuzz_oracle import Finding
 
-    folder = Path(tempfile.mkdtemp(prefix="cptlite-fuzz-", dir=MEMORY if os.path.isdir(MEMORY) else None))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "seeds").mkdir()
     (folder / "files").mkdir()
     for number, seed in enumerate(target.seeds()):
