@@ -38,7 +38,7 @@ ANY = "*"
 ORDER = {
     "api": ("fitted", "few_shot"),
     "backbones": (
-        "architectures clip",
+        "architectures clip pickles",
         "archives configs layouts names patches tokenizer weights",
         "checkpoints",
         "backbone",

@@ -11,6 +11,7 @@ import typer
 
 from cptlite.cli.console import note, print_table, show_configuration
 from cptlite.cli.options import HOW, WHAT, BackboneOption, DeviceOption, PrecisionOption
+from cptlite.datasets.text_files import read_json
 from cptlite.errors import DataError
 
 __all__ = ["bench"]
@@ -102,11 +103,9 @@ def bench(
 
 def _read_classes(path: Path) -> dict[str, list[str]]:
     try:
-        read = jsons.loads(path.read_text(encoding="utf-8"))
+        read = read_json(path)
     except FileNotFoundError:
         raise DataError(f"wanted class names in {path}, which is not there: check --classes") from None
-    except ValueError as error:
-        raise DataError(f"wanted JSON in {path}, got something else ({error}): check --classes") from None
     if not isinstance(read, dict) or not all(_are_names(names) for names in read.values()):
         raise DataError(f'wanted {{"task": ["class name", ...], ...}} in {path}: check --classes')
     return read

@@ -12,6 +12,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from cptlite.datasets.text_files import shown
 from cptlite.errors import CptliteError, UsageError
 from cptlite.reporting.results import Result
 from cptlite.reporting.summaries import Line, Summary, group_results, line_up, seeds_label
@@ -116,7 +117,8 @@ def _name_lines(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     ends = sorted(
-        (height, "\n".join(wrap(name, LABEL_WIDTH, break_on_hyphens=False)), colour) for height, name, colour in ends
+        (height, "\n".join(wrap(shown(name), LABEL_WIDTH, break_on_hyphens=False)), colour)
+        for height, name, colour in ends
     )
     wanted = [(height - low) / (high - low) for height, _, _ in ends]
     most = max(name.count("\n") + 1 for _, name, _ in ends)
@@ -172,7 +174,7 @@ def _dress(axes: Axes, summaries: Sequence[Summary], title: str) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=20)
+    axes.set_title(shown(title), loc="left", fontsize=12, fontweight="bold", pad=20, parse_math=False)
     words: dict[str, Any] = {"fontsize": 9, "color": GREY, "va": "bottom"}
     prefix = "mean and sample standard deviation over " if _several_seeds(summaries) else ""
     note = f"{prefix}{seeds_label(summaries)}"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cptlite.datasets.text_files import shown
 from cptlite.errors import DataError
 from cptlite.metrics import mean_and_std
 from cptlite.reporting.configurations import Configuration, configuration, configuration_key, say_differences
@@ -159,7 +160,7 @@ def _by_shots(results: Iterable[Result]) -> dict[int, dict[int, Result]]:
         given, seed = int(result["shots"]), int(result["seed"])
         other = seen.setdefault((given, seed), result)
         if other is not result:
-            places = " and in ".join(str(each.get("folder", "no folder")) for each in (other, result))
+            places = " and in ".join(shown(each.get("folder", "no folder")) for each in (other, result))
             raise DataError(
                 f"wanted every seed once, got two runs of {method_label(result)} in one configuration with "
                 f"{shots_label(given)} and seed {seed}, in {places}: leave one of them out"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from cptlite.datasets.text_files import shown
 from cptlite.metrics import mean_and_std
 from cptlite.reporting.results import Result, method_label, run_seconds, run_shots
 from cptlite.reporting.summaries import Summary, line_up, seeds_label, shots_label
@@ -187,12 +188,12 @@ def render_table(table: Table) -> Group:
     drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column, heading in enumerate(table.columns):
         justify: Literal["left", "right"] = "left" if column in table.words else "right"
-        drawn.add_column(Text(heading), justify=justify, overflow="fold")
+        drawn.add_column(Text(shown(heading)), justify=justify, overflow="fold")
     for row, words in enumerate(table.rows):
         styles = ("bold green" if (row, column) in table.best else "" for column in range(len(words)))
-        drawn.add_row(*(Text(word, style=style) for word, style in zip(words, styles, strict=True)))
+        drawn.add_row(*(Text(shown(word), style=style) for word, style in zip(words, styles, strict=True)))
     caption = [Text(table.caption, style="dim")] if table.caption else []
-    return Group(Text(table.title, style="bold"), "", drawn, *caption, "")
+    return Group(Text(shown(table.title), style="bold"), "", drawn, *caption, "")
 
 
 def _percent(value: float | None) -> str:

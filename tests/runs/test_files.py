@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 
 from cptlite.config import OWN_ROWS, SAME_NUMBERS, RunConfig, choose_suite, known_options, resolve_config
 from cptlite.datasets import load_catalog
-from cptlite.errors import UsageError
+from cptlite.errors import DataError, UsageError
 from cptlite.methods.table import METHODS
 from cptlite.options import Option
+from cptlite.runs.files import read_json
 from cptlite.runs.folders import run_folder
 from cptlite.training.recipe import RECIPES
 
@@ -33,6 +35,17 @@ def name_of(config: RunConfig) -> str:
     folder = run_folder(Path("runs"), config)
     assert folder == Path("runs", config.suite, folder.parts[2], "RN50", f"shots{config.shots}-seed{config.seed}")
     return folder.parts[2]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff", b"[" * 100_000, b"[]"])
+def test_what_is_no_table_is_one_error_and_a_pipe_is_not_waited_for(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match="got a damaged file: give --force"):
+        read_json(path)
 
 
 @pytest.mark.parametrize("method", METHODS)
