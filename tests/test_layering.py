@@ -48,7 +48,7 @@ ORDER = {
     "cli": (
         "console groups options",
         "bench cache caches choose datasets methods report train_options",
-        "demo train",
+        "demo eval train",
     ),
     "datasets": (
         "specs text_files types views",
@@ -65,8 +65,14 @@ ORDER = {
     "methods": ("options", "base", "templates", "probes prompts", "table"),
     "methods.probes": ("estimator", ANY, "per_task zero_shot"),
     "methods.prompts": ("class_weights", "coop", ANY),
-    "reporting": ("results", "configurations", "summaries", "plots tables"),
-    "runs": ("files folders guards matching", "evaluate rows", "learn load", "execute", "sweep"),
+    "reporting": ("results", "configurations", "folds", "summaries", "plots tables"),
+    "runs": (
+        "files folders guards matching predictions seen",
+        "evaluate rows",
+        "learn load",
+        "execute reevaluate",
+        "sweep",
+    ),
     "text": ("layout", "plan", "fused plain", "encoder"),
     "timing": ("clock figure pictures report sizes tasks", "cache probe text train", "bench"),
     "training": ("recipe", "checkpoint graph", "state", "loop"),

@@ -23,7 +23,7 @@ from cptlite.backbones.tokenizer import Tokenizer
 from cptlite.backbones.weights import build_clip, weights_sha256
 from cptlite.errors import UsageError
 
-__all__ = ["PRECISIONS", "Backbone", "TextTower", "load_backbone"]
+__all__ = ["PRECISIONS", "Backbone", "TextTower", "load_backbone", "resolve_device"]
 
 PRECISIONS = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -202,7 +202,7 @@ def load_backbone(name: str, *, device: str = "auto", precision: str = "auto") -
     DataError
         The weights are missing, cannot be downloaded, are not a CLIP of OpenAI's form, or not finite.
     """
-    place = _resolve_device(device)
+    place = resolve_device(device)
     kind = _resolve_precision(precision, place)
     model = build_clip(find_state_dict(name), name)
     weights = weights_sha256(model)
@@ -210,7 +210,14 @@ def load_backbone(name: str, *, device: str = "auto", precision: str = "auto") -
     return Backbone(name=name, weights_sha256=weights, precision=kind, model=model)
 
 
-def _resolve_device(device: str) -> torch.device:
+def resolve_device(device: str) -> torch.device:
+    """Find the device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` means.
+
+    Raises
+    ------
+    UsageError
+        It is no such word, or there is no such device.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

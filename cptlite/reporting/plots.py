@@ -72,10 +72,11 @@ def draw_shots_plot(results: Sequence[Result], path: Path, title: str | None = N
     figure = Figure(figsize=(7.2, 4.6), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    lines = line_up(results)
+    ((name, together),) = groups.items()
+    lines = line_up(together)
     summaries = [summary for line in lines for summary in line.summaries().values()]
     _draw_lines(axes, lines)
-    _dress(axes, summaries, title or next(iter(groups)))
+    _dress(axes, summaries, title or name)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", facecolor="white")
     return path
@@ -169,7 +170,10 @@ def _dress(axes: Axes, summaries: Sequence[Summary], title: str) -> None:
     axes.set_xticks(shots, [str(count) for count in shots])
     axes.set_xticks([], minor=True)
     axes.set_xlabel("training images per class (shots)")
-    axes.set_ylabel("suite score (%)")
+    parts = {part for summary in summaries for part in summary.parts}
+    axes.set_ylabel(
+        f"suite score{' of base and new classes, H' * ('H' in parts)}{' of unseen tasks' * ('unseen' in parts)} (%)"
+    )
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):

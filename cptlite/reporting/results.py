@@ -15,7 +15,16 @@ from cptlite.datasets.text_files import shown
 from cptlite.errors import DataError
 from cptlite.training.recipe import PAPER
 
-__all__ = ["Result", "load_results", "method_label", "run_seconds", "run_shots"]
+__all__ = [
+    "Result",
+    "held_out_tasks",
+    "load_results",
+    "method_label",
+    "run_parts",
+    "run_seconds",
+    "run_shots",
+    "task_score",
+]
 
 Result = Mapping[str, Any]
 
@@ -45,6 +54,29 @@ def run_seconds(result: Result) -> float:
     """Seconds of a run, all phases together."""
     seconds = result.get("seconds") or {}
     return float(seconds.get("total", sum(seconds.values())))
+
+
+def held_out_tasks(result: Result) -> list[str]:
+    """Tasks of a run that it was not trained on."""
+    return [task for task, scores in result["tasks"].items() if scores.get("held_out")]
+
+
+def run_parts(result: Result) -> dict[str, float]:
+    """Scores that a run is known by, in [0, 1]: ``score``, or ``base``, ``new`` and ``H``, or ``unseen`` and ``seen``.
+
+    The suite score is among them: as ``H``, the harmonic mean of base and new, and as ``unseen``.
+    """
+    if "harmonic" in result:
+        return {"base": result["base"], "new": result["new"], "H": result["suite_score"]}
+    if held_out_tasks(result):
+        seen = result.get("seen_score")
+        return {"unseen": result["suite_score"], **({} if seen is None else {"seen": seen})}
+    return {"score": result["suite_score"]}
+
+
+def task_score(scores: Mapping[str, Any]) -> float:
+    """Score of a task that counts: where it has new classes, the harmonic mean."""
+    return float(scores["harmonic"] if "harmonic" in scores else scores[scores["metric"]])
 
 
 def load_results(paths: Iterable[Path]) -> list[Result]:
@@ -120,10 +152,14 @@ def _find_wrong(result: Result) -> str:
         if not _is_number(seconds) or seconds < 0:
             return f"seconds of {shown(phase):.40}, got {seconds!r:.40}"
     scores: dict[str, Any] = {"suite_score": result["suite_score"]}
+    scores |= {name: result.get(name) for name in ("base", "new") if "harmonic" in result}
+    scores |= {name: result[name] for name in ("seen_score",) if result.get(name) is not None}
     for task, values in result["tasks"].items():
         if not isinstance(values, dict) or not isinstance(values.get("metric"), str):
             return f"a table with its metric for task {task!r:.40}, got {values!r:.40}"
         scores[f"{shown(values['metric']):.40} of task {task!r:.40}"] = values.get(values["metric"])
+        halves = ("base", "new", "harmonic") if "harmonic" in values else ()
+        scores |= {f"{name} of task {task!r:.40}": values.get(name) for name in halves}
     for name, score in scores.items():
         if not _is_number(score) or not 0 <= score <= 1:
             return f"a {name} from 0 to 1, got {score!r:.40}"

@@ -129,6 +129,8 @@ def values_of(option: Option) -> st.SearchStrategy[Any]:
     """Values that an option takes, most of them its default or near others."""
     if option.name == "templates":
         return st.lists(st.text(st.sampled_from("aA -+~_"), max_size=20).map(lambda words: words + "{}")).map(tuple)
+    if option.name == "held_out_tasks":
+        return st.lists(st.sampled_from(("a", "A", "fashion20/pants", "x+y")), max_size=2).map(tuple)
     if option.kind is bool:
         return st.booleans()
     if option.choices:
