@@ -62,14 +62,14 @@ ORDER = {
         "status",
     ),
     "drawings": ("scenes", "captions render", "suite"),
-    "methods": ("options", "base", "templates", "probes prompts", "table"),
+    "methods": ("batches options", "base", "templates", "probes prompts", "table"),
     "methods.probes": ("estimator", ANY, "per_task zero_shot"),
     "methods.prompts": ("class_weights", "coop", ANY),
     "reporting": ("results", "configurations", "summaries", "plots tables"),
     "runs": ("files folders guards matching", "evaluate rows", "learn load", "execute", "sweep"),
-    "text": ("layout", "plan", "fused plain", "encoder"),
+    "text": ("layout", "layers plan", "fused picked", "plain", "paths", "picking", "encoder"),
     "timing": ("clock figure pictures report sizes tasks", "cache probe text train", "bench"),
-    "training": ("recipe", "checkpoint graph", "state", "loop"),
+    "training": ("recipe", "checkpoint graph sampling", "state", "loop"),
 }
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
