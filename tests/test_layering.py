@@ -68,7 +68,7 @@ ORDER = {
     "reporting": ("results", "configurations", "summaries", "plots tables"),
     "runs": ("files folders guards matching", "evaluate rows", "learn load", "execute", "sweep"),
     "text": ("layout", "layers plan", "fused picked", "plain", "paths", "picking", "encoder"),
-    "timing": ("clock figure pictures report sizes tasks", "cache probe text train", "bench"),
+    "timing": ("clock figure pictures report sizes tasks", "ways", "cache probe text train", "bench"),
     "training": ("recipe", "checkpoint graph sampling", "state", "loop"),
 }
 

@@ -22,6 +22,7 @@ from cptlite.text.picked import Groups
 __all__ = ["PromptPicker"]
 
 GROUPS = 12  # of picks, at least: more leave fewer rows of padding and make more launches; measured
+KEPT_IN_PATH = 1 / 6  # of what a row keeps for the backward: keys and values are copied along each path
 TRIMMED_DEVICES = ("cpu",)
 """Where a group is as wide as its picks are. Elsewhere it is as wide as any picks could be: to look at these, a GPU
 would have to be waited for, and a recorded step has one shape."""
@@ -96,7 +97,9 @@ class PromptPicker:
 
     def _chunks(self, contexts: int, groups: Groups) -> Iterator[tuple[int, int, Groups]]:
         """Take groups apart where they have too many rows: first pick of each chunk, the one after its last, groups."""
-        parts = math.ceil(self.count_rows(contexts, groups) / self.most_rows)
+        in_paths = sum(count * (self._prefix + width) for count, width in groups)
+        kept = self.count_rows(contexts, groups) + KEPT_IN_PATH * in_paths
+        parts = math.ceil(kept / self.most_rows)
         if parts > len(groups):  # a group would be too much
             groups = [(1, width) for count, width in groups for _ in range(count)]
         start = 0

@@ -34,6 +34,7 @@ class ClassSampler:
 
     Attributes
     ----------
+    task_sizes : tuple of int
     width : int
         Q: no batch has more classes to score, and where it is K, every class has its place.
     """
@@ -44,7 +45,7 @@ class ClassSampler:
             [present + math.ceil(rate * max(0, size - present)) for present in range(max(task_sizes) + 1)]
             for size in task_sizes
         ]
-        self.num_classes = sum(task_sizes)
+        self.task_sizes, self.num_classes = tuple(task_sizes), sum(task_sizes)
         self.width = min(self.num_classes, batch_size + sum(counts[0] for counts in kept))
         self._kept = torch.tensor(kept).to(device)  # (T, most classes + 1), by how many of a task are in the batch
         self._tasks = torch.arange(len(sizes)).repeat_interleave(sizes).to(device)  # (K,)
