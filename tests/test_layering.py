@@ -62,7 +62,7 @@ ORDER = {
         "status",
     ),
     "drawings": ("scenes", "captions render", "suite"),
-    "methods": ("options", "base", "templates", "probes prompts", "table"),
+    "methods": ("batches options", "base", "templates", "probes prompts", "table"),
     "methods.probes": ("estimator", ANY, "per_task zero_shot"),
     "methods.prompts": ("class_weights", "coop", ANY),
     "reporting": ("results", "configurations", "folds", "summaries", "plots tables"),
@@ -73,9 +73,9 @@ ORDER = {
         "execute reevaluate",
         "sweep",
     ),
-    "text": ("layout", "plan", "fused plain", "encoder"),
-    "timing": ("clock figure pictures report sizes tasks", "cache probe text train", "bench"),
-    "training": ("recipe", "checkpoint graph", "state", "loop"),
+    "text": ("layout", "layers plan", "fused picked", "plain", "paths", "picking", "encoder"),
+    "timing": ("clock figure pictures report sizes tasks", "ways", "cache probe text train", "bench"),
+    "training": ("recipe", "checkpoint graph sampling", "state", "loop"),
 }
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -60,6 +60,10 @@ def bench(
         int,
         typer.Option("--epochs", help="Time whole trainings of so many epochs, not steps.", rich_help_panel=HOW),
     ] = 0,
+    class_fraction: Annotated[
+        float,
+        typer.Option("--class-fraction", help="Time a text step on such a share of classes too.", rich_help_panel=HOW),
+    ] = 1.0,
     images: Annotated[int, typer.Option("--images", help="JPEG files of the caching pass.", rich_help_panel=HOW)] = 128,
     json: Annotated[
         Path | None, typer.Option("--json", help="File for every figure, machine-readable.", rich_help_panel=RESULTS)
@@ -89,6 +93,7 @@ def bench(
         runs=runs,
         epochs=epochs,
         images=images,
+        class_fraction=class_fraction,
     )
     shown = {"stages": plan.stages or "all", "suites": plan.suites, "class names": classes or "made up"}
     show_configuration("bench", shown | {"backbone": backbone, "repeats": repeats, "seconds": seconds})

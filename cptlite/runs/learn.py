@@ -225,7 +225,7 @@ def _begin(
             run.train,
             run.config.recipe,
             seed=run.config.seed,
-            num_classes=len(method.problem.class_names),
+            task_sizes=method.problem.task_sizes,
             epochs=run.config.epochs,
             folder=run.folder,
             on_epoch=count,
