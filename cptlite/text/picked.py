@@ -86,7 +86,9 @@ def _see_all_before(before: int, width: int, device: torch.device) -> Tensor:
     return torch.ones(width, before + width, dtype=torch.bool, device=device).tril(before)
 
 
-def _find_ends(ends: Tensor, split: Sequence[tuple[Tensor, tuple[int, int]]], first: int, before: int) -> tuple:
+def _find_ends(
+    ends: Tensor, split: Sequence[tuple[Tensor, tuple[int, int]]], first: int, before: int
+) -> tuple[Tensor, list[Tensor]]:
     """Row of each pick's EOS, (Q,), and by group which positions of its path that attends to, (n, 1, 1, F + s)."""
     rows, seen = [], []
     for picks, (count, width) in split:
