@@ -86,8 +86,8 @@ def train(
 ) -> None:
     """Train on cached features and evaluate.
 
-    On everything cached, unless --dataset narrows it. Several --shots and --seed make a run of each pair, and
-    --held-out-task all one of each task. A run that was stopped goes on with the same command.
+    On everything cached, unless --dataset narrows it. Several --shots and --seed make a run of each pair, and with
+    "--held-out-task all" one of each task. A run that was stopped goes on with the same command.
     """
     check_names(method, settings)
     from cptlite.backbones import load_backbone
