@@ -38,7 +38,7 @@ def check_caches(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -
     if needy:
         _check_alike(caches, needy[0].entry.needs_patches)
         for cache in caches:
-            check_shots(_groups(cache, "train"), max(config.shots for config in needy))
+            check_shots(_classes(cache, "train"), max(config.shots for config in needy))
 
 
 def draw_few_shots(
@@ -74,11 +74,11 @@ def draw_few_shots(
     train_parts, val_parts = [], []
     offset = 0
     for cache in caches:
-        train_groups, val_groups = _groups(cache, "train"), _groups(cache, "val")
-        check_shots(train_groups, shots)
-        train, val = few_shot_rows(train_groups, val_groups, shots, seed)
-        train_parts.append(_read(cache, "train", train, offset, patches))
-        val_parts.append(_read(cache, "val", val, offset, patches))
+        train_classes, val_classes = _classes(cache, "train"), _classes(cache, "val")
+        check_shots(train_classes, shots)
+        train, val = few_shot_rows(train_classes, val_classes, shots, seed)
+        train_parts.append((_read(cache, "train", train, patches), train_classes[train] + offset))
+        val_parts.append((_read(cache, "val", val, patches), val_classes[val] + offset))
         offset += sum(len(task.class_names) for task in cache.tasks)
     return _join(train_parts, device), _join(val_parts, device)
 
@@ -99,20 +99,17 @@ def _check_alike(caches: Sequence[FeatureCache], patches: bool) -> None:
             raise DataError(f"{cache.path} has no train rows: leave it out with --dataset, or use --method zeroshot")
 
 
-def _groups(cache: FeatureCache, split: str) -> np.ndarray:
-    """(task, label) of each row, (N, 2)."""
-    return np.stack([cache.row_tasks(split), cache.labels(split)], axis=1)
+def _classes(cache: FeatureCache, split: str) -> np.ndarray:
+    """Class of each row among those of all the cache's tasks, (N,)."""
+    starts = np.cumsum([0, *(len(task.class_names) for task in cache.tasks)], dtype=np.int32)[:-1]
+    return starts[cache.row_tasks(split)] + cache.labels(split)
 
 
-def _read(
-    cache: FeatureCache, split: str, rows: np.ndarray, offset: int, patches: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, V, D) or (n, 1, M, D) and classes (n,) of some rows; classes start at ``offset``."""
-    starts = np.cumsum([offset, *(len(task.class_names) for task in cache.tasks)])[:-1]
-    classes = starts[cache.row_tasks(split)[rows]] + cache.labels(split)[rows]
+def _read(cache: FeatureCache, split: str, rows: np.ndarray, patches: bool) -> np.ndarray:
+    """Features (n, V, D), or of patches (n, 1, M, D), of some rows."""
     features = cache.patches(split, rows)[:, None] if patches else cache.features(split, rows)
     check_features(cache, split, rows, sound_features(torch.from_numpy(features)))
-    return features, classes
+    return features
 
 
 def _join(parts: Sequence[tuple[np.ndarray, np.ndarray]], device: torch.device) -> FewShotRows:
