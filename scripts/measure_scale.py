@@ -11,10 +11,8 @@ Axes: N rows, D joint dimension.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -30,6 +28,14 @@ __all__ = ["write_rows"]
 
 NAME = "scale"
 BLOCK = 4096
+# From a small process: what starts another counts among its peak.
+LAUNCH = """
+import os, subprocess, sys, time
+started = time.monotonic()
+process = subprocess.Popen([sys.executable, *sys.argv[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(status, usage.ru_maxrss, time.monotonic() - started)
+"""
 TRAINED, CHOSEN = 0.96, 0.004  # shares of training and validation rows
 
 
@@ -89,13 +95,11 @@ def _blocks(rows: int, dim: int, draw: np.random.Generator) -> Iterator[np.ndarr
 
 def measure(arguments: Sequence[str]) -> tuple[float, float]:
     """Run Python with some arguments; peak memory in MiB, and seconds."""
-    started = time.monotonic()
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
+    launched = subprocess.run([sys.executable, "-c", LAUNCH, *arguments], capture_output=True, text=True, check=True)
+    status, peak, seconds = map(float, launched.stdout.split())
     if status:
         raise SystemExit(f"{' '.join(arguments)} failed")
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return usage.ru_maxrss / unit, time.monotonic() - started
+    return peak / (2**20 if sys.platform == "darwin" else 2**10), seconds
 
 
 def main() -> None:
