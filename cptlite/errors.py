@@ -22,3 +22,7 @@ class DataError(CptliteError):
     """Data or weights are missing, unreadable or not the ones asked for."""
 
     exit_code = 3
+
+
+class DataWarning(UserWarning):
+    """Data of which some is short: what is done goes on with what there is."""

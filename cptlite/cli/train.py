@@ -78,6 +78,10 @@ def train(
             rich_help_panel=WHERE,
         ),
     ] = True,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse data of which some is short: see the warnings.", rich_help_panel=HOW),
+    ] = False,
     together: Annotated[
         bool,
         typer.Option("--together", help="Train several runs as an axis of one forward.", rich_help_panel=HOW),
@@ -106,11 +110,28 @@ def train(
         resolved = {"device": loaded.device, "precision": loaded.precision, "cache_dir": cache_dir, **grid}
         show_configuration("train", base.to_json() | resolved | {"run": folders})
         caches = cached.open(loaded, base.datasets)
+        if strict or not finished:
+            _warn(caches, configs, strict)
         options = {"out": out, "force": force, "lock": lock, "predictions": predictions}
         results = _execute(configs, loaded, caches, together, options)
     _show(results, json)
     for written in folders:
         note(f"{'already done' if finished else 'written'}: {written}{' (--force trains again)' if finished else ''}")
+
+
+def _warn(caches: list[FeatureCache], configs: list[RunConfig], strict: bool) -> None:
+    """Say what is short of the rows, a line each, before anything is trained; ``strict`` refuses it."""
+    from cptlite.datasets.checks import refuse_warnings
+    from cptlite.runs.evaluate import untested_classes
+    from cptlite.runs.rows import short_rows
+
+    trained, tested = short_rows(caches, configs), untested_classes(caches)
+    warnings = {name: [*trained.get(name, ()), *lines] for name, lines in tested.items()}
+    for name, lines in warnings.items():
+        for line in lines:
+            note(f"warning: {name}: {line}")
+    if strict:
+        refuse_warnings(warnings)
 
 
 def _execute(

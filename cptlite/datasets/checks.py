@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from cptlite.datasets.text_files import shown
 from cptlite.datasets.types import SPLITS, Dataset, Rows, Task
 from cptlite.errors import DataError
 
-__all__ = ["counted", "doubled_rows", "refuse_warnings", "same_bytes", "short_classes"]
+__all__ = ["Labelled", "counted", "doubled_rows", "refuse_warnings", "same_bytes", "short_classes"]
 
 NONE = -1
 PART = 512  # files that a thread looks at in one go
@@ -67,41 +67,50 @@ def _examples(paths: Sequence[str]) -> str:
     return f"{len(paths)} (the first: {shown(paths[0])})"
 
 
-def short_classes(tasks: Sequence[Task], splits: Mapping[str, Rows]) -> list[str]:
+class Labelled(NamedTuple):
+    """Rows without their paths: labels and tasks, (N,) each, as in `Rows`."""
+
+    labels: np.ndarray
+    tasks: np.ndarray
+
+
+def short_classes(tasks: Sequence[Task], splits: Mapping[str, Rows | Labelled], shots: int = 1) -> list[str]:
     """Name the classes that have no training or no test rows, where the dataset has such rows at all.
 
     Parameters
     ----------
     tasks : sequence of Task
         Their classes are the ones to find.
-    splits : mapping of str to Rows
-        The rows.
+    splits : mapping of str to Rows or Labelled
+        The rows of "train" and "test", or of one of them.
+    shots : int
+        Training rows that every class should have; it is named too where it has fewer, but some.
 
     Returns
     -------
     list of str
-        At most one sentence for training and one for testing.
+        At most one sentence for each kind.
     """
     lines = []
-    for split in ("train", "test"):
+    for split in [split for split in ("train", "test") if split in splits]:
         rows = splits[split]
-        if not len(rows):
+        if not len(rows.labels):
             lines += ["no test rows at all"] if split == "test" else []
             continue
-        without = [
-            name if len(tasks) == 1 else f"{name} of {task.name}"
-            for index, task in enumerate(tasks)
-            for name, count in zip(task.class_names, _class_counts(rows, index, len(task.class_names)), strict=True)
-            if not count
-        ]
-        if without:
-            lines.append(f"without {WORDS[split]} rows: {counted(without, 'class', 'classes')}")
+        counts = np.concatenate([_class_counts(rows, index, task) for index, task in enumerate(tasks)])  # (K,)
+        names = [name if len(tasks) == 1 else f"{name} of {task.name}" for task in tasks for name in task.class_names]
+        kinds = {f"without {WORDS[split]} rows": counts == 0}
+        if split == "train":
+            kinds[f"with fewer train rows than {shots} shots"] = (counts > 0) & (counts < shots)
+        for kind, there in kinds.items():
+            if there.any():
+                lines.append(f"{kind}: {counted([names[k] for k in np.flatnonzero(there)], 'class', 'classes')}")
     return lines
 
 
-def _class_counts(rows: Rows, task: int, num_classes: int) -> np.ndarray:
-    """Rows of each class of a task, (K,)."""
-    return np.bincount(rows.labels[rows.tasks == task], minlength=num_classes)  # (K,)
+def _class_counts(rows: Rows | Labelled, index: int, task: Task) -> np.ndarray:
+    """Rows of each class of a task, (C,)."""
+    return np.bincount(rows.labels[rows.tasks == index], minlength=len(task.class_names))
 
 
 def same_bytes(dataset: Dataset) -> list[str]:

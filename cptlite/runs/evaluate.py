@@ -20,13 +20,14 @@ from torch import Tensor
 from cptlite.cache import FeatureCache
 from cptlite.cache.verify import check_classes
 from cptlite.classifiers import Classifier
+from cptlite.datasets.checks import Labelled, short_classes
 from cptlite.datasets.types import Task
 from cptlite.errors import DataError
 from cptlite.metrics import accuracy, mean_per_class_recall, recall_by_class
 from cptlite.runs.guards import check_features, check_scores, sound_features, sound_scores
 from cptlite.runs.matching import Place, match_tasks
 
-__all__ = ["TaskPredictions", "check_test_rows", "evaluate", "pack_predictions"]
+__all__ = ["TaskPredictions", "check_test_rows", "evaluate", "pack_predictions", "untested_classes"]
 
 CHUNK = 4096
 PATCH_CHUNK = 256  # rows of up to 1 MiB each
@@ -48,6 +49,16 @@ def check_test_rows(caches: Sequence[FeatureCache]) -> None:
         if empty:
             which = f" of {', '.join(empty)}" if there else ""
             raise DataError(f"{cache.path} has no test rows{which}: leave it out with --dataset, or cache it anew")
+
+
+def untested_classes(caches: Sequence[FeatureCache]) -> dict[str, list[str]]:
+    """Name the classes without test rows: a sentence for each dataset that has any, by its name."""
+    found = {}
+    for cache in caches:
+        rows = Labelled(cache.labels("test"), cache.row_tasks("test"))
+        check_classes(cache, "test", *rows)
+        found[cache.fingerprint.dataset] = short_classes(cache.tasks, {"test": rows})
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,13 @@ import torch
 from cptlite.cache import FeatureCache
 from cptlite.cache.verify import check_classes
 from cptlite.config import RunConfig
+from cptlite.datasets.checks import Labelled, counted, short_classes
 from cptlite.errors import DataError
 from cptlite.methods.base import FewShotRows
 from cptlite.runs.guards import check_features, sound_features
 from cptlite.splits import check_shots, few_shot_rows
 
-__all__ = ["check_caches", "draw_few_shots", "no_rows"]
+__all__ = ["check_caches", "draw_few_shots", "no_rows", "short_rows"]
 
 
 def check_caches(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -> None:
@@ -39,6 +40,39 @@ def check_caches(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -
         _check_alike(caches, needy[0].entry.needs_patches)
         for cache in caches:
             check_shots(_classes(cache, "train"), max(config.shots for config in needy))
+
+
+def short_rows(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -> dict[str, list[str]]:
+    """Say what is short of the rows that runs of one method learn from and choose on.
+
+    Returns
+    -------
+    dict of str to list of str
+        By dataset, a sentence each: classes without training rows, or with fewer than shots; tasks without
+        validation rows, and what the method takes there.
+
+    Raises
+    ------
+    DataError
+        A row is of no class or task that there is.
+    """
+    entry, method = configs[0].entry, configs[0].method
+    if not entry.needs_rows:
+        return {}
+    shots = max(config.shots for config in configs)
+    unchosen = "" if entry.stepped else entry.probe(method, configs[0].options).unchosen
+    found = {}
+    for cache in caches:
+        rows = Labelled(cache.labels("train"), cache.row_tasks("train"))
+        check_classes(cache, "train", *rows)
+        lines = short_classes(cache.tasks, {"train": rows}, shots)
+        there = set(np.unique(cache.row_tasks("val")).tolist())
+        without = [task.id for index, task in enumerate(cache.tasks) if index not in there]
+        if unchosen and without:
+            which = f" in {counted(without, 'task', 'tasks')}" if len(cache.tasks) > 1 else ""
+            lines.append(f"no validation rows to choose on{which}: {method} takes {unchosen} there")
+        found[cache.fingerprint.dataset] = lines
+    return found
 
 
 def draw_few_shots(
