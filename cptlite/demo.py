@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from cptlite.datasets.views import ViewConfig
 from cptlite.drawings import draw_suite
 from cptlite.reporting import draw_shots_plot
 from cptlite.runs.sweep import grid, run_all
+from cptlite.training.recipe import FULL, PAPER
 
 __all__ = ["DemoPlan", "DemoReport", "run_demo"]
 
@@ -35,8 +36,10 @@ class DemoPlan:
     ----------
     methods : tuple of str
     shots, seeds : tuple of int
-    settings : dict
-        Fields of `cptlite.config.RunConfig` that differ from each method's defaults.
+    recipe : str
+        Of the methods that have one.
+    paper_too : tuple of str
+        Methods that are trained by the paper's recipe as well.
     jobs : int
         Training processes at a time.
     together : bool
@@ -46,7 +49,8 @@ class DemoPlan:
     methods: tuple[str, ...] = ("linear-probe", "coop-ca", "coop-mt", "softcpt")
     shots: tuple[int, ...] = (1, 4, 16)
     seeds: tuple[int, ...] = (1, 2, 3)
-    settings: dict[str, Any] = field(default_factory=dict)
+    recipe: str = FULL
+    paper_too: tuple[str, ...] = ("softcpt",)
     jobs: int = 2
     together: bool = True
 
@@ -120,11 +124,13 @@ def _cache_suite(backbone: Backbone, data: Path, caches: Path, tell: OnProgress)
 def _plan_runs(plan: DemoPlan) -> list[RunConfig]:
     """Every run; zero-shot once, since neither shots nor seed reach it."""
     names = tuple(spec.name for spec in load_catalog().resolve([SUITE]))
-    given = {"suite": SUITE, "datasets": names, "backbone": "demo", "device": "cpu", **plan.settings}
-    configs = grid(given, methods=("zeroshot", *plan.methods), shots=plan.shots, seeds=plan.seeds)
+    given = {"suite": SUITE, "datasets": names, "backbone": "demo", "device": "cpu"}
+    rows = {"shots": plan.shots, "seeds": plan.seeds}
+    configs = grid({**given, "recipe": plan.recipe}, methods=("zeroshot", *plan.methods), **rows)
     once = (plan.shots[0], plan.seeds[0])
     zero_shot = [config for config in configs if config.method == "zeroshot" and (config.shots, config.seed) == once]
-    return [config for config in configs if config.method != "zeroshot"] + zero_shot
+    beside = grid({**given, "recipe": PAPER}, methods=plan.paper_too if plan.recipe != PAPER else (), **rows)
+    return [*beside, *(config for config in configs if config.method != "zeroshot"), *zero_shot]
 
 
 def _train_all(

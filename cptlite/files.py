@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import socket
 import stat
@@ -15,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from cptlite.errors import CptliteError
 
-__all__ = ["file_kind", "locked", "naming_full_disk", "replacing", "write_whole"]
+__all__ = ["BoundedReader", "file_kind", "locked", "naming_full_disk", "replacing", "write_whole"]
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -33,6 +34,23 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class BoundedReader(io.BufferedReader):
+    """A file that makes room for no more bytes than it has left: Python's own does for as many as it is asked for.
+
+    A reader that asks for what a file claims would take any amount of memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read so many bytes, or all that are left."""
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, max(0, self._size - self.tell()))
+        return super().read(size)
 
 
 def file_kind(mode: int) -> str:

@@ -11,7 +11,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["accuracy", "mean_and_std", "mean_per_class_recall", "recall_by_class", "suite_score"]
+__all__ = [
+    "accuracy",
+    "harmonic_mean",
+    "mean_and_std",
+    "mean_per_class_recall",
+    "paired_interval",
+    "recall_by_class",
+    "suite_score",
+]
 
 
 def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -105,6 +113,11 @@ def suite_score(per_task: Sequence[float]) -> float:
     return mean_and_std(per_task)[0]
 
 
+def harmonic_mean(first: float, second: float) -> float:
+    """Harmonic mean of two scores in [0, 1]; 0 where one of them is."""
+    return 2 * first * second / (first + second) if first and second else 0.0
+
+
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation (divisor ``n - 1``) over seeds.
 
@@ -128,6 +141,34 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
         raise ValueError("wanted at least one value to average, got none")
     std = float(np.std(array, ddof=1)) if array.size > 1 else 0.0
     return float(np.mean(array)), std
+
+
+def paired_interval(ones: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of paired differences and the 95 % confidence interval of that mean, by Student's t.
+
+    Parameters
+    ----------
+    ones, others : sequence of float
+        Values of one seed at one place; at least two.
+
+    Returns
+    -------
+    mean, low, high : float
+        Of ``ones - others``.
+
+    Raises
+    ------
+    ValueError
+        When they do not pair up, or are fewer than two.
+    """
+    from scipy.stats import t
+
+    differences = np.asarray(ones, dtype=np.float64) - np.asarray(others, dtype=np.float64)
+    if len(ones) != len(others) or len(ones) < 2:
+        raise ValueError(f"wanted at least two pairs, got {len(ones)} and {len(others)} values")
+    mean, std = mean_and_std(differences.tolist())
+    half = float(t.ppf(0.975, len(differences) - 1)) * std / len(differences) ** 0.5
+    return mean, mean - half, mean + half
 
 
 def _checked(labels: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

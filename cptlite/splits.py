@@ -1,11 +1,11 @@
-"""Which rows an experiment sees: few-shot selections, base and new classes.
+"""Which rows an experiment sees: few-shot selections, and how many classes are base ones.
 
 The few-shot sampler is the one the published lists of CoOp were drawn with, so that the same seed
 gives the same images.
 
 Source: CoOp (Zhou et al., IJCV 2022), https://github.com/KaiyangZhou/CoOp.
 
-Axes: N rows of one split, T tasks.
+Axes: N rows of one split.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from cptlite.errors import UsageError
 
-__all__ = ["base_classes", "base_new_rows", "check_shots", "few_shot_rows"]
+__all__ = ["base_classes", "check_shots", "few_shot_rows"]
 
 MAX_VAL_SHOTS = 4
 
@@ -87,28 +87,6 @@ def check_shots(train_groups: Groups, shots: int) -> None:
 def base_classes(num_classes: int) -> int:
     """Return how many of a task's classes are base: the first ``ceil(n / 2)`` by label."""
     return (num_classes + 1) // 2
-
-
-def base_new_rows(labels: np.ndarray, tasks: np.ndarray, num_classes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Part the rows of a split into those of base classes and those of new classes.
-
-    Parameters
-    ----------
-    labels : ndarray of shape (N,), int
-        Class within the row's task.
-    tasks : ndarray of shape (N,), int
-        Task of each row.
-    num_classes : sequence of T ints
-        Classes of each task.
-
-    Returns
-    -------
-    base_rows, new_rows : ndarray, int64
-        Row indices in ascending order; together all N rows.
-    """
-    limits = np.array([base_classes(count) for count in num_classes], dtype=np.int64)  # (T,)
-    is_base = np.asarray(labels) < limits[np.asarray(tasks)]  # (N,)
-    return np.flatnonzero(is_base), np.flatnonzero(~is_base)
 
 
 def _rows_by_group(groups: Groups) -> list[np.ndarray]:

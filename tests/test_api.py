@@ -274,7 +274,7 @@ KINDS = {
             r"linear-probe has no option 'epochs' \(that is one of tip-adapter-f, lp\+\+\): leave it out",
         ),
         (
-            {"method": "cocoop", "recipe": "fast"},
+            {"method": "cocoop", "recipe": "full"},
             r"cocoop is stepped .* \(epochs 10, batch-size 1\)",
         ),
         ({"method": "softcpt", "device": "cuda"}, "settle device, got 'cuda': leave it out"),

@@ -23,7 +23,7 @@ from cptlite.training.loop import TOLERANCE, train
 from cptlite.training.recipe import RECIPES, Recipe
 from cptlite.training.state import TrainingState
 
-PLAN = DemoPlan(methods=("prototype",), shots=(1, 16), seeds=(1, 2), jobs=1)
+PLAN = DemoPlan(methods=("prototype",), shots=(1, 16), seeds=(1, 2), jobs=1, paper_too=())
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_demo_runs_and_goes_on_where_it_stopped(done: tuple[DemoReport, Counter[
 
 def test_what_is_refused_costs_no_time(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown recipe 'slow'"):
-        run_demo(tmp_path / "demo", DemoPlan(settings={"recipe": "slow"}))
+        run_demo(tmp_path / "demo", DemoPlan(recipe="slow"))
     assert not (tmp_path / "demo").exists()
 
 
@@ -78,12 +78,12 @@ def test_runs_together_are_the_runs_alone(done: tuple[DemoReport, Counter[str], 
     tasks = tuple(task for cache in caches for task in cache.tasks)
     problem = Problem(tasks=tasks, text=TextEncoder(in_float64.text_tower, in_float64.tokenizer))
 
-    num_classes = len(problem.class_names)
+    task_sizes = problem.task_sizes
 
     def new_state(seed: int) -> TrainingState:
         learnables = SoftCPT(problem, SoftCPTOptions()).start(torch.Generator().manual_seed(seed))
         rows, _ = draw_few_shots(caches, shots=1, seed=seed, device=in_float64.device)
-        return TrainingState(learnables, rows, Recipe(), seed=seed, num_classes=num_classes)
+        return TrainingState(learnables, rows, Recipe(), seed=seed, task_sizes=task_sizes)
 
     seeds = (1, 2, 3)
     together = [new_state(seed) for seed in seeds]
@@ -102,8 +102,9 @@ def test_runs_together_are_the_runs_alone(done: tuple[DemoReport, Counter[str], 
 def test_every_method_is_planned_by_every_recipe(recipe: str) -> None:
     """What the command gives to all methods is taken by those that have it."""
     methods = tuple(name for name, entry in METHODS.items() if entry.needs_rows)
-    configs = _plan_runs(DemoPlan(methods=methods, settings={"recipe": recipe}))
-    assert len(configs) == 9 * len(methods) + 1 and configs[-1].method == "zeroshot"
+    configs = _plan_runs(DemoPlan(methods=methods, recipe=recipe))
+    by_paper = 0 if recipe == "paper" else 9
+    assert len(set(configs)) == len(configs) == 9 * len(methods) + by_paper + 1 and configs[-1].method == "zeroshot"
     by_recipe = {config.method for config in configs if config.recipe_name == recipe}
     assert by_recipe >= {"softcpt", "coop-ca"}
     assert (by_recipe == {config.method for config in configs}) is (recipe == "paper")

@@ -24,6 +24,7 @@ from cptlite.cache.structure import (
     read_tasks,
     read_texts,
 )
+from cptlite.datasets.text_files import shown
 from cptlite.datasets.types import SPLITS
 from cptlite.errors import CptliteError, DataError
 from cptlite.files import file_kind
@@ -243,7 +244,7 @@ def _open_file(path: Path) -> h5py.File:
                 f"`cptlite cache --force`"
             ) from None
         raise DataError(
-            f"wanted a feature cache at {path}, got a file that cannot be read as HDF5 ({error}): "
+            f"wanted a feature cache at {path}, got a file that cannot be read as HDF5 ({shown(error)}): "
             f"delete it or give another --cache-dir, then run `cptlite cache` again"
         ) from None
 
@@ -284,6 +285,7 @@ def reading(path: Path) -> Iterator[None]:
 
 def damaged(path: Path, reason: str) -> DataError:
     """Error for a file that is a cache but does not hold what it should."""
+    reason = shown(reason)  # HDF5 repeats names of the file
     return DataError(f"the feature cache {path} is damaged ({reason}): make it anew with `cptlite cache --force`")
 
 

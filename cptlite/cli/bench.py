@@ -11,6 +11,7 @@ import typer
 
 from cptlite.cli.console import note, print_table, show_configuration
 from cptlite.cli.options import HOW, WHAT, BackboneOption, DeviceOption, PrecisionOption
+from cptlite.datasets.text_files import read_json
 from cptlite.errors import DataError
 
 __all__ = ["bench"]
@@ -59,6 +60,10 @@ def bench(
         int,
         typer.Option("--epochs", help="Time whole trainings of so many epochs, not steps.", rich_help_panel=HOW),
     ] = 0,
+    class_fraction: Annotated[
+        float,
+        typer.Option("--class-fraction", help="Time a text step on such a share of classes too.", rich_help_panel=HOW),
+    ] = 1.0,
     images: Annotated[int, typer.Option("--images", help="JPEG files of the caching pass.", rich_help_panel=HOW)] = 128,
     json: Annotated[
         Path | None, typer.Option("--json", help="File for every figure, machine-readable.", rich_help_panel=RESULTS)
@@ -88,6 +93,7 @@ def bench(
         runs=runs,
         epochs=epochs,
         images=images,
+        class_fraction=class_fraction,
     )
     shown = {"stages": plan.stages or "all", "suites": plan.suites, "class names": classes or "made up"}
     show_configuration("bench", shown | {"backbone": backbone, "repeats": repeats, "seconds": seconds})
@@ -102,11 +108,9 @@ def bench(
 
 def _read_classes(path: Path) -> dict[str, list[str]]:
     try:
-        read = jsons.loads(path.read_text(encoding="utf-8"))
+        read = read_json(path)
     except FileNotFoundError:
         raise DataError(f"wanted class names in {path}, which is not there: check --classes") from None
-    except ValueError as error:
-        raise DataError(f"wanted JSON in {path}, got something else ({error}): check --classes") from None
     if not isinstance(read, dict) or not all(_are_names(names) for names in read.values()):
         raise DataError(f'wanted {{"task": ["class name", ...], ...}} in {path}: check --classes')
     return read

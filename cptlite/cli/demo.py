@@ -11,7 +11,7 @@ import typer
 from cptlite.cli.console import invocation, note, print_json, print_table, progress
 from cptlite.cli.options import HOW, WHAT, WHERE, JsonOption
 from cptlite.options import options_of
-from cptlite.training.recipe import PAPER, Recipe
+from cptlite.training.recipe import FULL, Recipe
 
 __all__ = ["demo"]
 
@@ -26,7 +26,7 @@ def demo(
     every_method: Annotated[
         bool, typer.Option("--all", help="Train every method there is, not only four.", rich_help_panel=WHAT)
     ] = False,
-    recipe: Annotated[str, typer.Option("--recipe", help=RECIPE_HELP, rich_help_panel=HOW)] = PAPER,
+    recipe: Annotated[str, typer.Option("--recipe", help=RECIPE_HELP, rich_help_panel=HOW)] = FULL,
     json: JsonOption = False,
 ) -> None:
     """Run the whole on six small tasks, offline.
@@ -38,7 +38,7 @@ def demo(
     from cptlite.methods.table import METHODS
     from cptlite.reporting import summary_table
 
-    plan = DemoPlan(settings={"recipe": recipe})
+    plan = DemoPlan(recipe=recipe)
     if every_method:  # zero-shot looks at no rows; the demo evaluates it once in any case
         plan = replace(plan, methods=tuple(name for name, entry in METHODS.items() if entry.needs_rows))
     with progress("loading", "steps") as bar:

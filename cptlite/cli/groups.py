@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from cptlite.datasets.text_files import shown_lines
 from cptlite.errors import CptliteError
 
 __all__ = ["CommandGroup"]
@@ -38,7 +39,7 @@ class CommandGroup(TyperGroup):
 def _explain(message: str, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    typer.echo(f"error: {message}", err=True)
+    typer.echo(f"error: {shown_lines(message)}", err=True)
 
 
 def _describe(error: OSError) -> str:

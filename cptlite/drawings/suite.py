@@ -7,7 +7,7 @@ Recognition of Handwritten Digits" (UCI, 1998), which scikit-learn ships.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -136,7 +136,7 @@ def draw_image(folder: str, split: str, label: int, row: int, *, seed: int = 0) 
     return render(sample_scene(rng, _choices(folder, label)), SKETCH, rng)
 
 
-def _digit_images(seed: int) -> Iterator[tuple[str, str, int, np.ndarray]]:
+def _digit_images(seed: int, rows_per_class: Mapping[str, int]) -> Iterator[tuple[str, str, int, np.ndarray]]:
     """As `suite_images`; no sample is used twice."""
     from sklearn.datasets import load_digits
 
@@ -145,7 +145,7 @@ def _digit_images(seed: int) -> Iterator[tuple[str, str, int, np.ndarray]]:
     for label, name in enumerate(DIGITS):
         own = rng.permutation(np.flatnonzero(samples.target == label))
         start = 0
-        for split, count in ROWS_PER_CLASS.items():
+        for split, count in rows_per_class.items():
             for row, sample in enumerate(own[start : start + count]):
                 grey = np.rint(samples.images[sample] * (255 / 16)).astype(np.uint8)  # (8, 8)
                 image = Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
@@ -153,7 +153,9 @@ def _digit_images(seed: int) -> Iterator[tuple[str, str, int, np.ndarray]]:
             start += count
 
 
-def suite_images(folder: str, *, seed: int = 0) -> Iterator[tuple[str, str, int, np.ndarray]]:
+def suite_images(
+    folder: str, *, seed: int = 0, rows_per_class: Mapping[str, int] = ROWS_PER_CLASS
+) -> Iterator[tuple[str, str, int, np.ndarray]]:
     """Draw all images of one task.
 
     Parameters
@@ -162,6 +164,8 @@ def suite_images(folder: str, *, seed: int = 0) -> Iterator[tuple[str, str, int,
         Key of `TASKS`.
     seed : int
         Seed of the suite.
+    rows_per_class : mapping of str to int
+        Images of a class by split; of the digits there are 174.
 
     Yields
     ------
@@ -169,15 +173,21 @@ def suite_images(folder: str, *, seed: int = 0) -> Iterator[tuple[str, str, int,
         Split, class name, row within the class, and the image of shape (64, 64, 3), uint8.
     """
     if folder == "digits":
-        yield from _digit_images(seed)
+        yield from _digit_images(seed, rows_per_class)
         return
     for label, name in enumerate(TASKS[folder].class_names):
-        for split, count in ROWS_PER_CLASS.items():
+        for split, count in rows_per_class.items():
             for row in range(count):
                 yield split, name, row, draw_image(folder, split, label, row, seed=seed)
 
 
-def draw_suite(root: Path, *, seed: int = 0, on_progress: Callable[[int, int], None] | None = None) -> None:
+def draw_suite(
+    root: Path,
+    *,
+    seed: int = 0,
+    rows_per_class: Mapping[str, int] = ROWS_PER_CLASS,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
     """Write the demo suite as ``<root>/demo/<task>/<split>/<class name>/NNN.png``.
 
     Parameters
@@ -186,23 +196,25 @@ def draw_suite(root: Path, *, seed: int = 0, on_progress: Callable[[int, int], N
         The data root; made where it is missing.
     seed : int
         Seed of the drawings and of which digits are taken.
+    rows_per_class : mapping of str to int
+        As in `suite_images`.
     on_progress : callable, optional
         Called with images written and images in all.
 
     Notes
     -----
-    A file ``suite.json`` is written last. While it tells of the same seed and version, nothing is
+    A file ``suite.json`` is written last. While it tells of the same seed, rows and version, nothing is
     drawn again; without it everything is.
     """
     marker = root / "demo" / "suite.json"
-    content = json.dumps({"version": VERSION, "seed": seed})
+    content = json.dumps({"version": VERSION, "seed": seed, **_unlike_demo(rows_per_class)})
     if marker.is_file() and marker.read_text(encoding="utf-8") == content:
         return
     marker.unlink(missing_ok=True)
-    total = sum(len(task.class_names) for task in TASKS.values()) * sum(ROWS_PER_CLASS.values())
+    total = sum(len(task.class_names) for task in TASKS.values()) * sum(rows_per_class.values())
     done = 0
     for folder in TASKS:
-        for split, name, row, pixels in suite_images(folder, seed=seed):
+        for split, name, row, pixels in suite_images(folder, seed=seed, rows_per_class=rows_per_class):
             path = root / "demo" / folder / split / name / f"{row:03d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path, compress_level=1)
@@ -210,3 +222,8 @@ def draw_suite(root: Path, *, seed: int = 0, on_progress: Callable[[int, int], N
             if on_progress is not None:
                 on_progress(done, total)
     marker.write_text(content, encoding="utf-8")
+
+
+def _unlike_demo(rows_per_class: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Say how many rows there are where it is not as many as in the demo."""
+    return {} if dict(rows_per_class) == ROWS_PER_CLASS else {"rows_per_class": dict(rows_per_class)}

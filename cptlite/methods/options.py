@@ -17,6 +17,11 @@ __all__ = ["MethodOptions", "PromptOptions", "TemplateOptions"]
 class MethodOptions(Options):
     """Options of a method, none of its own."""
 
+    @property
+    def released_steps(self) -> int:
+        """Optimizer steps that its released trainer takes along a batch's gradient."""
+        return 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateOptions(MethodOptions):

@@ -11,7 +11,7 @@ from typing import Any
 from cptlite.config import OWN_ROWS, SAME_NUMBERS, default_options
 from cptlite.errors import UsageError
 from cptlite.reporting.results import Result
-from cptlite.training.recipe import PAPER
+from cptlite.training.recipe import PAPER, RELEASED
 
 __all__ = ["Configuration", "configuration", "configuration_key", "say_differences"]
 
@@ -19,6 +19,7 @@ Configuration = Mapping[str, Any]
 """Options by name, and what the features were cached as, by ``cached_<name>``; empty where it is not recorded."""
 
 IN_LABEL = ("method", "variant", "recipe")  # said by `method_label`
+IN_HEADINGS = ("classes",)  # said by the columns of a table
 IN_TITLE = ("dataset", "backbone")  # of a cache's fingerprint, said by the run's own
 NOT_RECORDED = "configuration not recorded"
 LONGEST_VALUE = 40  # characters in a table
@@ -52,7 +53,8 @@ def say_differences(configurations: Sequence[Configuration]) -> list[str]:
     said = []
     for told in configurations:
         defaults = _defaults(told)
-        shown = varying | {name for name in defaults.keys() & told.keys() if told[name] != defaults[name]}
+        changed = {name for name in defaults.keys() & told.keys() if told[name] != defaults[name]}
+        shown = varying | changed.difference(IN_HEADINGS)
         words = (
             f"{name.replace('_', '-')} {_word(told[name]) if name in told else 'not recorded'}"
             for name in names
@@ -72,6 +74,8 @@ def _defaults(told: Configuration) -> dict[str, Any]:
         defaults = default_options(str(told.get("method")), str(told.get("recipe", PAPER)))
     except UsageError:
         return {}
+    if told.get("recipe") == RELEASED and "steps_per_batch" in told:  # which the recipe takes from the variant
+        defaults["steps_per_batch"] = told["steps_per_batch"]
     return {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from cptlite.datasets.text_files import shown
 from cptlite.errors import CptliteError, UsageError
 from cptlite.reporting.results import Result
 from cptlite.reporting.summaries import Line, Summary, group_results, line_up, seeds_label
@@ -71,10 +72,11 @@ def draw_shots_plot(results: Sequence[Result], path: Path, title: str | None = N
     figure = Figure(figsize=(7.2, 4.6), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    lines = line_up(results)
+    ((name, together),) = groups.items()
+    lines = line_up(together)
     summaries = [summary for line in lines for summary in line.summaries().values()]
     _draw_lines(axes, lines)
-    _dress(axes, summaries, title or next(iter(groups)))
+    _dress(axes, summaries, title or name)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", facecolor="white")
     return path
@@ -116,7 +118,8 @@ def _name_lines(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     ends = sorted(
-        (height, "\n".join(wrap(name, LABEL_WIDTH, break_on_hyphens=False)), colour) for height, name, colour in ends
+        (height, "\n".join(wrap(shown(name), LABEL_WIDTH, break_on_hyphens=False)), colour)
+        for height, name, colour in ends
     )
     wanted = [(height - low) / (high - low) for height, _, _ in ends]
     most = max(name.count("\n") + 1 for _, name, _ in ends)
@@ -167,12 +170,15 @@ def _dress(axes: Axes, summaries: Sequence[Summary], title: str) -> None:
     axes.set_xticks(shots, [str(count) for count in shots])
     axes.set_xticks([], minor=True)
     axes.set_xlabel("training images per class (shots)")
-    axes.set_ylabel("suite score (%)")
+    parts = {part for summary in summaries for part in summary.parts}
+    axes.set_ylabel(
+        f"suite score{' of base and new classes, H' * ('H' in parts)}{' of unseen tasks' * ('unseen' in parts)} (%)"
+    )
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=20)
+    axes.set_title(shown(title), loc="left", fontsize=12, fontweight="bold", pad=20, parse_math=False)
     words: dict[str, Any] = {"fontsize": 9, "color": GREY, "va": "bottom"}
     prefix = "mean and sample standard deviation over " if _several_seeds(summaries) else ""
     note = f"{prefix}{seeds_label(summaries)}"

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ from cptlite.config import OWN_ROWS, RunConfig, differ_in_rows_alone
 from cptlite.environment import PeakMemory, describe_environment, measure_peak
 from cptlite.errors import DataError, DataWarning, UsageError
 from cptlite.methods.base import Learned, Problem
-from cptlite.metrics import suite_score
-from cptlite.runs.evaluate import check_test_rows, evaluate, pack_predictions
+from cptlite.runs.evaluate import check_test_rows, evaluate
 from cptlite.runs.files import (
     finished_results,
     has_leftovers,
@@ -32,7 +32,9 @@ from cptlite.runs.files import (
 )
 from cptlite.runs.folders import run_folder
 from cptlite.runs.learn import OnEpoch, Run, learn_runs
+from cptlite.runs.predictions import pack_predictions, suite_scores
 from cptlite.runs.rows import check_caches, draw_few_shots, no_rows, short_rows
+from cptlite.runs.seen import seen_sizes, seen_tasks
 from cptlite.text.encoder import TextEncoder
 
 __all__ = ["execute_runs", "learn_in_memory"]
@@ -75,16 +77,16 @@ def execute_runs(
     -------
     list of dict
         What each ``results.json`` holds: names, ``config`` and ``caches`` (fingerprints) as in ``config.json``,
-        per-task metrics, ``suite_score`` in [0, 1], ``parameters``, ``choices`` (numbers chosen on validation rows, by
-        task), ``seconds`` by phase (of a training together, the run's share), ``peak_mib`` (of the runs trained
-        together, or evaluating this one, whichever is more) and ``peak_of`` (``run``, or ``process`` where the system
-        counts from its start).
+        per-task metrics, ``suite_score`` in [0, 1] and what else `suite_scores` makes of them, ``parameters``,
+        ``choices`` (numbers chosen on validation rows, by task), ``seconds`` by phase (of a training together, the
+        run's share), ``peak_mib`` (of the runs trained together, or evaluating this one, whichever is more) and
+        ``peak_of`` (``run``, or ``process`` where the system counts from its start).
 
     Raises
     ------
     UsageError
-        Unknown method, more shots than there are, configurations that differ in more, or a folder holds another
-        configuration.
+        Unknown method, more shots than there are, a task to hold out that is not there, configurations that differ in
+        more, or a folder holds another configuration.
     DataError
         A cache lacks rows that the method needs, or test rows.
     """
@@ -95,7 +97,7 @@ def execute_runs(
     pending = [config for config, found in results.items() if found is None]
     if pending:
         check_caches(caches, pending)
-        check_test_rows(caches)
+        check_test_rows(caches, seen_sizes(pending[0], [task for cache in caches for task in cache.tasks]))
     with ExitStack() as held:
         for config in pending:
             held.enter_context(writing_run(folders[config], lock=lock, force=force))
@@ -105,11 +107,11 @@ def execute_runs(
         pending = [config for config in pending if results[config] is None]
         for group in [pending] if configs[0].entry.stepped else [[config] for config in pending]:
             runs = [_begin(config, backbone, caches, folders[config]) for config in group]
-            problem = new_problem(configs[0], backbone, caches)
+            problem, target = new_problems(configs[0], backbone, caches)
             with measure_peak(backbone.device) as peak:
-                learned = learn_runs(problem, runs, on_epoch) if runs else []
+                learned = learn_runs(problem, runs, on_epoch, target) if runs else []
             for run, done in zip(runs, learned, strict=True):
-                results[run.config] = _finish(run, done, problem, backbone, caches, peak, predictions)
+                results[run.config] = _finish(run, done, target, backbone, caches, peak, predictions)
     return [found for config in configs if (found := results[config]) is not None]
 
 
@@ -137,13 +139,16 @@ def learn_in_memory(
         for line in lines:
             warnings.warn(f"{name}: {line}", DataWarning, stacklevel=3)  # of who calls `fit`
     run = _begin(config, backbone, caches)
-    return learn_runs(new_problem(config, backbone, caches), [run], on_epoch)[0]
+    problem, target = new_problems(config, backbone, caches)
+    return learn_runs(problem, [run], on_epoch, target)[0]
 
 
-def new_problem(config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache]) -> Problem:
-    """All tasks of the caches, with the text encoder as configured."""
+def new_problems(config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache]) -> tuple[Problem, Problem]:
+    """Return what is learned, and what the classifier is of: all tasks of the caches; one object where they are one."""
     text = TextEncoder(backbone.text_tower, backbone.tokenizer, config.text_path, memory=config.text_memory)
-    return Problem(tasks=tuple(task for cache in caches for task in cache.tasks), text=text)
+    target = Problem(tasks=tuple(task for cache in caches for task in cache.tasks), text=text)
+    tasks = seen_tasks(target.tasks, seen_sizes(config, target.tasks))
+    return target if tasks == target.tasks else replace(target, tasks=tasks), target
 
 
 def _identity(config: RunConfig, caches: Sequence[FeatureCache]) -> dict[str, Any]:
@@ -159,8 +164,9 @@ def _begin(config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache]
     started = time.monotonic()
     device, entry = backbone.device, config.entry
     if entry.needs_rows:
+        sizes = seen_sizes(config, [task for cache in caches for task in cache.tasks])
         shots, seed, patches = config.shots, config.seed, entry.needs_patches
-        train, val = draw_few_shots(caches, shots=shots, seed=seed, device=device, patches=patches)
+        train, val = draw_few_shots(caches, shots=shots, seed=seed, device=device, patches=patches, sizes=sizes)
     else:
         train = val = no_rows(backbone.embed_dim, device)
     if folder:
@@ -183,7 +189,13 @@ def _finish(
     assert run.folder is not None
     config, started = run.config, time.monotonic()
     with measure_peak(backbone.device) as after:
-        predictions = evaluate(learned.classifier, caches, backbone.device, patches=config.entry.needs_patches)
+        predictions = evaluate(
+            learned.classifier,
+            caches,
+            backbone.device,
+            patches=config.entry.needs_patches,
+            sizes=seen_sizes(config, problem.tasks),
+        )
     seconds = {"load": run.load_seconds, "train": learned.seconds, "evaluate": time.monotonic() - started}
     write_classifier(run.folder, problem, learned.classifier, backbone)
     write_predictions(run.folder, pack_predictions(predictions) if keep_predictions else None)
@@ -193,7 +205,7 @@ def _finish(
         "recipe": config.recipe_name,
         **_identity(config, caches),
         "tasks": tasks,
-        "suite_score": suite_score([scores[scores["metric"]] for scores in tasks.values()]),
+        **suite_scores(tasks),
         "parameters": learned.num_parameters,
         "choices": learned.choices,
         "seconds": {phase: round(taken, 3) for phase, taken in seconds.items()},

@@ -128,7 +128,7 @@ def check_learned(learned: Learned, config: RunConfig) -> None:
     """
     what, advice = f"what {config.method} learned is not right", "give options nearer to the method's defaults"
     if config.recipe:
-        what = f"the training diverged in epoch {config.recipe.epochs} or before, with --lr {config.recipe.lr:g}"
+        what = f"the training diverged in epoch {config.epochs} or before, with --lr {config.recipe.lr:g}"
         advice = "give a smaller --lr"
     for name, tensor in _numbers(learned):
         legal = tensor.isfinite() | (tensor.isneginf() if name.endswith("bias") else False)

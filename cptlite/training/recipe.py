@@ -3,6 +3,13 @@
 The paper's recipe is SoftCPT's (Ding et al., 2024), which is CoOp's (Zhou et al., IJCV 2022): SGD with momentum, a
 cosine over epochs after one constant warm-up epoch, batches over the joint training set of all tasks, the last step
 kept.
+
+The released recipe is what the authors' trainer does with that configuration: it registers one optimiser and one
+scheduler under several names and steps each name's, so that a batch takes several steps along one gradient and the
+schedule moves as many epochs at a time.
+
+The full recipe is what only a cache can do: every step sees all rows, which costs what a small batch does, and as many
+steps are taken as the images of a class can bear.
 """
 
 from __future__ import annotations
@@ -14,14 +21,21 @@ from typing import Any
 from cptlite.errors import UsageError
 from cptlite.options import Options, option
 
-__all__ = ["PAPER", "RECIPES", "Recipe"]
+__all__ = ["FULL", "PAPER", "RECIPES", "RELEASED", "Recipe"]
 
-SMALL_BATCH = 32  # the paper's
-
-PAPER = "paper"
+PAPER, RELEASED, FULL = "paper", "released", "full"
 RECIPES: dict[str, dict[str, Any]] = {
     PAPER: {},
-    "fast": {"batch_size": 256, "least_steps": 12, "optimizer": "adamw", "lr": 0.001},  # by scripts/choose_recipe.py
+    RELEASED: {},  # a method's options say its steps_per_batch
+    FULL: {  # by scripts/choose_recipe.py
+        "epochs": 600,
+        "epochs_per_shot": 75.0,
+        "batch_size": 0,
+        "optimizer": "adamw",
+        "lr": 0.003,
+        "warmup_epochs": 5,
+        "warmup_lr": 0.0003,
+    },
 }
 """Fields of `Recipe` that a recipe sets where the user does not; the paper's are the defaults."""
 
@@ -30,18 +44,25 @@ RECIPES: dict[str, dict[str, Any]] = {
 class Recipe(Options):
     """How the learnables are stepped; momentum is AdamW's first beta too."""
 
-    recipe: str = option(PAPER, "paper, or fast: fewer and larger steps.", choices=(PAPER, "fast"))
+    recipe: str = option(
+        PAPER,
+        "paper: as stated; released: as the authors' code steps; full: all rows in every step.",
+        choices=("paper", "released", "full"),
+    )
     epochs: int = option(50, "Passes over the joint training set.", least=1)
-    batch_size: int = option(32, "Images per step.", least=1)
+    epochs_per_shot: float = option(0.0, "Passes for each shot, up to --epochs; 0 for --epochs whatever.", least=0)
+    batch_size: int = option(32, "Images per step; 0 for all.", least=0)
     optimizer: str = option("sgd", "Takes the steps.", choices=("sgd", "adamw"))
     lr: float = option(0.002, "Learning rate at its height.", above=0)
     momentum: float = option(0.9, "Of SGD; AdamW's first beta.", least=0)
     weight_decay: float = option(5e-4, "Of the optimizer.", least=0)
     warmup_epochs: int = option(1, "Epochs at the warm-up rate before the cosine.", least=0)
     warmup_lr: float = option(1e-5, "Learning rate of the warm-up.", least=0)
-    least_steps: int = option(1, "Steps of an epoch; few rows make smaller batches, down to 32.", least=1)
+    steps_per_batch: int = option(
+        1, "Steps along a batch's gradient; the schedule moves as many epochs at a time.", least=1
+    )
     class_fraction: float = option(
-        1.0, "Probability with which a class that is not in a batch counts in its loss.", least=0, most=1
+        1.0, "Share of each task's classes not in a batch that are encoded and scored, rounded up.", above=0, most=1
     )
 
     def __post_init__(self) -> None:
@@ -51,10 +72,20 @@ class Recipe(Options):
 
     def batch_of(self, count: int) -> int:
         """Rows of a batch where there are ``count``."""
-        return min(self.batch_size, max(SMALL_BATCH, count // self.least_steps), count)
+        return min(self.batch_size or count, count)
 
-    def learning_rate(self, epoch: int) -> float:
-        """Learning rate of an epoch, counted from 0: constant warm-up, then a cosine that would reach 0 at the end."""
-        if epoch < self.warmup_epochs:
+    def epochs_at(self, shots: int) -> int:
+        """Epochs of a training on so many images a class."""
+        if not self.epochs_per_shot:
+            return self.epochs
+        return max(1, min(self.epochs, round(self.epochs_per_shot * shots)))
+
+    def learning_rate(self, epoch: int, epochs: int) -> float:
+        """Learning rate of an epoch, counted from 0: constant warm-up, then a cosine that would reach 0 at the end.
+
+        With several steps a batch the cosine goes on past its end and up again, as the released code's does.
+        """
+        position = self.steps_per_batch * epoch
+        if position < self.warmup_epochs:
             return self.warmup_lr
-        return self.lr / 2 * (1 + math.cos(math.pi * (epoch - self.warmup_epochs) / self.epochs))
+        return self.lr / 2 * (1 + math.cos(math.pi * (position - self.warmup_epochs) / epochs))

@@ -64,7 +64,7 @@ def test_every_command_has_help() -> None:
     }
     for command in app.registered_commands:
         assert command.callback is not None
-        done = call(command.callback.__name__, "--help")
+        done = call(command.name or command.callback.__name__, "--help")
         assert done.exit_code == 0
         assert "Usage" in done.stdout
 
@@ -200,6 +200,7 @@ def test_methods() -> None:
         "variants": [],
         "learns": "a linear head blended with the template class by class",
         "multi_task": False,
+        "carries_over_to": {"nothing new": []},
         "cached": "all views",
         "parameters": "K D + 2 K",
         "source": "Huang et al., CVPR 2024",
@@ -245,10 +246,10 @@ def test_demo_says_what_came_out_where_it_lies_and_what_next(tmp_path: Path, mon
         "--variant cata",
     ):
         assert words in done.stderr
-    assert json.loads(call("demo", "--json", "--all", "--recipe", "fast").stdout) == results
-    assert plans[0] == DemoPlan(settings={"recipe": "paper"})
+    assert json.loads(call("demo", "--json", "--all", "--recipe", "paper").stdout) == results
+    assert plans[0] == DemoPlan()
     assert set(plans[0].methods) < set(plans[1].methods)
-    assert plans[1].settings == {"recipe": "fast"}
+    assert plans[1].recipe == "paper"
 
 
 def test_report_of_nothing(tmp_path: Path) -> None:

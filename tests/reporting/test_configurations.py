@@ -80,10 +80,10 @@ def test_what_is_no_default_is_said_of_a_row_alone_too() -> None:
 def test_variant_and_recipe_are_in_the_label_and_not_said_again() -> None:
     results = [
         run(method="softcpt"),
-        run(0.6, method="softcpt", recipe="fast"),
+        run(0.6, method="softcpt", recipe="full"),
         run(0.7, method="softcpt", variant="cata"),
     ]
-    assert rows(*results) == [("softcpt-nata", "50.0"), ("softcpt-nata-fast", "60.0"), ("softcpt-cata", "70.0")]
+    assert rows(*results) == [("softcpt-nata", "50.0"), ("softcpt-nata-full", "60.0"), ("softcpt-cata", "70.0")]
 
 
 def test_runs_on_other_features_do_not_meet() -> None:

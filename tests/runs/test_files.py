@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 
 from cptlite.config import OWN_ROWS, SAME_NUMBERS, RunConfig, choose_suite, known_options, resolve_config
 from cptlite.datasets import load_catalog
-from cptlite.errors import UsageError
+from cptlite.errors import DataError, UsageError
 from cptlite.methods.table import METHODS
 from cptlite.options import Option
+from cptlite.runs.files import read_json
 from cptlite.runs.folders import run_folder
 from cptlite.training.recipe import RECIPES
 
@@ -33,6 +35,17 @@ def name_of(config: RunConfig) -> str:
     folder = run_folder(Path("runs"), config)
     assert folder == Path("runs", config.suite, folder.parts[2], "RN50", f"shots{config.shots}-seed{config.seed}")
     return folder.parts[2]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff", b"[" * 100_000, b"[]"])
+def test_what_is_no_table_is_one_error_and_a_pipe_is_not_waited_for(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match="got a damaged file: give --force"):
+        read_json(path)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -56,9 +69,12 @@ def given_where_known(method: str) -> dict[str, Any]:
         ("softcpt", {"lr": 0.05, "context_length": 4}, "softcpt-lr0.05-context_length4"),
         ("softcpt", {"lr": 0.002, "context_length": 16}, "softcpt"),
         ("softcpt", {"variant": "nats"}, "softcpt-nats"),
-        ("softcpt", {"variant": "nats", "recipe": "fast"}, "softcpt-nats-fast"),
-        ("softcpt", {"recipe": "fast", "lr": 0.001}, "softcpt-fast"),
-        ("softcpt", {"recipe": "fast", "lr": 0.002}, "softcpt-fast-lr0.002"),
+        ("softcpt", {"variant": "nats", "recipe": "full"}, "softcpt-nats-full"),
+        ("softcpt", {"recipe": "full", "lr": 0.003}, "softcpt-full"),
+        ("softcpt", {"recipe": "full", "lr": 0.002}, "softcpt-full-lr0.002"),
+        ("softcpt", {"recipe": "released"}, "softcpt-released"),
+        ("softcpt", {"recipe": "released", "variant": "cata"}, "softcpt-cata-released"),
+        ("softcpt", {"recipe": "released", "steps_per_batch": 2}, "softcpt-released-steps_per_batch2"),
         ("softcpt", {"separate": True, "position": "front"}, "softcpt-separate-position_front"),
         ("kgcoop", {"separate": False, "strength": 4}, "kgcoop-no_separate-strength4"),
         ("kgcoop", {"precision": "fp16", "warmup_lr": 1e-7}, "kgcoop-precision_fp16-warmup_lr1e-07"),
@@ -113,6 +129,8 @@ def values_of(option: Option) -> st.SearchStrategy[Any]:
     """Values that an option takes, most of them its default or near others."""
     if option.name == "templates":
         return st.lists(st.text(st.sampled_from("aA -+~_"), max_size=20).map(lambda words: words + "{}")).map(tuple)
+    if option.name == "held_out_tasks":
+        return st.lists(st.sampled_from(("a", "A", "fashion20/pants", "x+y")), max_size=2).map(tuple)
     if option.kind is bool:
         return st.booleans()
     if option.choices:
@@ -135,7 +153,7 @@ def configurations(draw: st.DrawFn) -> RunConfig:
     changed = draw(st.sets(st.sampled_from(sorted(known)), max_size=draw(st.sampled_from((1, 3, len(known))))))
     options = {name: draw(values_of(known[name])) for name in sorted(changed)}
     if "recipe" in options and draw(st.booleans()):  # a recipe's own numbers, typed out, are no difference
-        options |= RECIPES["fast"]
+        options |= RECIPES["full"]
     names = draw(st.lists(st.sampled_from(("a", "b", "c", "a+b", "A", "plus-minus")), min_size=1, unique=True))
     suite = draw(st.sampled_from(("a", "a+b", "mine", "+".join(names))))
     given = {"method": method, "suite": suite, "datasets": names, "backbone": "RN50", "shots": 1}

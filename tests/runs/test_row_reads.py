@@ -15,7 +15,7 @@ from run_bench import least
 from cptlite.backbones import Backbone
 from cptlite.cache import FeatureCache, open_cache
 from cptlite.cache import format as cache_format
-from cptlite.runs.execute import new_problem
+from cptlite.runs.execute import new_problems
 from cptlite.runs.guards import SOUND_ROWS, sound_features
 from cptlite.runs.learn import Run, learn_runs
 from cptlite.runs.rows import check_caches, draw_few_shots
@@ -72,7 +72,7 @@ def test_steps_read_nothing(cache: FeatureCache, backbone: Backbone) -> None:
     """What is drawn is in memory: a closed cache is as good as an open one, and no other file stands in for it."""
     config = least("coop-ca", shots=2)
     train, val = draw_few_shots([cache], shots=2, seed=1, device=CPU)
-    problem = new_problem(config, backbone, [cache])
+    problem = new_problems(config, backbone, [cache])[0]
     learn_runs(problem, [Run(config=config, train=train, val=val)])  # imports what it imports
     cache.close()
     before = bytes_read()
