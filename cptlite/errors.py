@@ -35,3 +35,7 @@ class DataError(CptliteError):
 
 def _shortened(line: str) -> str:
     return f"{line[:FRONT]} [...] {line[-BACK:]}"
+
+
+class DataWarning(UserWarning):
+    """Data of which some is short: what is done goes on with what there is."""

@@ -76,7 +76,7 @@ def check_shots(train_groups: Groups, shots: int) -> None:
     UsageError
         When ``shots`` is below 1 or above the size of the largest class.
     """
-    largest = max((len(rows) for rows in _rows_by_group(train_groups).values()), default=0)
+    largest = max(map(len, _rows_by_group(train_groups)), default=0)
     if not 1 <= shots <= largest:
         hint = f"choose --shots from 1 to {largest}" if largest else "there are no training rows"
         raise UsageError(
@@ -89,20 +89,23 @@ def base_classes(num_classes: int) -> int:
     return (num_classes + 1) // 2
 
 
-def _rows_by_group(groups: Groups) -> dict[Hashable, list[int]]:
-    """Row indices of each group, groups in order of first appearance."""
-    if isinstance(groups, np.ndarray):
-        groups = [tuple(g) if isinstance(g, list) else g for g in groups.tolist()]
-    rows: dict[Hashable, list[int]] = {}
-    for row, group in enumerate(groups):
-        rows.setdefault(group, []).append(row)
-    return rows
+def _rows_by_group(groups: Groups) -> list[np.ndarray]:
+    """Row indices of each group in ascending order, groups in order of first appearance."""
+    if isinstance(groups, np.ndarray) and groups.ndim == 1:
+        _, first, codes = np.unique(groups, return_index=True, return_inverse=True)  # (G,), (N,)
+        codes = np.argsort(np.argsort(first))[codes]
+    else:
+        numbers: dict[Hashable, int] = {}
+        pairs = map(tuple, groups.tolist()) if isinstance(groups, np.ndarray) else groups
+        codes = np.array([numbers.setdefault(group, len(numbers)) for group in pairs], dtype=np.int64)
+    order = np.argsort(codes, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(order) else []
 
 
 def _draw(generator: random.Random, groups: Groups, shots: int) -> np.ndarray:
     """Draw up to ``shots`` rows of each group."""
     drawn: list[int] = []
-    for rows in _rows_by_group(groups).values():
+    for rows in _rows_by_group(groups):
         # A class that is kept whole must not advance the generator, as in the published sampler.
-        drawn.extend(generator.sample(rows, shots) if len(rows) >= shots else rows)
+        drawn.extend(generator.sample(rows.tolist(), shots) if len(rows) >= shots else rows.tolist())
     return np.array(drawn, dtype=np.int64)

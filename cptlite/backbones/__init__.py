@@ -1,6 +1,6 @@
 """Frozen CLIP towers: found by name or file, loaded, identified."""
 
-from cptlite.backbones.backbone import PRECISIONS, Backbone, TextTower, load_backbone, resolve_device
+from cptlite.backbones.backbone import PRECISIONS, Backbone, TextTower, load_backbone
 from cptlite.backbones.clip import CLIP
 from cptlite.backbones.names import backbone_slug, check_user_named, is_checkpoint_path, same_backbone
 from cptlite.backbones.tokenizer import Tokenizer
@@ -15,6 +15,5 @@ __all__ = [
     "check_user_named",
     "is_checkpoint_path",
     "load_backbone",
-    "resolve_device",
     "same_backbone",
 ]

@@ -36,14 +36,14 @@ def evaluate(
     All of a task's classes or some, in any order; by default the run's own datasets, as they are in --cache-dir. What
     comes out is written to eval/ in the run's folder; the run's own files stay as they are.
     """
-    from cptlite.backbones import resolve_device
     from cptlite.cache import CacheFolder
     from cptlite.datasets import load_catalog
+    from cptlite.environment import find_device
     from cptlite.reporting import run_table
     from cptlite.runs.load import read_run
     from cptlite.runs.reevaluate import evaluate_run
 
-    place = resolve_device(device)
+    place = find_device(device)
     found = read_run(run, device=place, backbone=backbone)
     with CacheFolder(cache_dir) as folder:
         cached = usable_caches(folder)

@@ -77,6 +77,10 @@ def train(
             rich_help_panel=WHERE,
         ),
     ] = True,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse data of which some is short: see the warnings.", rich_help_panel=HOW),
+    ] = False,
     together: Annotated[
         bool,
         typer.Option("--together", help="Train several runs as an axis of one forward.", rich_help_panel=HOW),
@@ -109,11 +113,31 @@ def train(
         finished = not force and all((folder / "results.json").exists() for folder in folders)
         resolved = {"device": loaded.device, "precision": loaded.precision, "cache_dir": cache_dir, **grid}
         show_configuration("train", base.to_json() | resolved | {"run": folders})
+        if strict or not finished:
+            _warn(caches, groups, strict)
         options = {"out": out, "force": force, "lock": lock, "predictions": predictions}
         results = _execute(groups if together else [[config] for config in chain(*groups)], loaded, caches, options)
     _show(results, json)
     for written in folders:
         note(f"{'already done' if finished else 'written'}: {written}{' (--force trains again)' if finished else ''}")
+
+
+def _warn(caches: list[FeatureCache], groups: list[list[RunConfig]], strict: bool) -> None:
+    """Say what is short of the rows, a line each, before anything is trained; ``strict`` refuses it."""
+    from cptlite.datasets.checks import refuse_warnings
+    from cptlite.runs.evaluate import untested_classes
+    from cptlite.runs.rows import short_rows
+
+    warnings: dict[str, list[str]] = {}
+    for found in (*(short_rows(caches, group) for group in groups), untested_classes(caches)):
+        for name, lines in found.items():
+            known = warnings.setdefault(name, [])
+            known += [line for line in lines if line not in known]
+    for name, lines in warnings.items():
+        for line in lines:
+            note(f"warning: {name}: {line}")
+    if strict:
+        refuse_warnings(warnings)
 
 
 def _execute(

@@ -126,6 +126,11 @@ class Learned:
 class Probe(ABC):
     """A method that is fitted at once."""
 
+    @property
+    def unchosen(self) -> str:
+        """What it takes, in words, for a task without the validation rows that it would choose on; empty if none."""
+        return ""
+
     @abstractmethod
     def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows, generator: torch.Generator) -> Learned:
         """Learn from train rows, choose hyper-parameters on val rows; draws come from a generator of the CPU."""

@@ -15,13 +15,14 @@ from torch import Tensor
 from cptlite.cache import FeatureCache
 from cptlite.cache.verify import check_classes
 from cptlite.classifiers import Classifier
+from cptlite.datasets.checks import Labelled, short_classes
 from cptlite.datasets.types import Task
 from cptlite.errors import DataError
 from cptlite.runs.guards import check_features, check_scores, sound_features, sound_scores
 from cptlite.runs.matching import Place, match_tasks
 from cptlite.runs.predictions import TaskPredictions
 
-__all__ = ["check_test_rows", "evaluate"]
+__all__ = ["check_test_rows", "evaluate", "untested_classes"]
 
 CHUNK = 4096
 PATCH_CHUNK = 256  # rows of up to 1 MiB each
@@ -63,6 +64,16 @@ def _check_halves(cache: FeatureCache, task: Task, of_base: np.ndarray, size: in
             f"{cache.path} has no test rows of the {which} classes of {task.id!r}: leave out --classes base, or the "
             f"dataset with --dataset"
         )
+
+
+def untested_classes(caches: Sequence[FeatureCache]) -> dict[str, list[str]]:
+    """Name the classes without test rows: a sentence for each dataset that has any, by its name."""
+    found = {}
+    for cache in caches:
+        rows = Labelled(cache.labels("test"), cache.row_tasks("test"))
+        check_classes(cache, "test", *rows)
+        found[cache.fingerprint.dataset] = short_classes(cache.tasks, {"test": rows})
+    return found
 
 
 @torch.no_grad()
@@ -128,33 +139,33 @@ def _predict(
     """Predict the test rows of one task of a cache, whose fitted task's first ``size`` classes were learned from."""
     rows = np.flatnonzero(cache.row_tasks("test") == index)
     labels, paths = cache.labels("test")[rows], cache.paths("test")
-    empty = torch.zeros(0, device=device)
     base = _base_mask(place, size).to(device)  # (C,)
-    best, of_half, ranks, likely = [empty.long()], [empty.long()], [empty.long()], [empty]
-    sound, ranked = [], []
-    for chunk, part in _chunks(cache, rows, labels, patches):
+    # Whole from the start: what is added chunk by chunk lies between the chunks' memory, which never gets free.
+    best, of_half, ranks = torch.empty(3, len(rows), dtype=torch.int64, device=device)
+    likely = torch.empty(len(rows), device=device)
+    sound, ranked = torch.empty(2, len(rows), dtype=torch.bool, device=device)
+    for here, chunk in _chunks(cache, rows, patches):
         features = torch.from_numpy(chunk).to(device)  # (B, D) or (B, M, D)
         scores = classifier.scores(features, place.classes)
         if place.columns is not None:
             scores = scores[:, list(place.columns)]
-        own = torch.from_numpy(part).to(device).long()  # (B,)
-        best.append(scores.argmax(dim=-1))  # of scores (B, C)
-        of_half.append(scores.masked_fill(base[own][:, None] != base, float("-inf")).argmax(dim=-1))
-        ranks.append(_ranks(scores, own))
-        likely.append(scores.float().softmax(dim=-1).gather(1, best[-1][:, None])[:, 0])
-        sound.append(sound_features(features))
-        ranked.append(sound_scores(scores))
-    if len(rows):
-        check_features(cache, "test", rows, torch.cat(sound))
-        check_scores(cache, rows, torch.cat(ranked))
-    halves = {"base": base.cpu().numpy(), "of_half": torch.cat(of_half).cpu().numpy()}
+        own = torch.from_numpy(labels[here]).to(device).long()  # (B,)
+        best[here] = scores.argmax(dim=-1)  # of scores (B, C)
+        of_half[here] = scores.masked_fill(base[own][:, None] != base, float("-inf")).argmax(dim=-1)
+        ranks[here] = _ranks(scores, own)
+        likely[here] = scores.float().softmax(dim=-1).gather(1, best[here, None])[:, 0]
+        sound[here] = sound_features(features)
+        ranked[here] = sound_scores(scores)
+    check_features(cache, "test", rows, sound)
+    check_scores(cache, rows, ranked)
+    halves = {"base": base.cpu().numpy(), "of_half": of_half.cpu().numpy()}
     return TaskPredictions(
         task=cache.tasks[index],
         images=tuple(paths[row] for row in rows),
         labels=labels,
-        predicted=torch.cat(best).cpu().numpy(),
-        ranks=torch.cat(ranks).cpu().numpy(),
-        probabilities=torch.cat(likely).cpu().numpy(),
+        predicted=best.cpu().numpy(),
+        ranks=ranks.cpu().numpy(),
+        probabilities=likely.cpu().numpy(),
         held_out=size == 0,
         **(halves if 0 < size < place.size else {}),
     )
@@ -166,15 +177,12 @@ def _base_mask(place: Place, size: int) -> Tensor:
     return torch.tensor([column < size for column in columns])
 
 
-def _chunks(
-    cache: FeatureCache, rows: np.ndarray, labels: np.ndarray, patches: bool
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Read test features (B, D), or of patches (B, M, D), with labels (B,): those of a big dataset fill the memory."""
+def _chunks(cache: FeatureCache, rows: np.ndarray, patches: bool) -> Iterator[tuple[slice, np.ndarray]]:
+    """Read test features (B, D), or of patches (B, M, D), and where they stand: a big dataset's fill the memory."""
     size = PATCH_CHUNK if patches else CHUNK
     for start in range(0, len(rows), size):
-        part = rows[start : start + size]
-        features = cache.patches("test", part) if patches else cache.features("test", part, views=0)[:, 0]
-        yield features, labels[start : start + size]
+        here = slice(start, start + size)
+        yield here, cache.patches("test", rows[here]) if patches else cache.features("test", rows[here], views=0)[:, 0]
 
 
 def _ranks(scores: Tensor, labels: Tensor) -> Tensor:

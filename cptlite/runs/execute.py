@@ -6,6 +6,7 @@ Axes: R runs trained together, K classes of all tasks, D joint dimension.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,7 +17,7 @@ from cptlite.backbones import Backbone
 from cptlite.cache import FeatureCache
 from cptlite.config import OWN_ROWS, RunConfig, differ_in_rows_alone
 from cptlite.environment import PeakMemory, describe_environment, measure_peak
-from cptlite.errors import DataError, UsageError
+from cptlite.errors import DataError, DataWarning, UsageError
 from cptlite.methods.base import Learned, Problem
 from cptlite.runs.evaluate import check_test_rows, evaluate
 from cptlite.runs.files import (
@@ -32,7 +33,7 @@ from cptlite.runs.files import (
 from cptlite.runs.folders import run_folder
 from cptlite.runs.learn import OnEpoch, Run, learn_runs
 from cptlite.runs.predictions import pack_predictions, suite_scores
-from cptlite.runs.rows import check_caches, draw_few_shots, no_rows
+from cptlite.runs.rows import check_caches, draw_few_shots, no_rows, short_rows
 from cptlite.runs.seen import seen_sizes, seen_tasks
 from cptlite.text.encoder import TextEncoder
 
@@ -126,8 +127,17 @@ def _settled(config: RunConfig, caches: Sequence[FeatureCache], folder: Path) ->
 def learn_in_memory(
     config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache], on_epoch: OnEpoch | None = None
 ) -> Learned:
-    """Learn one run as `execute_runs` does, without a folder and without a look at test rows."""
+    """Learn one run as `execute_runs` does, without a folder and without a look at test rows.
+
+    Warns
+    -----
+    DataWarning
+        Rows are short: what `short_rows` says.
+    """
     check_caches(caches, [config])
+    for name, lines in short_rows(caches, [config]).items():
+        for line in lines:
+            warnings.warn(f"{name}: {line}", DataWarning, stacklevel=3)  # of who calls `fit`
     run = _begin(config, backbone, caches)
     problem, target = new_problems(config, backbone, caches)
     return learn_runs(problem, [run], on_epoch, target)[0]

@@ -6,6 +6,7 @@ Axes: N rows, V views, M patches of an image, D joint dimension.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -14,13 +15,16 @@ import torch
 from cptlite.cache import FeatureCache
 from cptlite.cache.verify import check_classes
 from cptlite.config import RunConfig
+from cptlite.datasets.checks import Labelled, counted, short_classes
 from cptlite.errors import DataError
 from cptlite.methods.base import FewShotRows
 from cptlite.runs.guards import check_features, sound_features
 from cptlite.runs.seen import seen_sizes
 from cptlite.splits import check_shots, few_shot_rows
 
-__all__ = ["check_caches", "draw_few_shots", "no_rows"]
+__all__ = ["check_caches", "draw_few_shots", "no_rows", "short_rows"]
+
+UNSEEN = -1
 
 
 def check_caches(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -> None:
@@ -41,8 +45,50 @@ def check_caches(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -
         seen = [(cache, own) for cache, own in _by_cache(caches, sizes) if own.any()]
         _check_alike([cache for cache, _ in seen], needy[0].entry.needs_patches)
         for cache, own in seen:
-            groups = _groups(cache, "train")
-            check_shots(groups[_is_seen(groups, own)], max(config.shots for config in needy))
+            classes, numbers = _classes(cache, "train"), _numbers(cache, own, 0)
+            check_shots(classes[numbers[classes] != UNSEEN], max(config.shots for config in needy))
+
+
+def short_rows(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -> dict[str, list[str]]:
+    """Say what is short of the rows that runs of one method, on the same classes, learn from and choose on.
+
+    Returns
+    -------
+    dict of str to list of str
+        By dataset, a sentence each: classes without training rows, or with fewer than shots; tasks without
+        validation rows, and what the method takes there.
+
+    Raises
+    ------
+    DataError
+        A row is of no class or task that there is.
+    """
+    entry, method = configs[0].entry, configs[0].method
+    if not entry.needs_rows:
+        return {}
+    shots = max(config.shots for config in configs)
+    unchosen = "" if entry.stepped else entry.probe(method, configs[0].options).unchosen
+    found = {}
+    sizes = seen_sizes(configs[0], [task for cache in caches for task in cache.tasks])
+    for cache, own in _by_cache(caches, sizes):
+        train, val = (_seen_rows(cache, split, own) for split in ("train", "val"))
+        tasks = [replace(task, class_names=task.class_names[:n]) for task, n in zip(cache.tasks, own, strict=True)]
+        lines = short_classes(tasks, {"train": train}, shots)
+        there = set(np.unique(val.tasks).tolist())
+        without = [task.id for index, task in enumerate(tasks) if task.class_names and index not in there]
+        if unchosen and without:
+            which = f" in {counted(without, 'task', 'tasks')}" if len(tasks) > 1 else ""
+            lines.append(f"no validation rows to choose on{which}: {method} takes {unchosen} there")
+        found[cache.fingerprint.dataset] = lines
+    return found
+
+
+def _seen_rows(cache: FeatureCache, split: str, sizes: np.ndarray) -> Labelled:
+    """Labels and tasks of the rows of a split that are of classes learned from."""
+    labels, tasks = cache.labels(split), cache.row_tasks(split)
+    check_classes(cache, split, labels, tasks)
+    seen = labels < sizes[tasks]
+    return Labelled(labels[seen], tasks[seen])
 
 
 def draw_few_shots(
@@ -87,16 +133,17 @@ def draw_few_shots(
         sizes = [len(task.class_names) for cache in caches for task in cache.tasks]
     seen = [(cache, own) for cache, own in _by_cache(caches, sizes) if own.any()]
     _check_alike([cache for cache, _ in seen], patches)
-    train_parts, val_parts = [], []
+    train_parts: list[tuple[np.ndarray, np.ndarray]] = []
+    val_parts: list[tuple[np.ndarray, np.ndarray]] = []
     offset = 0
     for cache, own in seen:
-        starts = np.cumsum([offset, *own])[:-1]
-        train_groups, val_groups = _groups(cache, "train"), _groups(cache, "val")
-        check_shots(train_groups[_is_seen(train_groups, own)], shots)
-        train, val = few_shot_rows(train_groups, val_groups, shots, seed)
-        train, val = train[_is_seen(train_groups[train], own)], val[_is_seen(val_groups[val], own)]
-        train_parts.append(_read(cache, "train", train, starts, patches))
-        val_parts.append(_read(cache, "val", val, starts, patches))
+        numbers = _numbers(cache, own, offset)
+        classes = {split: _classes(cache, split) for split in ("train", "val")}
+        check_shots(classes["train"][numbers[classes["train"]] != UNSEEN], shots)
+        drawn = few_shot_rows(classes["train"], classes["val"], shots, seed)
+        for (split, of_split), rows, parts in zip(classes.items(), drawn, (train_parts, val_parts), strict=True):
+            rows = rows[numbers[of_split[rows]] != UNSEEN]
+            parts.append((_read(cache, split, rows, patches), numbers[of_split[rows]]))
         offset += int(own.sum())
     return _join(train_parts, device), _join(val_parts, device)
 
@@ -125,24 +172,23 @@ def _by_cache(caches: Sequence[FeatureCache], sizes: Sequence[int]) -> Iterator[
         first += len(cache.tasks)
 
 
-def _is_seen(groups: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Whether rows of (task, label), (N, 2), are of a class that is learned from: (N,), bool."""
-    return groups[:, 1] < sizes[groups[:, 0]]
+def _classes(cache: FeatureCache, split: str) -> np.ndarray:
+    """Class of each row among those of all the cache's tasks, (N,)."""
+    starts = np.cumsum([0, *(len(task.class_names) for task in cache.tasks)], dtype=np.int32)[:-1]
+    return starts[cache.row_tasks(split)] + cache.labels(split)
 
 
-def _groups(cache: FeatureCache, split: str) -> np.ndarray:
-    """(task, label) of each row, (N, 2)."""
-    return np.stack([cache.row_tasks(split), cache.labels(split)], axis=1)
+def _numbers(cache: FeatureCache, sizes: np.ndarray, first: int) -> np.ndarray:
+    """Give each class of a cache (K,) its number, from ``first`` on, among those learned from; UNSEEN to others."""
+    seen = np.concatenate([np.arange(len(task.class_names)) < n for task, n in zip(cache.tasks, sizes, strict=True)])
+    return np.where(seen, first + np.cumsum(seen) - 1, UNSEEN)
 
 
-def _read(
-    cache: FeatureCache, split: str, rows: np.ndarray, starts: np.ndarray, patches: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, V, D) or (n, 1, M, D) and classes (n,) of some rows; those of a task start at ``starts``."""
-    classes = starts[cache.row_tasks(split)[rows]] + cache.labels(split)[rows]
+def _read(cache: FeatureCache, split: str, rows: np.ndarray, patches: bool) -> np.ndarray:
+    """Features (n, V, D), or of patches (n, 1, M, D), of some rows."""
     features = cache.patches(split, rows)[:, None] if patches else cache.features(split, rows)
     check_features(cache, split, rows, sound_features(torch.from_numpy(features)))
-    return features, classes
+    return features
 
 
 def _join(parts: Sequence[tuple[np.ndarray, np.ndarray]], device: torch.device) -> FewShotRows:

@@ -208,3 +208,14 @@ def test_a_configuration_read_back_has_its_folder(config: RunConfig) -> None:
     again = resolve_config(json.loads(json.dumps(config.to_json())))
     assert run_folder(Path("runs"), again) == run_folder(Path("runs"), config)
     assert again.differences() == config.differences()
+
+
+@pytest.mark.parametrize(
+    ("there", "suite"), [("Shelf", "shelf"), ("shelf", "SHELF"), ("caf\u00e9", "cafe\u0301"), ("STRASSE", "straße")]
+)
+def test_suites_that_some_file_systems_take_for_one_are_refused(tmp_path: Path, there: str, suite: str) -> None:
+    (tmp_path / there).mkdir()
+    with pytest.raises(UsageError, match="differs from others in more than capitals .* give --suite"):
+        run_folder(tmp_path, resolve(suite=suite))
+    assert run_folder(tmp_path, resolve(suite=there)).parents[2].name == there
+    assert run_folder(tmp_path / "elsewhere", resolve(suite=suite)).parents[2].name == suite
