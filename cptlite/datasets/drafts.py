@@ -177,7 +177,7 @@ def _tasks(spec: DatasetSpec, rename: Mapping[str, str], draft: Draft) -> tuple[
     for tail, task in zip(tails, draft.tasks, strict=True):
         words = spec.tasks.get(tail, spec.tasks.get(str(task.number)))
         names = (rename.get(name, name).strip() for name in task.class_names)
-        task_name = CONTROL.sub(" ", (task.name or tail).replace("_", " ")).strip()
+        task_name = CONTROL.sub(" ", (task.name or "").replace("_", " ")).strip() or tail
         tasks.append(_task(spec, f"{spec.name}/{tail}", task_name, names, words))
     return tuple(tasks)
 
