@@ -469,10 +469,10 @@ KINDS = [
     Bad("no training rows", TRAIN, 3, ("dtd.h5 has no train rows", "zeroshot"), cached_without("train")),
     Bad("no test rows", TRAIN, 3, ("dtd.h5 has no test rows", "cache it anew"), cached_without("test")),
     Bad(
-        "no validation rows for a probe",
-        PROBE,
+        "no validation rows for a probe, strictly",
+        (*PROBE, "--strict"),
         3,
-        ("validation rows, and task 'dtd' has none", "--method prototype"),
+        ("--strict wants data", "no validation rows to choose on: linear-probe takes C 1 there"),
         cached_without("val"),
     ),
     Bad(
