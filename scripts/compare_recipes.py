@@ -4,7 +4,7 @@
     python scripts/compare_recipes.py demo/cache --out compare
 
 Runs are trained as `cptlite train` does, into folders of --out: what is there is not trained again. Prints two tables
-in Markdown: mean and sample standard deviation of the suite score over seeds, and differences of runs that share a seed.
+in Markdown: mean and sample standard deviation of the suite score over seeds, and paired differences.
 """
 
 from __future__ import annotations
