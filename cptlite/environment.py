@@ -106,7 +106,7 @@ def find_device(device: torch.device | str) -> torch.device:
     if not known:
         raise UsageError(f"unknown device {str(device)!r}: give auto, cpu, cuda or cuda:N")
     if place.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {str(device)!r} wants a GPU and torch finds none: give cpu")
+        raise UsageError(f"device {str(device)!r} wants a GPU and torch finds none: give --device cpu")
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         last = torch.cuda.device_count() - 1
         raise UsageError(f"device {str(device)!r} wants a GPU that torch does not find: give cuda:0 to cuda:{last}")

@@ -155,7 +155,7 @@ def test_an_unknown_device_is_one_message_wherever_it_enters(load: Callable[[str
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:9"])
 def test_a_gpu_that_is_not_there(name: str) -> None:
-    with pytest.raises(UsageError, match=f"device '{name}' wants a GPU and torch finds none: give cpu"):
+    with pytest.raises(UsageError, match=f"device '{name}' wants a GPU and torch finds none: give --device cpu"):
         find_device(name)
 
 
