@@ -27,6 +27,11 @@ test-fast *options:
 faults *options:
     {{python}} tests/faults/inject.py --seed 0 --table tests/README.md {{options}}
 
+# Fuzz one reader of files, or all of them: `just fuzz csv 60`; needs `just setup`, CONTRIBUTING.md says more.
+fuzz reader="" seconds="600":
+    {{python}} -m pip install -q -c constraints.txt -e '.[fuzz]'
+    OMP_NUM_THREADS=1 {{python}} tests/fuzz/run_atheris.py {{reader}} --seconds {{seconds}}
+
 # Style, formatting, types and what bandit finds; needs `just setup`.
 lint:
     {{python}} -m ruff check .

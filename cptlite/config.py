@@ -77,6 +77,12 @@ class RunConfig(Options):
     options: MethodOptions
     recipe: Recipe | None = None
     separate: bool = option(False, "Learn prompts one task at a time, not jointly.")
+    classes: str = option(
+        "all", "Learn from all classes, or from the base ones, the first half of a task's.", choices=("all", "base")
+    )
+    held_out_tasks: tuple[str, ...] = option(
+        (), "Id of a task to test from its words alone, learning from the others; all: a run for each task."
+    )
     shots: int = option(16, "Training images per class.", least=1)
     seed: int = option(1, "Draws the images and everything else.", least=0, most=MOST_SEED)
     text_path: str = option("fused", "Packed, or CLIP's own modules on 77 positions.", choices=("fused", "plain"))
@@ -91,6 +97,8 @@ class RunConfig(Options):
             object.__setattr__(self, name, Option(name=name, kind=kind).check(getattr(self, name)))
         if self.suite in ("", ".", "..") or "/" in self.suite or "\\" in self.suite:
             raise UsageError(f"suite must be a plain folder name below --out, got {self.suite!r}")
+        object.__setattr__(self, "held_out_tasks", tuple(sorted(set(self.held_out_tasks))))
+        self._check_unseen()
 
     @property
     def entry(self) -> MethodEntry:
@@ -111,6 +119,31 @@ class RunConfig(Options):
     def epochs(self) -> int:
         """Epochs of the training; 0 of a method that is fitted at once."""
         return self.recipe.epochs_at(self.shots) if self.recipe else 0
+
+    def _check_unseen(self) -> None:
+        """Refuse classes and tasks that are not learned from where the method has no weights for them."""
+        label = "-".join(word for word in (self.method, self.variant) if word)
+        scope = self.entry.scope_of(self.variant)
+        if self.classes == "base" and self.held_out_tasks:
+            raise UsageError(
+                "wanted new classes or new tasks, got --classes base and --held-out-task: a task that is held out has "
+                "no base classes, so give one of the two"
+            )
+        if self.classes == "base" and scope == "class":
+            raise UsageError(
+                f"{label} learns numbers for each class from its images, so it has none for a new class: leave "
+                f"--classes base out, or give a method whose weights come from names: {_methods_for('task')}"
+            )
+        if self.held_out_tasks and scope != "everything":
+            raise UsageError(
+                f"{label} learns numbers for each {scope} from its images, so it has none for a task that is held out: "
+                f"leave --held-out-task out, or give a method that all tasks share: {_methods_for('everything')}"
+            )
+        if self.held_out_tasks and self.separate:
+            raise UsageError(
+                "--separate learns each task on its own, so there is nothing to carry over to one that is held out: "
+                "leave --separate or --held-out-task out"
+            )
 
     def differences(self) -> tuple[tuple[str, Any], ...]:
         """List (name, value) of every option that is not the default of method and recipe, in the order of options.
@@ -227,6 +260,17 @@ def resolve_config(given: Mapping[str, Any]) -> RunConfig:
         recipe=recipe,
         **{"separate": entry.separate, **parts["run"]},
     )
+
+
+def _methods_for(scope: str) -> str:
+    """Name the methods, with those variants of theirs, whose numbers are for a task's new classes or for new tasks."""
+    enough = {scope, "everything"}
+    said = []
+    for name, entry in METHODS.items():
+        fitting = [variant for variant in entry.variants or ("",) if entry.scope_of(variant) in enough]
+        if fitting:
+            said.append(f"{name} ({', '.join(fitting)})" if entry.variants else name)
+    return ", ".join(said)
 
 
 def differ_in_rows_alone(configs: Sequence[RunConfig]) -> bool:

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 import cptlite
+from cptlite.errors import UsageError
 
-__all__ = ["PeakMemory", "describe_environment", "measure_peak", "usable_cores"]
+__all__ = ["PeakMemory", "describe_environment", "find_device", "measure_peak", "usable_cores"]
 
 PACKAGES = ("torch", "clip-anytorch", "numpy", "h5py", "scikit-learn")
 CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
@@ -85,6 +86,31 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
+
+
+def find_device(device: torch.device | str) -> torch.device:
+    """Find the device of a name: ``auto`` (the GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises
+    ------
+    UsageError
+        There is none of that name.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        known = place.type in ("cpu", "cuda")
+    except (RuntimeError, TypeError):
+        known = False
+    if not known:
+        raise UsageError(f"unknown device {str(device)!r}: give auto, cpu, cuda or cuda:N")
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {str(device)!r} wants a GPU and torch finds none: give --device cpu")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise UsageError(f"device {str(device)!r} wants a GPU that torch does not find: give cuda:0 to cuda:{last}")
+    return place
 
 
 def usable_cores() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import socket
@@ -20,6 +21,7 @@ from filelock import FileLock, Timeout
 from cptlite.errors import CptliteError
 
 __all__ = [
+    "BoundedReader",
     "file_kind",
     "is_whole",
     "locked",
@@ -48,6 +50,23 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class BoundedReader(io.BufferedReader):
+    """A file that makes room for no more bytes than it has left: Python's own does for as many as it is asked for.
+
+    A reader that asks for what a file claims would take any amount of memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read so many bytes, or all that are left."""
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, max(0, self._size - self.tell()))
+        return super().read(size)
 
 
 def file_kind(mode: int) -> str:

@@ -11,7 +11,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["accuracy", "mean_and_std", "mean_per_class_recall", "paired_interval", "recall_by_class", "suite_score"]
+__all__ = [
+    "accuracy",
+    "harmonic_mean",
+    "mean_and_std",
+    "mean_per_class_recall",
+    "paired_interval",
+    "recall_by_class",
+    "suite_score",
+]
 
 
 def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -103,6 +111,11 @@ def suite_score(per_task: Sequence[float]) -> float:
         When there are no tasks.
     """
     return mean_and_std(per_task)[0]
+
+
+def harmonic_mean(first: float, second: float) -> float:
+    """Harmonic mean of two scores in [0, 1]; 0 where one of them is."""
+    return 2 * first * second / (first + second) if first and second else 0.0
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:

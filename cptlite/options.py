@@ -112,7 +112,8 @@ class Option:
         # A float that is whole counts as a whole number, as it does in a file of settings.
         whole = self.kind is int and isinstance(value, float) and value.is_integer()
         if isinstance(value, bool) or not (isinstance(value, wanted) or whole) or not self._is_within(value):
-            raise UsageError(f"{self.label} must be {self._bounds()}{self.why}, got {value}")
+            got = value if isinstance(value, Real) else repr(value)
+            raise UsageError(f"{self.label} must be {self._bounds()}{self.why}, got {got}")
         return self.kind(value)
 
     def _is_within(self, value: Any) -> bool:

@@ -1,11 +1,11 @@
-"""Which rows an experiment sees: few-shot selections, base and new classes.
+"""Which rows an experiment sees: few-shot selections, and how many classes are base ones.
 
 The few-shot sampler is the one the published lists of CoOp were drawn with, so that the same seed
 gives the same images.
 
 Source: CoOp (Zhou et al., IJCV 2022), https://github.com/KaiyangZhou/CoOp.
 
-Axes: N rows of one split, T tasks.
+Axes: N rows of one split.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from cptlite.errors import UsageError
 
-__all__ = ["base_classes", "base_new_rows", "check_shots", "few_shot_rows"]
+__all__ = ["base_classes", "check_shots", "few_shot_rows"]
 
 MAX_VAL_SHOTS = 4
 
@@ -76,7 +76,7 @@ def check_shots(train_groups: Groups, shots: int) -> None:
     UsageError
         When ``shots`` is below 1 or above the size of the largest class.
     """
-    largest = max((len(rows) for rows in _rows_by_group(train_groups).values()), default=0)
+    largest = max(map(len, _rows_by_group(train_groups)), default=0)
     if not 1 <= shots <= largest:
         hint = f"choose --shots from 1 to {largest}" if largest else "there are no training rows"
         raise UsageError(
@@ -89,42 +89,23 @@ def base_classes(num_classes: int) -> int:
     return (num_classes + 1) // 2
 
 
-def base_new_rows(labels: np.ndarray, tasks: np.ndarray, num_classes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Part the rows of a split into those of base classes and those of new classes.
-
-    Parameters
-    ----------
-    labels : ndarray of shape (N,), int
-        Class within the row's task.
-    tasks : ndarray of shape (N,), int
-        Task of each row.
-    num_classes : sequence of T ints
-        Classes of each task.
-
-    Returns
-    -------
-    base_rows, new_rows : ndarray, int64
-        Row indices in ascending order; together all N rows.
-    """
-    limits = np.array([base_classes(count) for count in num_classes], dtype=np.int64)  # (T,)
-    is_base = np.asarray(labels) < limits[np.asarray(tasks)]  # (N,)
-    return np.flatnonzero(is_base), np.flatnonzero(~is_base)
-
-
-def _rows_by_group(groups: Groups) -> dict[Hashable, list[int]]:
-    """Row indices of each group, groups in order of first appearance."""
-    if isinstance(groups, np.ndarray):
-        groups = [tuple(g) if isinstance(g, list) else g for g in groups.tolist()]
-    rows: dict[Hashable, list[int]] = {}
-    for row, group in enumerate(groups):
-        rows.setdefault(group, []).append(row)
-    return rows
+def _rows_by_group(groups: Groups) -> list[np.ndarray]:
+    """Row indices of each group in ascending order, groups in order of first appearance."""
+    if isinstance(groups, np.ndarray) and groups.ndim == 1:
+        _, first, codes = np.unique(groups, return_index=True, return_inverse=True)  # (G,), (N,)
+        codes = np.argsort(np.argsort(first))[codes]
+    else:
+        numbers: dict[Hashable, int] = {}
+        pairs = map(tuple, groups.tolist()) if isinstance(groups, np.ndarray) else groups
+        codes = np.array([numbers.setdefault(group, len(numbers)) for group in pairs], dtype=np.int64)
+    order = np.argsort(codes, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(order) else []
 
 
 def _draw(generator: random.Random, groups: Groups, shots: int) -> np.ndarray:
     """Draw up to ``shots`` rows of each group."""
     drawn: list[int] = []
-    for rows in _rows_by_group(groups).values():
+    for rows in _rows_by_group(groups):
         # A class that is kept whole must not advance the generator, as in the published sampler.
-        drawn.extend(generator.sample(rows, shots) if len(rows) >= shots else rows)
+        drawn.extend(generator.sample(rows.tolist(), shots) if len(rows) >= shots else rows.tolist())
     return np.array(drawn, dtype=np.int64)

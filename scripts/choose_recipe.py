@@ -147,7 +147,7 @@ def try_recipe(
                 rows,
                 recipe,
                 seed=seed,
-                num_classes=len(problem.class_names),
+                task_sizes=problem.task_sizes,
                 epochs=epochs,
                 on_epoch=watches[-1],
             )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cptlite.classifiers import Classifier
 from cptlite.methods.base import FewShotRows, PromptMethod
+from cptlite.methods.batches import Batch
 from cptlite.training.loop import train
 from cptlite.training.recipe import Recipe
 from cptlite.training.state import TrainingState
@@ -44,11 +45,11 @@ class Started:
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """From (B, D) and (B,)."""
-        return self.method.loss(self.stacked(), images[None], labels[None])[0]
+        return self.method.loss(self.stacked(), Batch(images=images[None], labels=labels[None]))[0]
 
     def gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss, and gradients by name."""
-        loss, gradients = self.method.gradients(self.stacked(), images[None], labels[None])
+        loss, gradients = self.method.gradients(self.stacked(), Batch(images=images[None], labels=labels[None]))
         return loss[0], {name: value[0] for name, value in gradients.items()}
 
     def call(self, name: str) -> Tensor:
@@ -68,6 +69,6 @@ class Started:
         self, rows: FewShotRows, recipe: Recipe, *, seed: int = 1, folder: Path | None = None, **more: Any
     ) -> None:
         """Train in place, alone."""
-        num_classes = len(self.method.problem.class_names)
-        state = TrainingState(self.learnables, rows, recipe, seed=seed, num_classes=num_classes, folder=folder, **more)
+        sizes = self.method.problem.task_sizes
+        state = TrainingState(self.learnables, rows, recipe, seed=seed, task_sizes=sizes, folder=folder, **more)
         train(self.method, [state])

@@ -103,7 +103,7 @@ def test_what_a_method_does_not_have_is_an_error(method: str, name: str, message
     ],
 )
 def test_wrong_values(field: str, value: Any) -> None:
-    with pytest.raises(UsageError, match=f"^{field.replace('_', '-')} must be .*, got {value}"):
+    with pytest.raises(UsageError, match=f"^{field.replace('_', '-')} must be .*, got '?{value}"):
         resolve(**{field: value})
 
 

@@ -78,12 +78,12 @@ def test_runs_together_are_the_runs_alone(done: tuple[DemoReport, Counter[str], 
     tasks = tuple(task for cache in caches for task in cache.tasks)
     problem = Problem(tasks=tasks, text=TextEncoder(in_float64.text_tower, in_float64.tokenizer))
 
-    num_classes = len(problem.class_names)
+    task_sizes = problem.task_sizes
 
     def new_state(seed: int) -> TrainingState:
         learnables = SoftCPT(problem, SoftCPTOptions()).start(torch.Generator().manual_seed(seed))
         rows, _ = draw_few_shots(caches, shots=1, seed=seed, device=in_float64.device)
-        return TrainingState(learnables, rows, Recipe(), seed=seed, num_classes=num_classes)
+        return TrainingState(learnables, rows, Recipe(), seed=seed, task_sizes=task_sizes)
 
     seeds = (1, 2, 3)
     together = [new_state(seed) for seed in seeds]

@@ -3,13 +3,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from cptlite.environment import describe_environment, measure_peak, usable_cores
+import cptlite
+from cptlite.classifiers.store import unpack_classifier
+from cptlite.environment import describe_environment, find_device, measure_peak, usable_cores
+from cptlite.errors import UsageError
 
 CPU = torch.device("cpu")
 needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resets the peak through /proc")
@@ -129,3 +133,32 @@ def test_cores_are_those_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -
     assert usable_cores() == 7
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert usable_cores() == 1
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "mps", "", "CPU", "cuda:-1", "cpu;rm", "\x1b[31m"])
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda device: find_device(device),
+        lambda device: cptlite.load_backbone("demo", device=device),
+        lambda device: cptlite.load_run("no-run", device=device),
+        lambda device: cptlite.load_classifier("no-file", device=device),
+        lambda device: unpack_classifier(b"", device=device),
+    ],
+)
+def test_an_unknown_device_is_one_message_wherever_it_enters(load: Callable[[str], object], name: str) -> None:
+    with pytest.raises(UsageError, match=r"^unknown device .*: give auto, cpu, cuda or cuda:N$") as caught:
+        load(name)
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:9"])
+def test_a_gpu_that_is_not_there(name: str) -> None:
+    with pytest.raises(UsageError, match=f"device '{name}' wants a GPU and torch finds none: give --device cpu"):
+        find_device(name)
+
+
+def test_devices_that_are_there() -> None:
+    assert find_device("cpu") == find_device(CPU) == CPU
+    assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -38,7 +38,7 @@ ANY = "*"
 ORDER = {
     "api": ("fitted", "few_shot"),
     "backbones": (
-        "architectures clip",
+        "architectures clip pickles",
         "archives configs layouts names patches tokenizer weights",
         "checkpoints",
         "backbone",
@@ -48,7 +48,7 @@ ORDER = {
     "cli": (
         "console groups options",
         "bench cache caches choose datasets methods report train_options",
-        "demo train",
+        "demo eval train",
     ),
     "datasets": (
         "specs text_files types views",
@@ -62,14 +62,20 @@ ORDER = {
         "status",
     ),
     "drawings": ("scenes", "captions render", "suite"),
-    "methods": ("options", "base", "templates", "probes prompts", "table"),
+    "methods": ("batches options", "base", "templates", "probes prompts", "table"),
     "methods.probes": ("estimator", ANY, "per_task zero_shot"),
     "methods.prompts": ("class_weights", "coop", ANY),
-    "reporting": ("results", "configurations", "summaries", "plots tables"),
-    "runs": ("files folders guards matching", "evaluate rows", "learn load", "execute", "sweep"),
-    "text": ("layout", "plan", "fused plain", "encoder"),
-    "timing": ("clock figure pictures report sizes tasks", "cache probe text train", "bench"),
-    "training": ("recipe", "checkpoint graph", "state", "loop"),
+    "reporting": ("results", "configurations", "folds", "summaries", "plots tables"),
+    "runs": (
+        "files folders guards matching predictions seen",
+        "evaluate rows",
+        "learn load",
+        "execute reevaluate",
+        "sweep",
+    ),
+    "text": ("layout", "layers plan", "fused picked", "plain", "paths", "picking", "encoder"),
+    "timing": ("clock figure pictures report sizes tasks", "ways", "cache probe text train", "bench"),
+    "training": ("recipe", "checkpoint graph sampling", "state", "loop"),
 }
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -95,7 +95,7 @@ def recorded_rows(problem: Problem) -> FewShotRows:
 def test_batches_of_the_released_trainer(path: str, tmp_path: Path) -> None:
     arrays, problem = recording("released"), recorded_problem(path)
     started, rows = start(problem), recorded_rows(problem)
-    state = TrainingState(started.learnables, rows, released(), seed=1, num_classes=len(problem.class_names))
+    state = TrainingState(started.learnables, rows, released(), seed=1, task_sizes=problem.task_sizes)
     losses = []
     for order in torch.from_numpy(arrays["order"]):
         state.next_batch()  # sets the rate of its epoch; the rows are the recording's

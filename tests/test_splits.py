@@ -18,7 +18,7 @@ from cptlite.datasets import load_catalog
 from cptlite.datasets.drafts import Draft, Place
 from cptlite.datasets.readers import READERS
 from cptlite.errors import UsageError
-from cptlite.splits import base_classes, base_new_rows, check_shots, few_shot_rows
+from cptlite.splits import base_classes, check_shots, few_shot_rows
 
 labels_of_rows = st.lists(st.integers(0, 5), max_size=40)
 
@@ -73,13 +73,6 @@ def test_check_shots_knows_the_largest_class() -> None:
 
 def test_base_classes_round_up() -> None:
     assert [base_classes(n) for n in (1, 2, 3, 47, 100)] == [1, 1, 2, 24, 50]
-
-
-def test_base_and_new_rows_part_every_task() -> None:
-    labels, tasks = np.array([0, 1, 2, 0, 1]), np.array([0, 0, 0, 1, 1])
-    base, new = base_new_rows(labels, tasks, [3, 2])
-    assert base.tolist() == [0, 1, 3]
-    assert new.tolist() == [2, 4]
 
 
 REPOSITORY = Path(__file__).parent.parent

@@ -75,8 +75,8 @@ def new_state(
     learnables = method.start(torch.Generator().manual_seed(seed))
     if folder:
         folder.mkdir(exist_ok=True)
-    num_classes = len(method.problem.class_names)
-    return TrainingState(learnables, rows, recipe, seed=seed, num_classes=num_classes, folder=folder, on_epoch=on_epoch)
+    task_sizes = method.problem.task_sizes
+    return TrainingState(learnables, rows, recipe, seed=seed, task_sizes=task_sizes, folder=folder, on_epoch=on_epoch)
 
 
 def learned(state: TrainingState) -> bytes:

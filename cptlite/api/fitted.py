@@ -29,6 +29,7 @@ from cptlite.datasets.types import Task
 from cptlite.errors import UsageError
 from cptlite.runs.evaluate import check_test_rows, evaluate
 from cptlite.runs.load import text_of
+from cptlite.runs.seen import seen_sizes
 from cptlite.text.encoder import TextEncoder
 
 __all__ = ["FittedClassifier", "tasks_of"]
@@ -61,7 +62,8 @@ class FittedClassifier:
         -------
         dict of str to dict
             By task id: ``acc1`` and ``mean_per_class_recall`` in [0, 1], ``metric`` (the one that counts), ``rows``,
-            and by class in label order ``classes`` (names) and ``recall``.
+            and by class in label order ``classes`` (names) and ``recall``; ``held_out`` of a task that was, and
+            ``base``, ``new``, ``harmonic`` and ``generalised`` of one with new classes.
 
         Raises
         ------
@@ -72,8 +74,8 @@ class FittedClassifier:
         """
         tasks_of(caches, self.backbone_)
         check_test_rows(caches)
-        patches = self.config_.entry.needs_patches
-        predictions = evaluate(self.classifier_, caches, self._device, patches=patches, fitted=self.tasks_)
+        sizes, patches = seen_sizes(self.config_, self.tasks_), self.config_.entry.needs_patches
+        predictions = evaluate(self.classifier_, caches, self._device, patches=patches, fitted=self.tasks_, sizes=sizes)
         return {each.task.id: each.scores() for each in predictions}
 
     def class_weights(self) -> np.ndarray:

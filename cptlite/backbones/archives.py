@@ -1,113 +1,88 @@
-"""TorchScript archives read as what they hold, a zip of numbers, without running them.
+"""Files of PyTorch read as what they hold, without `torch.load` or `torch.jit.load`.
 
-`torch.jit.load` runs the ``__setstate__`` of any module in the archive, which may write files. Here the archive's
-``data.pkl`` is read instruction by instruction: modules become their attributes, tensors are views of the storages in
-``data/NNN``, any other instruction or name is refused. Nothing is imported or called, and the archive's code not read.
+A TorchScript archive and what `torch.save` writes are one thing, a zip with a pickle ``data.pkl`` and storages in
+``data/NNN``; before version 1.6 `torch.save` wrote pickles one behind the other, then the storages. `torch.jit.load`
+runs the ``__setstate__`` of any module in an archive, which may write files; here nothing of a file is run, see
+`cptlite.backbones.pickles`, and the archive's code is not read.
 
-Source: the layout is that of PyTorch's ``torch/csrc/jit/serialization`` (``export_module.cpp``, ``pickler.cpp``).
+Source: the layout is that of PyTorch's ``torch/serialization.py`` and ``torch/csrc/jit/serialization``.
 """
 
 from __future__ import annotations
 
-import pickletools
+import io
+import os
 import sys
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_zip", "is_jit_archive", "is_zip", "read_jit_archive"]
+from cptlite.backbones.pickles import Module, StorageFacts, read_pickle
+
+__all__ = ["read_torch"]
 
 MAX_PICKLE_BYTES = 64 * 2**20
 MAX_DEPTH = 16  # of modules in modules; CLIP's are 6 deep
-
-DTYPES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
-CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-VALUES = ("BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
-LISTS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist")
+ZIP = b"PK\x03\x04"
+CODE = "code"  # folder of an archive that may be packed, since it is not read
+MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001  # of files older than the zips
 
 
-class _Module(dict[str, Any]):
-    """A module of the archive: its attributes."""
-
-
-class _Global(str):
-    """A name that the archive would have imported: module and name, a space between."""
-
-
-def is_zip(path: Path) -> bool:
-    """Whether PyTorch would read a file as a zip."""
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
-def is_jit_archive(path: Path) -> bool:
-    """Whether a zip is a TorchScript archive: PyTorch's own rule."""
-    with zipfile.ZipFile(path) as archive:
-        return any(name.rpartition("/")[2] == "constants.pkl" for name in archive.namelist())
-
-
-def check_zip(path: Path) -> None:
-    """Refuse a zip that claims to hold more bytes than it has, or one entry twice.
-
-    Raises
-    ------
-    ValueError
-        With the reason.
-    """
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        if len(entries) > len(set(archive.namelist())):
-            raise ValueError("an entry of the archive stands twice")
-        data = [entry for entry in entries if "/data/" in entry.filename or entry.filename.endswith("/data.pkl")]
-        packed = next((entry.filename for entry in data if entry.compress_type != zipfile.ZIP_STORED), None)
-        if packed is not None:
-            raise ValueError(f"the archive's entry {packed!r} is compressed")
-        # The code of an archive is compressed, and never unpacked.
-        if sum(entry.file_size for entry in data) > path.stat().st_size:
-            raise ValueError("the archive's entries claim more bytes than the file has")
-
-
-def read_jit_archive(path: Path) -> dict[str, Tensor]:
-    """Read the weights of a TorchScript archive, which `check_zip` has passed.
+def read_torch(content: IO[bytes]) -> Any:
+    """Read what PyTorch wrote.
 
     Parameters
     ----------
-    path : Path
+    content : file
+        Open for reading, and makes room for no more than it has, as `cptlite.files.BoundedReader` and `io.BytesIO`.
 
     Returns
     -------
-    dict of str to Tensor
-        As the ``state_dict`` of `torch.jit.load` for a traced module, to the bit.
+    object
+        Of a TorchScript archive its weights by name, as the ``state_dict`` of `torch.jit.load` for a traced module, to
+        the bit. Otherwise what was saved, with tensors, numbers and texts in dicts, lists and tuples.
 
     Raises
     ------
-    ValueError
-        The archive holds something else than modules and tensors; the message says what.
+    Exception
+        The file is damaged, of any kind; ValueError where it holds something else than such things.
     """
-    with zipfile.ZipFile(path) as archive:
-        records = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
-        if len(records) != 1:
-            raise ValueError(f"the archive holds {len(records)} entries data.pkl, wanted one")
-        if archive.getinfo(records[0]).file_size > MAX_PICKLE_BYTES:
-            raise ValueError(f"the archive's data.pkl has more than {MAX_PICKLE_BYTES // 2**20} MiB")
-        storages = _Storages(archive, records[0].removesuffix("data.pkl"))
-        root = _Machine(storages).run(archive.read(records[0]))
-    return dict(_named_tensors(root, "", 0, set()))
+    size = content.seek(0, os.SEEK_END)
+    content.seek(0)
+    head = content.read(len(ZIP))
+    content.seek(0)
+    if head != ZIP:
+        return _read_old(content, size)
+    with zipfile.ZipFile(content) as archive:
+        _check_zip(archive, size)
+        return _read_archive(archive)
+
+
+def _check_zip(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuse a zip that claims to hold more bytes than it has, or one entry twice."""
+    entries = archive.infolist()
+    if len(entries) > len(set(archive.namelist())):
+        raise ValueError("an entry of the archive stands twice")
+    data = [entry for entry in entries if entry.filename.split("/")[1:2] != [CODE]]
+    for entry in data:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            raise ValueError(f"the archive's entry {entry.filename!r} is compressed")
+    if sum(entry.file_size for entry in data) > size:
+        raise ValueError("the archive's entries claim more bytes than the file has")
+
+
+def _read_archive(archive: zipfile.ZipFile) -> Any:
+    records = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(records) != 1:
+        raise ValueError(f"the archive holds {len(records)} entries data.pkl, wanted one")
+    if archive.getinfo(records[0]).file_size > MAX_PICKLE_BYTES:
+        raise ValueError(f"the archive's data.pkl has more than {MAX_PICKLE_BYTES // 2**20} MiB")
+    storages = _Storages(archive, records[0].removesuffix("data.pkl"))
+    root = read_pickle(io.BytesIO(archive.read(records[0])), storages.find)
+    return dict(_named_tensors(root, "", 0, set())) if type(root) is Module else root
 
 
 class _Storages:
@@ -118,15 +93,13 @@ class _Storages:
         self._read: dict[str, Tensor] = {}
         names = archive.namelist()
         order = archive.read(f"{folder}byteorder").decode() if f"{folder}byteorder" in names else "little"
+        if order not in ("little", "big"):
+            raise ValueError(f"the archive's byte order is {order!r:.40}")
         self._swapped = order != sys.byteorder
 
-    def find(self, identity: Any) -> Tensor:
+    def find(self, facts: StorageFacts) -> Tensor:
         """Numbers of a storage, shape (numbers,), by what the pickle says of it."""
-        kind, storage, key, _, count = identity
-        module, _, name = storage.partition(" ")
-        if kind != "storage" or module != "torch" or name not in DTYPES or type(count) is not int:
-            raise ValueError("the archive names a storage in an unknown way")
-        dtype = DTYPES[name]
+        dtype, key, count = facts
         if key not in self._read:
             entry = self._archive.getinfo(f"{self._folder}data/{key}")
             if entry.file_size != count * dtype.itemsize:
@@ -134,8 +107,7 @@ class _Storages:
                     f"the archive's storage {key!r} claims {count} numbers of {dtype}, its entry has "
                     f"{entry.file_size} bytes"
                 )
-            raw = bytearray(self._archive.read(entry))  # the entry's checksum is compared here
-            numbers = torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
+            numbers = _numbers(self._archive.read(entry), dtype)  # the entry's checksum is compared here
             if self._swapped:
                 numbers.untyped_storage().byteswap(dtype)
             self._read[key] = numbers
@@ -144,106 +116,51 @@ class _Storages:
         return self._read[key]
 
 
-class _Machine:
-    """Reads a pickle as PyTorch writes it; what else a pickle can say is refused."""
-
-    def __init__(self, storages: _Storages) -> None:
-        self._storages = storages
-        self._stack: list[Any] = []
-        self._below: list[list[Any]] = []  # what lay on the stack at each open MARK
-        self._memo: dict[int, Any] = {}
-
-    def run(self, content: bytes) -> Any:
-        """Value that the pickle describes."""
-        for opcode, argument, _ in pickletools.genops(content):
-            if opcode.name == "STOP":
-                return self._stack.pop()
-            self._step(opcode.name, argument)
-        raise ValueError("the archive's data.pkl has no end")
-
-    def _step(self, opcode: str, argument: Any) -> None:
-        stack = self._stack
-        match opcode:
-            case "PROTO":
-                pass
-            case "GLOBAL":
-                stack.append(_Global(argument))
-            case "BINPUT" | "LONG_BINPUT":
-                self._memo[argument] = stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                stack.append(self._memo[argument])
-            case "EMPTY_DICT":
-                stack.append({})
-            case "EMPTY_LIST":
-                stack.append([])
-            case "MARK":
-                self._below.append(stack)
-                self._stack = []
-            case "TUPLE":
-                self._close().append(tuple(stack))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(opcode[-1])
-                stack[-count:] = [tuple(stack[-count:])]
-            case "APPENDS":
-                self._close()[-1].extend(stack)
-            case "SETITEMS":
-                self._close()[-1].update(zip(stack[::2], stack[1::2], strict=True))
-            case "NEWOBJ" | "REDUCE" | "BUILD":
-                value, target = stack.pop(), stack.pop()
-                stack.append(_made(opcode, target, value))
-            case "BINPERSID":
-                stack.append(self._storages.find(stack.pop()))
-            case _ if opcode in CONSTANTS or opcode in VALUES:
-                stack.append(CONSTANTS.get(opcode, argument))
-            case _:
-                raise ValueError(f"the archive's data.pkl uses the instruction {opcode}, which no CLIP needs")
-
-    def _close(self) -> list[Any]:
-        """Go back to the stack below the last MARK."""
-        self._stack = self._below.pop()
-        return self._stack
+def _numbers(content: bytes, dtype: torch.dtype) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=dtype) if content else torch.empty(0, dtype=dtype)
 
 
-def _made(opcode: str, target: Any, value: Any) -> Any:
-    """Value of an instruction that would have made an object."""
-    if opcode == "BUILD" and type(target) is _Module and type(value) is dict:
-        target.update(value)
-        return target
-    if type(target) is _Global:
-        module, _, name = target.partition(" ")
-        if opcode == "NEWOBJ" and module.partition(".")[0] == "__torch__" and value == ():
-            return _Module()
-        if opcode == "REDUCE" and target == "torch._utils _rebuild_tensor_v2":
-            return _rebuild(*value)
-        if opcode == "REDUCE" and target == "torch._utils _rebuild_parameter":
-            return value[0]
-        if opcode == "REDUCE" and target == "collections OrderedDict" and value == ():
-            return {}
-        if opcode == "REDUCE" and module == "torch.jit._pickle" and name in LISTS and type(value[0]) is list:
-            return value[0]
-        raise ValueError(f"the archive calls {f'{module}.{name}'!r}, which no CLIP needs")
-    raise ValueError(f"a module of the archive sets its own state, from a {type(value).__name__}")
-
-
-def _rebuild(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    try:
-        tensor = torch.as_strided(storage, size, stride, offset)
-    except RuntimeError:
-        raise ValueError(f"a tensor of the archive lies outside of its storage of {storage.numel()} numbers") from None
-    if tensor.numel() > storage.numel():
-        raise ValueError(f"a tensor of the archive claims {tensor.numel()} numbers, its storage has {storage.numel()}")
-    return tensor
-
-
-def _named_tensors(module: Any, prefix: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
-    if type(module) is not _Module:
-        raise ValueError("the archive's data.pkl holds no module")
+def _named_tensors(module: Module, prefix: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
     if depth > MAX_DEPTH or id(module) in seen:
         raise ValueError(f"the archive's module {prefix!r} is too deep or stands there twice")
     seen.add(id(module))
     for name, value in module.items():
         if isinstance(value, Tensor):
-            yield prefix + name, value
+            yield f"{prefix}{name}", value
     for name, value in module.items():
-        if type(value) is _Module:
+        if type(value) is Module:
             yield from _named_tensors(value, f"{prefix}{name}.", depth + 1, seen)
+
+
+def _read_old(content: IO[bytes], size: int) -> Any:
+    """Read a file of before version 1.6: its pickle twice, since the storages stand behind it."""
+    heads = [read_pickle(content, _no_storage) for _ in range(3)]
+    if heads[:2] != [MAGIC, VERSION] or heads[2]["little_endian"] is not (sys.byteorder == "little"):
+        raise ValueError("it is no file of PyTorch's")
+    start = content.tell()
+    facts: dict[str, StorageFacts] = {}
+
+    def note(found: StorageFacts) -> Tensor:
+        if facts.setdefault(found.key, found) != found:
+            raise ValueError(f"the storage {found.key!r} stands there in two forms")
+        return torch.empty(0)
+
+    read_pickle(content, note, rebuild=lambda *_: None)
+    keys = read_pickle(content, _no_storage)
+    if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(facts):
+        raise ValueError("its list of storages is damaged")
+    storages = {key: _old_storage(content, facts[key], size) for key in keys}
+    content.seek(start)
+    return read_pickle(content, lambda found: storages[found.key])
+
+
+def _old_storage(file: IO[bytes], facts: StorageFacts, size: int) -> Tensor:
+    """Read the storage that a file stands at: how many numbers, then these."""
+    count = int.from_bytes(file.read(8), sys.byteorder)
+    if count != facts.numbers or count * facts.dtype.itemsize > size - file.tell():
+        raise ValueError(f"the storage {facts.key!r} claims {facts.numbers} numbers, which the file does not have")
+    return _numbers(file.read(count * facts.dtype.itemsize), facts.dtype)
+
+
+def _no_storage(facts: StorageFacts) -> Tensor:
+    raise ValueError(f"a storage {facts.key!r} stands where none belongs")

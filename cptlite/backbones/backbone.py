@@ -21,6 +21,7 @@ from cptlite.backbones.names import backbone_slug
 from cptlite.backbones.patches import count_patches, encode_with_patches
 from cptlite.backbones.tokenizer import Tokenizer
 from cptlite.backbones.weights import build_clip, weights_sha256
+from cptlite.environment import find_device
 from cptlite.errors import UsageError
 
 __all__ = ["PRECISIONS", "Backbone", "TextTower", "load_backbone"]
@@ -202,30 +203,12 @@ def load_backbone(name: str, *, device: str = "auto", precision: str = "auto") -
     DataError
         The weights are missing, cannot be downloaded, are not a CLIP of OpenAI's form, or not finite.
     """
-    place = _resolve_device(device)
+    place = find_device(device)
     kind = _resolve_precision(precision, place)
     model = build_clip(find_state_dict(name), name)
     weights = weights_sha256(model)
     model = _set_precision(model.requires_grad_(False).eval().to(place), PRECISIONS[kind])
     return Backbone(name=name, weights_sha256=weights, precision=kind, model=model)
-
-
-def _resolve_device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        known = place.type in ("cpu", "cuda")
-    except RuntimeError:
-        known = False
-    if not known:
-        raise UsageError(f"unknown device {device!r}: give auto, cpu, cuda or cuda:N")
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {device!r} wants a GPU and torch finds none: give --device cpu")
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        last = torch.cuda.device_count() - 1
-        raise UsageError(f"device {device!r} wants a GPU that torch does not find: give cuda:0 to cuda:{last}")
-    return place
 
 
 def _resolve_precision(precision: str, device: torch.device) -> str:

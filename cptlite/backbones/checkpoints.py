@@ -6,12 +6,9 @@ Formats: OpenAI's JIT archive, a pickled state dict, safetensors, and safetensor
 from __future__ import annotations
 
 import os
-import re
 import stat
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 from urllib.error import URLError
 from zipfile import BadZipFile
@@ -21,12 +18,13 @@ import torch
 from torch import Tensor
 
 from cptlite.backbones.architectures import ARCHITECTURES
-from cptlite.backbones.archives import check_zip, is_jit_archive, is_zip, read_jit_archive
+from cptlite.backbones.archives import read_torch
 from cptlite.backbones.clip import CLIP, checkpoint_url, download
 from cptlite.backbones.configs import check_configurations
 from cptlite.backbones.layouts import find_weights, openai_keys
+from cptlite.datasets.text_files import shown
 from cptlite.errors import DataError, UsageError
-from cptlite.files import file_kind
+from cptlite.files import BoundedReader, file_kind
 
 __all__ = [
     "DEMO_CHECKPOINT",
@@ -42,8 +40,8 @@ MAX_BYTES = 16 * 2**30  # the largest CLIP known has 10
 MAX_TENSORS = 10_000  # RN50x64 has 1,200
 MAX_REASON = 300
 VOCABULARY = 49408
-# A file that leaves out token rows may grow by the table of a CLIP 1280 wide.
-MAX_UNPACKED = 4 * VOCABULARY * 1280
+MAX_WIDTH = 1280  # of the token rows that a file may leave out: that of the largest CLIP known
+MAX_UNPACKED = 4 * VOCABULARY * MAX_WIDTH
 
 
 def find_state_dict(name: str) -> dict[str, Tensor]:
@@ -136,7 +134,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """
     size = _size_of_regular_file(path)
     try:
-        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+        if path.suffix == ".safetensors":
+            content = _read_safetensors(path)
+        else:
+            with BoundedReader(path) as file:
+                content = read_torch(file)
     except Exception as error:  # the readers raise anything at all on a foreign file
         raise DataError(
             f"cannot read the checkpoint {path}: wanted a JIT archive, a state dict or safetensors, got something "
@@ -168,12 +170,9 @@ def _size_of_regular_file(path: Path) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """Say in short why a file could not be read; PyTorch's own text advises to load it unsafely."""
-    foreign = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, UnpicklingError) else None
-    if foreign:
-        return f"it holds an object {foreign[1]!r}, and only tensors are read: save model.state_dict() alone"
+    """Say in short why a file could not be read."""
     if isinstance(error, (ValueError, BadZipFile)):
-        return str(error)[:MAX_REASON]
+        return shown(error)[:MAX_REASON]
     return type(error).__name__
 
 
@@ -184,23 +183,10 @@ def _check_tensors(state: Mapping[str, Any], size: int) -> None:
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ValueError(f"a {type(value).__name__} under {key!r}"[:MAX_REASON])
-        plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
-        if not plain or value.is_complex() or value.is_nested:
-            raise ValueError(f"a tensor of another kind under {key!r}")
+        if value.is_complex():
+            raise ValueError(f"complex numbers under {key!r}"[:MAX_REASON])
     if sum(value.nbytes for value in state.values()) > max(size, MAX_UNPACKED):
         raise ValueError("tensors that claim more bytes than the file has")
-
-
-def _read_torch(path: Path) -> Any:
-    """Read a JIT archive's state dict, or what ``torch.load`` finds without running code from the file."""
-    if is_zip(path):
-        check_zip(path)
-        if is_jit_archive(path):
-            return read_jit_archive(path)
-    # Should PyTorch see an archive where the zip reader above sees none, it refuses it for weights_only.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -218,6 +204,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     rows = state.pop("token_embedding.used_rows").float()
     if int(facts["vocab_size"]) != VOCABULARY:
         raise ValueError(f"a vocabulary of {facts['vocab_size']}, wanted {VOCABULARY}")
+    if rows.ndim != 2 or not 0 < rows.shape[1] <= MAX_WIDTH:
+        raise ValueError(f"token rows of shape {tuple(rows.shape)}, wanted rows of at most {MAX_WIDTH} numbers")
     table = seeded_token_rows(int(facts["token_seed"]), VOCABULARY, rows.shape[1])
     table[ids] = rows
     return {**state, "token_embedding.weight": table}

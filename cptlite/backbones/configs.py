@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from cptlite.backbones.architectures import HEAD_WIDTH, PIXEL_MEAN, PIXEL_STD
+from cptlite.datasets.text_files import shown
 from cptlite.errors import DataError
 
 __all__ = ["check_configurations"]
@@ -52,9 +53,9 @@ def check_configurations(path: Path, state: Mapping[str, Tensor], beside: Mappin
             continue
         try:
             different = list(_differences(config, _widths(state)))
-        except (TypeError, ValueError, AttributeError, KeyError) as error:
+        except (TypeError, ValueError, ArithmeticError, AttributeError, KeyError) as error:
             raise DataError(
-                f"wanted a CLIP's configuration in {place}, got one that cannot be read ({error})"
+                f"wanted a CLIP's configuration in {place}, got one that cannot be read ({shown(error)})"
             ) from None
         if different:
             raise DataError(
@@ -121,7 +122,7 @@ def _open_clip_differences(
     for name, values in (("mean", PIXEL_MEAN), ("std", PIXEL_STD)):
         found = tuple(map(float, pixels.get(name) or values))
         if found != values:
-            yield f"pixel {name} {found}, OpenAI's is {values}"
+            yield f"pixel {name} {found!r}, OpenAI's is {values}"
 
 
 def _other_heads(tower: str, heads: Any, width: int) -> Iterator[str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 __all__ = ["find_weights", "openai_keys"]
 
+MAX_DEPTH = 8  # of state dicts in other dicts
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
 WRAPPERS = ("module.", "model.", "_orig_mod.")  # of DataParallel, Lightning and torch.compile
 # Facts that archives store beside the weights, and a mask that older versions of open_clip do.
@@ -60,10 +61,12 @@ def find_weights(content: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     Raises
     ------
     ValueError
-        There is no dict, or one state dict beside another.
+        There is no dict, too many in each other, or one state dict beside another.
     """
     beside: dict[str, Any] = {}
-    while isinstance(content, Mapping):
+    for _ in range(MAX_DEPTH):  # a dict of a file may hold itself
+        if not isinstance(content, Mapping):
+            break
         found = [name for name in CONTAINERS if isinstance(content.get(name), Mapping)]
         if any(isinstance(value, Tensor) for value in content.values()) or not found:
             return content, beside
@@ -72,7 +75,7 @@ def find_weights(content: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
             raise ValueError(f"one state dict under each of {', '.join(holding)}")
         beside |= {key: value for key, value in content.items() if key not in found}
         content = content[(holding or found)[0]]
-    raise ValueError(f"a {type(content).__name__}")
+    raise ValueError(f"a {type(content).__name__}" if not isinstance(content, Mapping) else "dicts nested too deep")
 
 
 def openai_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,6 +16,8 @@ from cptlite.errors import DataError
 __all__ = ["build_clip", "weights_sha256"]
 
 MAX_CONTEXT = 1024  # CLIP's is 77; memory grows with its square
+ALIGNMENT = 64  # bytes; sums may be grouped otherwise elsewhere
+PART = 2**22  # numbers looked at together
 SHOWN_KEYS = 4
 KEY_BREAK, KEY_END = '", "', '". '  # as PyTorch lists them
 MAX_REASON = 600
@@ -29,7 +31,7 @@ def build_clip(state: Mapping[str, Tensor], name: str) -> CLIP:
     Parameters
     ----------
     state : mapping of str to Tensor
-        In OpenAI's key names.
+        In OpenAI's key names. The model keeps tensors of float32 as they are, so that they are in memory once.
     name : str
         Of the backbone, for the message.
 
@@ -38,23 +40,30 @@ def build_clip(state: Mapping[str, Tensor], name: str) -> CLIP:
     DataError
         The tensors are not those of a CLIP, which the message says by their keys; or are no weights, being not finite.
     """
-    weights = {key: value.float() for key, value in state.items()}
+    weights = {key: _own(value) for key, value in state.items()}
     try:
         _check_sizes(weights)
         # Shapes alone, at first: a file of a few wrong shapes could ask for any amount of memory.
         with torch.device("meta"):
-            build_model({key: value.to("meta") for key, value in weights.items()})
+            model = build_model({key: value.to("meta") for key, value in weights.items()}).float()
     except (KeyError, RuntimeError, AssertionError, ZeroDivisionError, IndexError, ValueError) as error:
         raise DataError(
             f"backbone {name!r}: wanted a CLIP in OpenAI's key names, got {len(weights)} tensors that do not "
             f"fit ({_reason(error)}): give a checkpoint saved from OpenAI's CLIP"
         ) from None
     _check_numbers(weights, name)
-    with torch.random.fork_rng(devices=[]):  # building draws initial weights; keep the caller's generator
-        model = build_model(dict(weights)).float()
-    # build_model rounds to float16; the stored weights may be finer.
-    model.load_state_dict(weights)
+    kinds = {key: value.dtype for key, value in model.state_dict().items()}
+    model.load_state_dict({key: value.to(kinds[key]) for key, value in weights.items()}, assign=True)
+    mask = model.build_attention_mask()  # neither parameter nor buffer, so it has no numbers yet
+    for block in model.transformer.resblocks:
+        block.attn_mask = mask
     return model
+
+
+def _own(value: Tensor) -> Tensor:
+    """Give a tensor as the model is to hold it: float32, without gaps, from where PyTorch would have it begin."""
+    value = value.detach().float().contiguous()
+    return value if value.data_ptr() % ALIGNMENT == 0 else value.clone()
 
 
 def _check_sizes(weights: Mapping[str, Tensor]) -> None:
@@ -98,7 +107,7 @@ def _shown(keys: list[str]) -> str:
 def _check_numbers(weights: Mapping[str, Tensor], name: str) -> None:
     """Refuse weights of which no score can come."""
     for key, value in weights.items():
-        bad = int(value.isfinite().logical_not().sum())
+        bad = sum(int(part.isfinite().logical_not().sum()) for part in value.flatten().split(PART))
         if bad:
             raise DataError(
                 f"backbone {name!r}: {bad} of {value.numel()} numbers of its tensor {key!r} are not finite: the "

@@ -10,8 +10,8 @@ dimension.
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -89,7 +89,6 @@ class EncodingPass:
     encoded_rows: int = 0
     # Of the parts at work, which are of one split: "features" (P, V, D), and "local" (P, M, D) where wanted.
     _open_parts: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
-    _batches_left: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     def run(self) -> None:
         """Encode every row that no earlier pass has finished.
@@ -101,9 +100,9 @@ class EncodingPass:
         """
         self.encoded = {split: self.store.encoded(split, len(self.dataset.splits[split])) for split in SPLITS}
         self.resumed_rows = sum(int(rows.sum()) for rows in self.encoded.values())
-        batches = [batch for split in SPLITS for batch in self._batches(split)]
-        self._batches_left = Counter((batch.split, part) for batch in batches for part in batch.parts)
-        self._report(batches[0].split if batches else SPLITS[0])
+        # Made as they are wanted: what waits grows with the images.
+        batches = (batch for split in SPLITS for batch in self._batches(split))
+        self._report(next((split for split in SPLITS if not self.encoded[split].all()), SPLITS[0]))
         with quiet_pillow(), closing(self._read_images(batches)) as stream:
             for batch, images in stream:
                 self._encode(batch, images)
@@ -138,7 +137,7 @@ class EncodingPass:
                 if len(todo):
                     yield _Batch(split, start, stop, todo, tuple(np.unique(todo // part_rows).tolist()))
 
-    def _read_images(self, batches: Sequence[_Batch]) -> Generator[tuple[_Batch, list[np.ndarray | BadImage]]]:
+    def _read_images(self, batches: Iterator[_Batch]) -> Generator[tuple[_Batch, list[np.ndarray | BadImage]]]:
         """Each batch with the images of the rows to do."""
         if self.workers == 0:
             for batch in batches:
@@ -227,8 +226,7 @@ class EncodingPass:
             for name, values in features.items():
                 self._open_parts[part][name][rows[of_part] - start] = values[of_part]
             encoded[rows[of_part]] = True
-            self._batches_left[batch.split, part] -= 1
-            if not self._batches_left[batch.split, part]:
+            if encoded[batch.stop : start + size].all():
                 self.store.write(batch.split, part, self._open_parts.pop(part), here)
 
     def _part_arrays(self, split: str, part: int, encoded: np.ndarray) -> dict[str, np.ndarray]:

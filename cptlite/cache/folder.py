@@ -9,7 +9,7 @@ from functools import cached_property
 from glob import escape
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cptlite.cache.format import cache_path
 from cptlite.cache.parts import PartStore, find_stores
@@ -63,6 +63,22 @@ class CacheSummary:
     problem: str = ""
 
 
+class FeaturesOf(Protocol):
+    """What says whose features are wanted: a backbone, or the facts of one."""
+
+    @property
+    def name(self) -> str:
+        """The name that loads it."""
+
+    @property
+    def slug(self) -> str:
+        """Name of the folder of its caches."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """Digest of its weights."""
+
+
 class CacheFolder:
     """The caches in a folder, for a caller that first looks and then reads; a context manager that closes them.
 
@@ -90,12 +106,12 @@ class CacheFolder:
         files = [self._describe_file(path) for path in cache_files(self.path, self.backbone_slug)]
         return files + [_describe_parts(store) for store in find_stores(self.path, self.backbone_slug)]
 
-    def open(self, backbone: Backbone, datasets: Sequence[str] | None = None) -> list[FeatureCache]:
+    def open(self, backbone: FeaturesOf, datasets: Sequence[str] | None = None) -> list[FeatureCache]:
         """Open caches of a backbone and close the others.
 
         Parameters
         ----------
-        backbone : Backbone
+        backbone : Backbone, or facts of one
             Whose weights the features must be of.
         datasets : sequence of str, optional
             Names, in task order; by default all that are cached for the backbone, by name, as `cptlite train` has it.
@@ -157,7 +173,7 @@ class CacheFolder:
         except DataError as error:
             return CacheSummary(path=path, rows=dict.fromkeys(SPLITS, 0), mib=mib, complete=False, problem=str(error))
 
-    def _complete_datasets(self, backbone: Backbone) -> list[str]:
+    def _complete_datasets(self, backbone: FeaturesOf) -> list[str]:
         """Names of the datasets cached for a backbone: at least one, and none of which there is but half a cache."""
         found = [summary for summary in self.summaries if summary.path.parent.name == backbone.slug]
         names = sorted(summary.dataset for summary in found if summary.complete)

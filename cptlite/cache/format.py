@@ -214,8 +214,8 @@ def write_dataset(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: A
 
 
 def write_texts(group: h5py.Group, name: str, texts: list[str]) -> None:
-    """Store UTF-8 texts as a dataset of fixed length."""
-    raw = [text.encode() for text in texts]
-    dtype = h5py.string_dtype("utf-8", max((len(text) for text in raw), default=1) or 1)
-    dataset = write_dataset(group, name, (len(raw),), dtype)
-    dataset[:] = np.array(raw, dtype=dtype)
+    """Store UTF-8 texts as a dataset of fixed length, of which one chunk is in memory at a time."""
+    dtype = h5py.string_dtype("utf-8", max((len(text.encode()) for text in texts), default=1) or 1)
+    dataset = write_dataset(group, name, (len(texts),), dtype)
+    for (part,) in dataset.iter_chunks() if len(texts) else ():
+        dataset[part] = np.array([text.encode() for text in texts[part]], dtype=dtype)

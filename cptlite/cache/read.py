@@ -24,6 +24,7 @@ from cptlite.cache.structure import (
     read_tasks,
     read_texts,
 )
+from cptlite.datasets.text_files import shown
 from cptlite.datasets.types import SPLITS
 from cptlite.errors import CptliteError, DataError
 from cptlite.files import file_kind
@@ -31,6 +32,7 @@ from cptlite.files import file_kind
 __all__ = ["BadImage", "FeatureCache", "damaged", "open_cache", "reading"]
 
 SHOWN_DIGITS = 12
+ALL = slice(None)
 
 
 class BadImage(NamedTuple):
@@ -70,13 +72,13 @@ class FeatureCache:
         with reading(self.path):
             return int(self.file[split]["labels"].shape[0])
 
-    def labels(self, split: str) -> np.ndarray:
-        """Class within the row's task: shape (N,), int32."""
-        return self._read(split, "labels")
+    def labels(self, split: str, part: slice = ALL) -> np.ndarray:
+        """Class within the row's task: shape (N,), int32, or those of a part of the rows."""
+        return self._read(split, "labels", part)
 
-    def row_tasks(self, split: str) -> np.ndarray:
-        """Index of the row's task in `tasks`: shape (N,), int32."""
-        return self._read(split, "tasks")
+    def row_tasks(self, split: str, part: slice = ALL) -> np.ndarray:
+        """Index of the row's task in `tasks`: shape (N,), int32, or those of a part of the rows."""
+        return self._read(split, "tasks", part)
 
     def paths(self, split: str) -> tuple[str, ...]:
         """Image paths relative to the dataset's folder."""
@@ -171,9 +173,9 @@ class FeatureCache:
     ) -> None:
         self.close()
 
-    def _read(self, split: str, name: str) -> np.ndarray:
+    def _read(self, split: str, name: str, part: slice = ALL) -> np.ndarray:
         with reading(self.path):
-            return self.file[split][name][:]
+            return self.file[split][name][part]
 
     def _read_rows(self, split: str, name: str, rows: np.ndarray | Sequence[int] | None) -> np.ndarray:
         if rows is None:
@@ -242,7 +244,7 @@ def _open_file(path: Path) -> h5py.File:
                 f"`cptlite cache --force`"
             ) from None
         raise DataError(
-            f"wanted a feature cache at {path}, got a file that cannot be read as HDF5 ({error}): "
+            f"wanted a feature cache at {path}, got a file that cannot be read as HDF5 ({shown(error)}): "
             f"delete it or give another --cache-dir, then run `cptlite cache` again"
         ) from None
 
@@ -283,14 +285,16 @@ def reading(path: Path) -> Iterator[None]:
 
 def damaged(path: Path, reason: str) -> DataError:
     """Error for a file that is a cache but does not hold what it should."""
+    reason = shown(reason)  # HDF5 repeats names of the file
     return DataError(f"the feature cache {path} is damaged ({reason}): make it anew with `cptlite cache --force`")
 
 
 def _chosen_rows(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
-    """Whole chunks are read and rows taken from them: h5py's own way is slow on many scattered rows."""
+    """Chunks that hold the rows are read, each once, and no others: h5py's own way is slow on many scattered rows."""
     found = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)  # (n, V, D) or (n, M, D)
     size = dataset.chunks[0]
-    for chunk in np.unique(rows // size):
-        here = np.flatnonzero(rows // size == chunk)
-        found[here] = dataset[chunk * size : (chunk + 1) * size][rows[here] - chunk * size]
+    order = np.argsort(rows, kind="stable")
+    for here in np.split(order, np.flatnonzero(np.diff(rows[order] // size)) + 1) if len(rows) else ():
+        start = rows[here[0]] // size * size
+        found[here] = dataset[start : start + size][rows[here] - start]
     return found

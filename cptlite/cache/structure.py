@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cptlite.cache.format import Fingerprint, has_controls, read_value, task_key
+from cptlite.cache.format import Fingerprint, chunk_rows, has_controls, read_value, task_key
 from cptlite.datasets.types import METRICS, SPLITS, Task
 
 __all__ = ["BAD_COLUMNS", "check_structure", "read_attribute", "read_fingerprint", "read_tasks", "read_texts"]
@@ -140,8 +140,10 @@ def _check_stored(dataset: h5py.Dataset) -> None:
     filters = [how.get_filter(place)[0] for place in range(how.get_nfilters())]
     if filters != [h5py.h5z.FILTER_FLETCHER32]:
         raise ValueError(f"{dataset.name!r} has the filters {filters}, wanted checksums alone")
-    # A chunk that is not there would read as zeros, one that is stored without its checksum unseen.
     chunk = how.get_chunk()
+    if chunk[0] > chunk_rows(math.prod(chunk[1:]) * dataset.dtype.itemsize):
+        raise ValueError(f"{dataset.name!r} is stored {chunk[0]} rows at a time, which may not fit into memory")
+    # A chunk that is not there would read as zeros, one that is stored without its checksum unseen.
     count = math.prod(math.ceil(side / step) for side, step in zip(dataset.shape, chunk, strict=True))
     wanted = count * (math.prod(chunk) * dataset.dtype.itemsize + CHECKSUM_BYTES)
     if dataset.id.get_storage_size() != wanted:

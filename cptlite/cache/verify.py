@@ -15,11 +15,13 @@ from cptlite.datasets.types import SPLITS
 
 __all__ = ["check_classes", "verify_cache"]
 
+BLOCK = 2**16  # rows whose labels are in memory at a time
+
 
 def verify_cache(path: Path) -> int:
     """Read every chunk of a cache file against its checksum, and check that its parts fit together.
 
-    Memory does not grow with the rows but for their labels: one chunk is read at a time.
+    Memory does not grow with the rows: one chunk, or the labels of one block, is read at a time.
 
     Parameters
     ----------
@@ -39,12 +41,14 @@ def verify_cache(path: Path) -> int:
         counts: list[int] = []
         cache.file.visititems(lambda _, item: counts.append(_read_chunks(item)))
         for split in SPLITS:
-            check_classes(cache, split, cache.labels(split), cache.row_tasks(split))
+            for start in range(0, cache.num_rows(split), BLOCK):
+                part = slice(start, start + BLOCK)
+                check_classes(cache, split, cache.labels(split, part), cache.row_tasks(split, part), start)
         return sum(counts)
 
 
-def check_classes(cache: FeatureCache, split: str, labels: np.ndarray, tasks: np.ndarray) -> None:
-    """Refuse rows of a split, (N,) and (N,), that are of no class or task that there is.
+def check_classes(cache: FeatureCache, split: str, labels: np.ndarray, tasks: np.ndarray, first: int = 0) -> None:
+    """Refuse rows of a split, (N,) and (N,), from the ``first`` on, that are of no class or task that there is.
 
     Raises
     ------
@@ -62,7 +66,7 @@ def check_classes(cache: FeatureCache, split: str, labels: np.ndarray, tasks: np
         reason = f"class {labels[wrong]} where task {cache.tasks[tasks[wrong]].id!r} has {sizes[tasks[wrong]]}"
     else:
         return
-    raise damaged(cache.path, f"row {wrong} of split {split!r}: {reason}")
+    raise damaged(cache.path, f"row {first + wrong} of split {split!r}: {reason}")
 
 
 def _read_chunks(item: h5py.Group | h5py.Dataset) -> int:

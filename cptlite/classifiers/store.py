@@ -32,6 +32,7 @@ from cptlite.classifiers.stored import BackboneFacts, StoredClassifier
 from cptlite.classifiers.tip import TipClassifier
 from cptlite.classifiers.transport import TransportClassifier
 from cptlite.datasets.types import METRICS, Task
+from cptlite.environment import find_device
 from cptlite.errors import DataError, UsageError
 from cptlite.files import replacing
 
@@ -109,9 +110,9 @@ def load_classifier(
     DataError
         There is no such file, or it is damaged or not such a file.
     UsageError
-        The classifier needs a text encoder, and none or another backbone's was given.
+        There is no such device; or the classifier needs a text encoder, and none or another backbone's was given.
     """
-    path = Path(path)
+    path, device = Path(path), find_device(device)
     if not path.is_file():
         found = "something that is not a file" if path.exists() else "no file"
         raise DataError(
@@ -129,6 +130,7 @@ def unpack_classifier(
     place: str = "in these bytes",
 ) -> StoredClassifier:
     """Read what `pack_classifier` made; arguments and errors are those of `load_classifier`, ``place`` is for these."""
+    device = find_device(device)
     try:
         header, tensors = _read(content)
         tasks, backbone = _read_facts(header)
@@ -148,7 +150,7 @@ def unpack_classifier(
 
     # Joined parts share one text encoder.
     provide = cache(missing if text is None else partial(text, backbone) if callable(text) else lambda: text)
-    classifier = _build(parts, names, torch.device(device), provide, header["classifier"]["kind"])
+    classifier = _build(parts, names, device, provide, header["classifier"]["kind"])
     return StoredClassifier(classifier=classifier, tasks=tasks, backbone=backbone)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cptlite.backbones.names import backbone_slug
 from cptlite.classifiers.base import ALL, Classifier
 from cptlite.datasets.types import Task
 from cptlite.errors import UsageError
@@ -39,6 +40,11 @@ class BackboneFacts:
     precision: str
     embed_dim: int
     preprocess: Mapping[str, Any]
+
+    @property
+    def slug(self) -> str:
+        """Name of the folder of its caches."""
+        return backbone_slug(self.name)
 
     @classmethod
     def of(cls, backbone: Backbone) -> BackboneFacts:

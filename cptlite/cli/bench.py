@@ -11,6 +11,8 @@ import typer
 
 from cptlite.cli.console import note, print_table, show_configuration
 from cptlite.cli.options import HOW, WHAT, BackboneOption, DeviceOption, PrecisionOption
+from cptlite.datasets.text_files import read_json
+from cptlite.datasets.text_files import shown
 from cptlite.errors import DataError
 from cptlite.files import write_alone
 
@@ -60,6 +62,10 @@ def bench(
         int,
         typer.Option("--epochs", help="Time whole trainings of so many epochs, not steps.", rich_help_panel=HOW),
     ] = 0,
+    class_fraction: Annotated[
+        float,
+        typer.Option("--class-fraction", help="Time a text step on such a share of classes too.", rich_help_panel=HOW),
+    ] = 1.0,
     images: Annotated[int, typer.Option("--images", help="JPEG files of the caching pass.", rich_help_panel=HOW)] = 128,
     json: Annotated[
         Path | None, typer.Option("--json", help="File for every figure, machine-readable.", rich_help_panel=RESULTS)
@@ -89,9 +95,10 @@ def bench(
         runs=runs,
         epochs=epochs,
         images=images,
+        class_fraction=class_fraction,
     )
-    shown = {"stages": plan.stages or "all", "suites": plan.suites, "class names": classes or "made up"}
-    show_configuration("bench", shown | {"backbone": backbone, "repeats": repeats, "seconds": seconds})
+    told = {"stages": plan.stages or "all", "suites": plan.suites, "class names": classes or "made up"}
+    show_configuration("bench", told | {"backbone": backbone, "repeats": repeats, "seconds": seconds})
     result = run_bench(plan, tell=note)
     for table in bench_tables(result):
         print_table(table)
@@ -103,11 +110,9 @@ def bench(
 
 def _read_classes(path: Path) -> dict[str, list[str]]:
     try:
-        read = jsons.loads(path.read_text(encoding="utf-8"))
+        read = read_json(path)
     except FileNotFoundError:
-        raise DataError(f"wanted class names in {path}, which is not there: check --classes") from None
-    except ValueError as error:
-        raise DataError(f"wanted JSON in {path}, got something else ({error}): check --classes") from None
+        raise DataError(f"wanted class names in {shown(path)}, which is not there: check --classes") from None
     if not isinstance(read, dict) or not all(_are_names(names) for names in read.values()):
         raise DataError(f'wanted {{"task": ["class name", ...], ...}} in {path}: check --classes')
     return read

@@ -6,17 +6,41 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cptlite.cli.console import note
 from cptlite.cli.options import CACHE_DIR
 from cptlite.config import choose_suite
 from cptlite.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from cptlite.cache import CacheFolder
     from cptlite.datasets import Catalog
 
-__all__ = ["choose_backbone", "choose_datasets", "choose_suite"]
+__all__ = ["choose_backbone", "choose_datasets", "choose_suite", "usable_caches"]
 
 Cached = Mapping[str, Sequence[str]]
 """Datasets that are cached, by name of the backbone."""
+
+
+def usable_caches(folder: CacheFolder) -> dict[str, list[str]]:
+    """List the datasets that are cached, by name of the backbone; say what is left out, and why.
+
+    Raises
+    ------
+    DataError
+        There are caches, and none can be used.
+    """
+    cached: dict[str, list[str]] = {}
+    for summary in folder.summaries:
+        if summary.complete:
+            cached.setdefault(summary.backbone, []).append(summary.dataset)
+        else:
+            note(f"left out: {summary.path}: {summary.problem or 'its pass is not finished'}")
+    if folder.summaries and not cached:
+        raise DataError(
+            f"wanted usable caches in {folder.path}, found none among {len(folder.summaries)}: what to do with each "
+            f"stands beside it"
+        )
+    return cached
 
 
 def choose_backbone(cached: Cached, wanted: str | None, cache_dir: Path) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cptlite.datasets.text_files import shown
+from cptlite.datasets.text_files import shown, shown_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,13 +50,18 @@ def invocation() -> str:
 
 
 def note(message: str) -> None:
-    """Tell the user something about the work, on stderr; what would steer a terminal is written out."""
-    print("\n".join(map(shown, message.split("\n"))), file=sys.stderr, flush=True)
+    """Tell the user something about the work, on stderr."""
+    print(shown_lines(message), file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
     """Write a machine-readable result to stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:  # half a letter out of a file, or a terminal of few letters
+        text = json.dumps(value, indent=2)
+    print(text)
 
 
 def print_table(table: Table) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cptlite.cli.choose import choose_backbone, choose_datasets, choose_suite
+from cptlite.cli.choose import choose_backbone, choose_datasets, choose_suite, usable_caches
 from cptlite.cli.console import note, print_json, print_table, progress, show_configuration
 from cptlite.cli.options import (
     CACHE_DIR,
@@ -22,8 +22,6 @@ from cptlite.cli.options import (
 )
 from cptlite.cli.train_options import REPEATED, with_training_options
 from cptlite.config import RunConfig, check_names, resolve_config
-from cptlite.datasets.text_files import shown
-from cptlite.errors import DataError
 
 if TYPE_CHECKING:
     from cptlite.backbones import Backbone
@@ -79,6 +77,10 @@ def train(
             rich_help_panel=WHERE,
         ),
     ] = True,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse data of which some is short: see the warnings.", rich_help_panel=HOW),
+    ] = False,
     together: Annotated[
         bool,
         typer.Option("--together", help="Train several runs as an axis of one forward.", rich_help_panel=HOW),
@@ -88,64 +90,85 @@ def train(
 ) -> None:
     """Train on cached features and evaluate.
 
-    On everything cached, unless --dataset narrows it. Several --shots and --seed make a run of each pair. A run that
-    was stopped goes on with the same command.
+    On everything cached, unless --dataset narrows it. Several --shots and --seed make a run of each pair, and with
+    "--held-out-task all" one of each task. A run that was stopped goes on with the same command.
     """
     check_names(method, settings)
     from cptlite.backbones import load_backbone
     from cptlite.cache import CacheFolder
     from cptlite.runs.folders import run_folder
+    from cptlite.runs.seen import leave_one_out
 
     grid = {name: settings.pop(name, None) or [getattr(RunConfig, name)] for name in REPEATED}
     with CacheFolder(cache_dir) as cached:
         base = _configure(dataset or [], backbone, cached, suite, {"method": method, **settings})
-        configs = [replace(base, shots=shots, seed=seed) for shots, seed in product(grid["shots"], grid["seed"])]
-        configs = list(dict.fromkeys(configs))
-        folders = [run_folder(out, config) for config in configs]
-        finished = not force and all((folder / "results.json").exists() for folder in folders)
         loaded = load_backbone(base.backbone, device=base.device, precision=base.precision)
+        caches = cached.open(loaded, base.datasets)
+        pairs = list(dict.fromkeys(product(grid["shots"], grid["seed"])))
+        groups = [
+            [replace(config, shots=shots, seed=seed) for shots, seed in pairs]
+            for config in leave_one_out(base, [task for cache in caches for task in cache.tasks])
+        ]
+        folders = [run_folder(out, config) for config in chain(*groups)]
+        finished = not force and all((folder / "results.json").exists() for folder in folders)
         resolved = {"device": loaded.device, "precision": loaded.precision, "cache_dir": cache_dir, **grid}
         show_configuration("train", base.to_json() | resolved | {"run": folders})
-        caches = cached.open(loaded, base.datasets)
+        if strict or not finished:
+            _warn(caches, groups, strict)
         options = {"out": out, "force": force, "lock": lock, "predictions": predictions}
-        results = _execute(configs, loaded, caches, together, options)
+        results = _execute(groups if together else [[config] for config in chain(*groups)], loaded, caches, options)
     _show(results, json)
     for written in folders:
         note(f"{'already done' if finished else 'written'}: {written}{' (--force trains again)' if finished else ''}")
 
 
+def _warn(caches: list[FeatureCache], groups: list[list[RunConfig]], strict: bool) -> None:
+    """Say what is short of the rows, a line each, before anything is trained; ``strict`` refuses it."""
+    from cptlite.datasets.checks import refuse_warnings
+    from cptlite.runs.evaluate import untested_classes
+    from cptlite.runs.rows import short_rows
+
+    warnings: dict[str, list[str]] = {}
+    for found in (*(short_rows(caches, group) for group in groups), untested_classes(caches)):
+        for name, lines in found.items():
+            known = warnings.setdefault(name, [])
+            known += [line for line in lines if line not in known]
+    for name, lines in warnings.items():
+        for line in lines:
+            note(f"warning: {name}: {line}")
+    if strict:
+        refuse_warnings(warnings)
+
+
 def _execute(
-    configs: list[RunConfig],
-    backbone: Backbone,
-    caches: list[FeatureCache],
-    together: bool,
-    options: dict[str, Any],
+    groups: list[list[RunConfig]], backbone: Backbone, caches: list[FeatureCache], options: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Carry the runs out, in one forward or one after the other."""
+    """Carry groups of runs out, those of a group in one forward."""
     from cptlite.runs.execute import execute_runs
 
     results: list[dict[str, Any]] = []
-    total = sum(config.epochs for config in configs)
-    with progress(configs[0].method, "epochs") as tick:
-        for group in [configs] if together else [[config] for config in configs]:
-            before = sum(config.epochs for config in configs[: len(results)])
+    done_before, total = 0, sum(config.epochs for group in groups for config in group)
+    with progress(groups[0][0].method, "epochs") as tick:
+        for group in groups:
 
-            def count(done: float, loss: float, before: int = before) -> None:
+            def count(done: float, loss: float, before: int = done_before) -> None:
                 tick(before + done, total)
 
             results += execute_runs(group, backbone, caches, on_epoch=count, **options)
+            done_before += sum(config.epochs for config in group)
     return results
 
 
 def _show(results: list[dict[str, Any]], json: bool) -> None:
-    from cptlite.reporting import run_table, summary_table
+    from cptlite.reporting import group_results, run_table, summary_table
 
     if json:
         print_json(results[0] if len(results) == 1 else results)
     elif len(results) == 1:
         print_table(run_table(results[0]))
     else:
-        print_table(summary_table(results))
+        for title, group in group_results(results).items():
+            print_table(summary_table(group, title))
 
 
 def _configure(
@@ -154,17 +177,7 @@ def _configure(
     """Complete the flags with what is cached."""
     from cptlite.datasets import load_catalog
 
-    cached: dict[str, list[str]] = {}
-    for summary in folder.summaries:
-        if summary.complete:
-            cached.setdefault(summary.backbone, []).append(summary.dataset)
-        else:
-            note(f"left out: {shown(summary.path)}: {shown(summary.problem) or 'its pass is not finished'}")
-    if folder.summaries and not cached:
-        raise DataError(
-            f"wanted usable caches in {folder.path}, found none among {len(folder.summaries)}: what to do with each "
-            f"stands beside it"
-        )
+    cached = usable_caches(folder)
     chosen = choose_backbone(cached, backbone, folder.path)
     catalog = load_catalog()
     names = choose_datasets(cached[chosen], words, catalog, chosen)

@@ -121,14 +121,14 @@ class Catalog:
         raw, datasets, suites = dict(self._tables), dict(self.datasets), dict(self.suites)
         chosen: list[str] = []
         for given, table in content.get("datasets", {}).items():
-            name, where = self.canonical(given) or given, f"{source}, [datasets.{given}]"
+            name, where = self.canonical(given) or given, f"{source}, [datasets.{shown(given)}]"
             own_files = name not in datasets or tables.has_place(table)
             raw[name] = tables.merged(raw.get(name, {}), table)
             place = base if own_files else datasets[name].base
             datasets[name] = tables.parse_dataset(name, raw[name], where, place, READER_OPTIONS)
             chosen.append(name)
         for name, table in content.get("suites", {}).items():
-            suites[name] = tables.parse_suite(name, table, f"{source}, [suites.{name}]")
+            suites[name] = tables.parse_suite(name, table, f"{source}, [suites.{shown(name)}]")
             chosen += suites[name].datasets
         catalog = Catalog(datasets=datasets, suites=suites, _tables=raw)
         catalog._check(content, source)
@@ -141,7 +141,7 @@ class Catalog:
                 if self.canonical(name) is None:
                     raise UsageError(
                         f"{source}, [suites.{suite}]: wanted known datasets, got {name!r}"
-                        f"{near_matches(name, self.datasets)}; correct it or add [datasets.{name}]"
+                        f"{near_matches(name, self.datasets)}; correct it or add [datasets.{shown(name)}]"
                     )
         for name in content.get("datasets", {}):
             spec = self.datasets[self.canonical(name) or name]

@@ -25,7 +25,7 @@ __all__ = ["CSV_COLUMNS", "read_csv"]
 
 CSV_COLUMNS = "path,label[,split]"
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-EXCEL_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
+EXCEL_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?\r?\n', re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ def _image_rows(table: _Table, images: Path) -> Iterator[tuple[str, str, str]]:
             raise DataError(
                 f"{where}: wanted {table.num_fields} fields as the first line has, got {len(row)} "
                 f"({shown(table.separator.join(row))[:80]}); quote a field that holds the separator: "
-                f'"tit{table.separator} blue"'
+                f'"tit{shown(table.separator)} blue"'
             )
         text, label = (row[table.columns[key]].strip() for key in ("path", "label"))
         image = listed_path(text, images)

@@ -169,13 +169,15 @@ def _tasks(spec: DatasetSpec, rename: Mapping[str, str], draft: Draft) -> tuple[
     if draft.tasks[0].name is None:
         names = (rename.get(name, name).strip() for name in draft.tasks[0].class_names)
         return (_task(spec, spec.name, spec.task_name, names, spec.tasks.get("0")),)
+    for task in draft.tasks:
+        check_utf8(task.name or "", draft.source)
     tails = _task_tails(draft.tasks)
     _check_task_keys(spec, tails)
     tasks = []
     for tail, task in zip(tails, draft.tasks, strict=True):
         words = spec.tasks.get(tail, spec.tasks.get(str(task.number)))
         names = (rename.get(name, name).strip() for name in task.class_names)
-        task_name = CONTROL.sub(" ", (task.name or tail).replace("_", " ")).strip()
+        task_name = CONTROL.sub(" ", (task.name or "").replace("_", " ")).strip() or tail
         tasks.append(_task(spec, f"{spec.name}/{tail}", task_name, names, words))
     return tuple(tasks)
 

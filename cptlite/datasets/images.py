@@ -26,6 +26,7 @@ from torch import Tensor
 
 from cptlite.datasets.text_files import special_kind
 from cptlite.datasets.views import ViewConfig
+from cptlite.files import BoundedReader
 
 __all__ = [
     "UnreadableImageError",
@@ -77,7 +78,7 @@ def open_rgb(path: Path) -> Image.Image:
         kind = special_kind(path)  # looked at before it is opened: opening a FIFO waits forever
         if kind:
             raise UnreadableImageError(f"{kind}, not a file")
-        with path.open("rb") as file:
+        with BoundedReader(path) as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise UnreadableImageError("zero bytes")
             with Image.open(file, formats=_formats()) as image:

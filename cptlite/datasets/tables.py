@@ -28,6 +28,7 @@ from cptlite.datasets.specs import (
     SuiteSpec,
     TaskWords,
 )
+from cptlite.datasets.text_files import shown
 from cptlite.datasets.types import METRICS
 from cptlite.errors import UsageError
 
@@ -241,6 +242,6 @@ def _task_words(tables: Mapping[str, Any], where: str) -> dict[str, TaskWords]:
     """Check and collect the words of single tasks."""
     words = {}
     for key, table in tables.items():
-        check_table(table, WORD_KEYS, f"{where}, tasks.{key}")
+        check_table(table, WORD_KEYS, f"{where}, tasks.{shown(key)}")
         words[key] = TaskWords(name=table.get("task"), template=table.get("template"), metric=table.get("metric"))
     return words

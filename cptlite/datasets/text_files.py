@@ -12,7 +12,16 @@ from typing import Any, NoReturn
 
 from cptlite.errors import DataError
 
-__all__ = ["check_regular", "check_utf8", "read_json", "read_lines", "read_text", "shown", "special_kind"]
+__all__ = [
+    "check_regular",
+    "check_utf8",
+    "read_json",
+    "read_lines",
+    "read_text",
+    "shown",
+    "shown_lines",
+    "special_kind",
+]
 
 ENCODINGS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 """By byte order mark: spreadsheets save "Unicode text" as UTF-16."""
@@ -29,6 +38,11 @@ SPECIAL_KINDS = {
 def shown(text: object) -> str:
     r"""Write a text from a file, or a path, so that it cannot steer a terminal or forge a line: ``\x1b`` for ESC."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(text))
+
+
+def shown_lines(text: str) -> str:
+    """Write a message of several lines, each as `shown` does: a library's words, or a path, may be in it."""
+    return "\n".join(map(shown, text.split("\n")))
 
 
 def special_kind(path: Path) -> str:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 __all__ = ["METRICS", "SPLITS", "Dataset", "Rows", "Task"]
 
 SPLITS = ("train", "val", "test")
+BLOCK = 4096  # rows that are written as JSON together
 METRICS = ("acc1", "mean_per_class_recall")
 
 
@@ -95,13 +97,34 @@ class Dataset:
 
     @property
     def split_sha256(self) -> str:
-        """Hex digest over tasks and rows: equal exactly when the labelled rows are the same."""
-        content = {
-            "tasks": [[task.id, list(task.class_names)] for task in self.tasks],
-            "splits": {
-                name: [list(rows.paths), rows.labels.tolist(), rows.tasks.tolist()]
-                for name, rows in sorted(self.splits.items())
-            },
-        }
-        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Hex digest over tasks and rows: equal exactly when the labelled rows are the same.
+
+        It is that of ``{"tasks": [[id, [class, ...]], ...], "splits": {split: [paths, labels, tasks], ...}}`` as JSON
+        without spaces, which is never in memory whole.
+        """
+        digest = hashlib.sha256()
+        tasks = _json([[task.id, list(task.class_names)] for task in self.tasks])
+        digest.update(f'{{"tasks":{tasks},"splits":{{'.encode())
+        for place, (name, rows) in enumerate(sorted(self.splits.items())):
+            digest.update(f"{',' if place else ''}{_json(name)}:[".encode())
+            _add_list(digest, rows.paths)
+            for numbers in (rows.labels, rows.tasks):
+                digest.update(b",")
+                _add_list(digest, numbers)
+            digest.update(b"]")
+        digest.update(b"}}")
+        return digest.hexdigest()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _add_list(digest: Any, values: Sequence[str] | np.ndarray) -> None:
+    """Add values to a digest as a list in JSON."""
+    digest.update(b"[")
+    for start in range(0, len(values), BLOCK):
+        part = values[start : start + BLOCK]
+        text = _json(part.tolist() if isinstance(part, np.ndarray) else part)
+        digest.update(f"{',' if start else ''}{text[1:-1]}".encode())
+    digest.update(b"]")

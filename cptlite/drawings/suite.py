@@ -210,8 +210,8 @@ def draw_suite(
 
     Notes
     -----
-    A file ``suite.json`` is written last. While it tells of the same seed, rows and version, and no image lacks, nothing
-    is drawn again; otherwise everything is.
+    A file ``suite.json`` is written last. While it tells of the same seed, rows and version, and no image
+    lacks, nothing is drawn again; otherwise everything is.
     """
     marker = root / "demo" / "suite.json"
     content = json.dumps({"version": VERSION, "seed": seed, **_unlike_demo(rows_per_class)}).encode()

@@ -1,7 +1,7 @@
 """What every method is: something that learns from few cached rows and ends as a classifier of all tasks.
 
-Axes: R runs trained together, T tasks, K classes of all tasks in task-major order, B images, N rows, V views, M patches
-of an image, C contexts, L context tokens, W text width, D joint dimension.
+Axes: R runs trained together, T tasks, K classes of all tasks in task-major order, Q of them that are scored, B images,
+N rows, V views, M patches of an image, C contexts, L context tokens, W text width, D joint dimension.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cptlite.classifiers import Classifier
 from cptlite.datasets.types import Task
+from cptlite.methods.batches import Batch, Part, Scored, cross_entropy
 from cptlite.text.encoder import TextEncoder
 
 __all__ = [
@@ -26,8 +26,6 @@ __all__ = [
     "Problem",
     "PromptMethod",
     "count_tokens",
-    "cross_entropy",
-    "mask_other_tasks",
     "new_context",
 ]
 
@@ -52,10 +50,15 @@ class Problem:
         return [name for task in self.tasks for name in task.class_names]
 
     @cached_property
+    def task_sizes(self) -> tuple[int, ...]:
+        """Classes of each task."""
+        return tuple(len(task.class_names) for task in self.tasks)
+
+    @cached_property
     def class_tasks(self) -> Tensor:
         """Task of each class: Tensor of shape (K,), int64."""
-        sizes = torch.tensor([len(task.class_names) for task in self.tasks])
-        return torch.repeat_interleave(torch.arange(len(self.tasks)), sizes).to(self.text.tower.device)
+        tasks = torch.arange(len(self.tasks)).repeat_interleave(torch.tensor(self.task_sizes))
+        return tasks.to(self.text.tower.device)
 
     @cached_property
     def offsets(self) -> list[int]:
@@ -123,6 +126,11 @@ class Learned:
 class Probe(ABC):
     """A method that is fitted at once."""
 
+    @property
+    def unchosen(self) -> str:
+        """What it takes, in words, for a task without the validation rows that it would choose on; empty if none."""
+        return ""
+
     @abstractmethod
     def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows, generator: torch.Generator) -> Learned:
         """Learn from train rows, choose hyper-parameters on val rows; draws come from a generator of the CPU."""
@@ -174,57 +182,42 @@ class PromptMethod(ABC):
     def classifier(self, learnables: Mapping[str, Tensor]) -> Classifier:
         """Make the classifier of one run, whose learnables have no axis R; later steps leave it as it is."""
 
-    def loss(
-        self, learnables: Mapping[str, Tensor], images: Tensor, labels: Tensor, kept: Tensor | None = None
-    ) -> Tensor:
-        """Cross-entropy of each image over its own task's classes, averaged over the batch.
+    def score(self, learnables: Mapping[str, Tensor], batch: Batch) -> list[Scored]:
+        """Scores of a batch, part by part; of all classes first, where a method does not know better."""
+        scores = self.logits(learnables, batch.images)  # (R, B, K)
+        if batch.classes is not None:
+            picks = batch.classes.clamp(min=0)[:, None].expand(-1, scores.shape[1], -1)
+            scores = scores.gather(-1, picks)  # (R, B, Q)
+        return [part.cut(scores) for part in self.parts(batch)]
+
+    def loss(self, learnables: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Cross-entropy of each image over its own task's classes, of those that are scored, averaged over the batch.
 
         Parameters
         ----------
         learnables : mapping of str to Tensor of shape (R, ...)
-        images : Tensor of shape (R, B, D)
-            As in `logits`.
-        labels : Tensor of shape (R, B), int64
-            Class among all K.
-        kept : Tensor of shape (R, K), bool, optional
-            Classes that the loss is over besides those in the batch; None for all.
+        batch : Batch
 
         Returns
         -------
         Tensor of shape (R,)
         """
-        return cross_entropy(self.mask_classes(self.logits(learnables, images), labels, kept), labels)
+        return cross_entropy(self.score(learnables, batch))
 
-    def gradients(
-        self, learnables: Mapping[str, Tensor], images: Tensor, labels: Tensor, kept: Tensor | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def gradients(self, learnables: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of each run, (R,), detached, and by name the gradient (R, ...) of each learnable that has one.
 
         Arguments are those of `loss`. One that requires none, or takes no part in the loss, is left out.
         """
         learned = {name: value for name, value in learnables.items() if value.requires_grad}
-        loss = self.loss(learnables, images, labels, kept)
+        loss = self.loss(learnables, batch)
         # Runs share no learnable, so each gets the gradient of its own loss.
         found = torch.autograd.grad(loss.sum(), list(learned.values()), allow_unused=True)
         return loss.detach(), {name: value for name, value in zip(learned, found, strict=True) if value is not None}
 
-    def mask_classes(self, scores: Tensor, labels: Tensor, kept: Tensor | None = None) -> Tensor:
-        """Put -inf at classes that a loss is not over: of other tasks, or not kept; (R, B, K) to (R, B, K)."""
-        scores = mask_other_tasks(scores, self.problem.class_tasks, labels)
-        if kept is None:
-            return scores
-        present = torch.zeros_like(kept).scatter(-1, labels, True)  # (R, K)
-        return scores.masked_fill(~(kept | present)[:, None], float("-inf"))
-
-
-def mask_other_tasks(scores: Tensor, class_tasks: Tensor, labels: Tensor) -> Tensor:
-    """Put -inf at classes of other tasks than each label's: (..., B, K) to (..., B, K)."""
-    return scores.masked_fill(class_tasks[labels][..., None] != class_tasks, float("-inf"))
-
-
-def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the batch of each run, from (R, B, K) and (R, B) to (R,)."""
-    return F.cross_entropy(scores.flatten(0, -2), labels.flatten(), reduction="none").view_as(labels).mean(dim=-1)
+    def parts(self, batch: Batch) -> list[Part]:
+        """Parts of a batch of this problem's tasks."""
+        return batch.parts(self.problem.class_tasks, self.problem.class_ranges)
 
 
 def count_tokens(length: int, words: str, text: TextEncoder) -> int:

@@ -45,6 +45,11 @@ class MethodEntry:
         Whether it learns one task at a time unless told otherwise.
     multi_task : bool
         Whether the tasks share what is learned.
+    scope : str
+        What a number that it learns is for: a ``class``; a ``task``, with classes it never saw, whose weights come from
+        their names; ``everything``, tasks it never saw too.
+    scopes : mapping of str to str
+        The same by variant, where they differ.
     needs_rows : bool
         Whether it looks at training rows at all.
     needs_patches : bool
@@ -66,6 +71,8 @@ class MethodEntry:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     separate: bool = False
     multi_task: bool = False
+    scope: str = "class"
+    scopes: Mapping[str, str] = field(default_factory=dict)
     needs_rows: bool = True
     needs_patches: bool = False
     cached: str = ""
@@ -81,6 +88,10 @@ class MethodEntry:
     def variants(self) -> tuple[str, ...]:
         """Values of its option ``variant``, the default first; empty where it has none."""
         return next((each.choices for each in self.list_options() if each.name == "variant"), ())
+
+    def scope_of(self, variant: str) -> str:
+        """Scope of a variant, or of the method where it has none."""
+        return self.scopes.get(variant, self.scope)
 
     @property
     def module(self) -> str:
@@ -119,6 +130,7 @@ METHODS: dict[str, MethodEntry] = {
         home="probes.zero_shot:ZeroShot",
         options="TemplateOptions",
         learns="nothing: the dataset's template or your own (--template)",
+        scope="everything",
         needs_rows=False,
         cached="nothing",
         parameters="0",
@@ -195,6 +207,7 @@ METHODS: dict[str, MethodEntry] = {
         learns="one context for all tasks",
         fixed={"sharing": "all"},
         multi_task=True,
+        scope="everything",
         cached="random views",
         parameters="L W",
         source="Zhou et al., IJCV 2022",
@@ -204,6 +217,7 @@ METHODS: dict[str, MethodEntry] = {
         options="PromptOptions",
         learns="one context per task",
         fixed={"sharing": "task"},
+        scope="task",
         cached="random views",
         parameters="T L W",
         source="Zhou et al., IJCV 2022",
@@ -221,6 +235,7 @@ METHODS: dict[str, MethodEntry] = {
         home="prompts.cocoop:CoCoOp",
         options="CoCoOpOptions",
         learns="one context per task, and a net that shifts it by the image",
+        scope="task",
         recipe={"epochs": 10, "batch_size": 1},
         separate=True,
         cached="random views",
@@ -231,6 +246,7 @@ METHODS: dict[str, MethodEntry] = {
         home="prompts.kgcoop:KgCoOp",
         options="KgCoOpOptions",
         learns="one context per task, pulled towards the template",
+        scope="task",
         separate=True,
         cached="random views",
         parameters="T L W",
@@ -240,6 +256,7 @@ METHODS: dict[str, MethodEntry] = {
         home="prompts.prograd:ProGrad",
         options="ProGradOptions",
         learns="one context per task, never against the template",
+        scope="task",
         separate=True,
         cached="random views",
         parameters="T L W",
@@ -249,6 +266,7 @@ METHODS: dict[str, MethodEntry] = {
         home="prompts.plot:Plot",
         options="PlotOptions",
         learns="four contexts per task, matched to patch features",
+        scope="task",
         separate=True,
         needs_patches=True,
         cached="patch features (cptlite cache --patches)",
@@ -260,6 +278,7 @@ METHODS: dict[str, MethodEntry] = {
         options="SoftCPTOptions",
         learns="a meta network from task names to contexts",
         multi_task=True,
+        scopes={"nata": "everything", "cata": "everything", "nats": "task", "cats": "task"},  # csta, csts: class
         cached="random views",
         parameters="M W + D L W",
         source="Ding et al., Neurocomputing 2024",

@@ -19,6 +19,7 @@ Configuration = Mapping[str, Any]
 """Options by name, and what the features were cached as, by ``cached_<name>``; empty where it is not recorded."""
 
 IN_LABEL = ("method", "variant", "recipe")  # said by `method_label`
+IN_HEADINGS = ("classes",)  # said by the columns of a table
 IN_TITLE = ("dataset", "backbone")  # of a cache's fingerprint, said by the run's own
 NOT_RECORDED = "configuration not recorded"
 LONGEST_VALUE = 40  # characters in a table
@@ -52,7 +53,8 @@ def say_differences(configurations: Sequence[Configuration]) -> list[str]:
     said = []
     for told in configurations:
         defaults = _defaults(told)
-        shown = varying | {name for name in defaults.keys() & told.keys() if told[name] != defaults[name]}
+        changed = {name for name in defaults.keys() & told.keys() if told[name] != defaults[name]}
+        shown = varying | changed.difference(IN_HEADINGS)
         words = (
             f"{name.replace('_', '-')} {_word(told[name]) if name in told else 'not recorded'}"
             for name in names

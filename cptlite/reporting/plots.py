@@ -13,6 +13,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from cptlite.datasets.text_files import shown
 from cptlite.errors import CptliteError, UsageError
 from cptlite.files import write_alone
 from cptlite.reporting.results import Result
@@ -73,10 +74,11 @@ def draw_shots_plot(results: Sequence[Result], path: Path, title: str | None = N
     figure = Figure(figsize=(7.2, 4.6), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    lines = line_up(results)
+    ((name, together),) = groups.items()
+    lines = line_up(together)
     summaries = [summary for line in lines for summary in line.summaries().values()]
     _draw_lines(axes, lines)
-    _dress(axes, summaries, title or next(iter(groups)))
+    _dress(axes, summaries, title or name)
     picture = BytesIO()
     figure.savefig(picture, format="png", facecolor="white")
     write_alone(path, picture.getvalue())
@@ -119,7 +121,8 @@ def _name_lines(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     ends = sorted(
-        (height, "\n".join(wrap(name, LABEL_WIDTH, break_on_hyphens=False)), colour) for height, name, colour in ends
+        (height, "\n".join(wrap(shown(name), LABEL_WIDTH, break_on_hyphens=False)), colour)
+        for height, name, colour in ends
     )
     wanted = [(height - low) / (high - low) for height, _, _ in ends]
     most = max(name.count("\n") + 1 for _, name, _ in ends)
@@ -170,12 +173,15 @@ def _dress(axes: Axes, summaries: Sequence[Summary], title: str) -> None:
     axes.set_xticks(shots, [str(count) for count in shots])
     axes.set_xticks([], minor=True)
     axes.set_xlabel("training images per class (shots)")
-    axes.set_ylabel("suite score (%)")
+    parts = {part for summary in summaries for part in summary.parts}
+    axes.set_ylabel(
+        f"suite score{' of base and new classes, H' * ('H' in parts)}{' of unseen tasks' * ('unseen' in parts)} (%)"
+    )
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=20)
+    axes.set_title(shown(title), loc="left", fontsize=12, fontweight="bold", pad=20, parse_math=False)
     words: dict[str, Any] = {"fontsize": 9, "color": GREY, "va": "bottom"}
     prefix = "mean and sample standard deviation over " if _several_seeds(summaries) else ""
     note = f"{prefix}{seeds_label(summaries)}"

@@ -7,7 +7,6 @@ A result is the flat dictionary of a run's ``results.json``, with the ``folder``
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,16 @@ from cptlite.errors import DataError
 from cptlite.files import is_whole
 from cptlite.training.recipe import PAPER
 
-__all__ = ["Result", "load_results", "method_label", "run_seconds", "run_shots"]
+__all__ = [
+    "Result",
+    "held_out_tasks",
+    "load_results",
+    "method_label",
+    "run_parts",
+    "run_seconds",
+    "run_shots",
+    "task_score",
+]
 
 Result = Mapping[str, Any]
 
@@ -28,6 +36,7 @@ KINDS: tuple[tuple[tuple[str, ...], type, str], ...] = (
     (("tasks", "seconds", "config", "caches"), dict, "table"),
 )
 """Keys of results by the type that they have; those that are not `WANTED` may be missing or null."""
+MOST = 2**63  # of a number: sums and logarithms of many are finite
 
 
 def method_label(result: Result) -> str:
@@ -46,6 +55,29 @@ def run_seconds(result: Result) -> float:
     """Seconds of a run, all phases together."""
     seconds = result.get("seconds") or {}
     return float(seconds.get("total", sum(seconds.values())))
+
+
+def held_out_tasks(result: Result) -> list[str]:
+    """Tasks of a run that it was not trained on."""
+    return [task for task, scores in result["tasks"].items() if scores.get("held_out")]
+
+
+def run_parts(result: Result) -> dict[str, float]:
+    """Scores that a run is known by, in [0, 1]: ``score``, or ``base``, ``new`` and ``H``, or ``unseen`` and ``seen``.
+
+    The suite score is among them: as ``H``, the harmonic mean of base and new, and as ``unseen``.
+    """
+    if "harmonic" in result:
+        return {"base": result["base"], "new": result["new"], "H": result["suite_score"]}
+    if held_out_tasks(result):
+        seen = result.get("seen_score")
+        return {"unseen": result["suite_score"], **({} if seen is None else {"seen": seen})}
+    return {"score": result["suite_score"]}
+
+
+def task_score(scores: Mapping[str, Any]) -> float:
+    """Score of a task that counts: where it has new classes, the harmonic mean."""
+    return float(scores["harmonic"] if "harmonic" in scores else scores[scores["metric"]])
 
 
 def load_results(paths: Iterable[Path]) -> list[Result]:
@@ -115,18 +147,22 @@ def _find_wrong(result: Result) -> str:
         for key in keys:
             value = result.get(key)
             wrong = type(value) is not kind if value is not None else key in WANTED
-            if wrong or isinstance(value, int) and value < 0:
+            if wrong or kind is int and value is not None and not 0 <= value < MOST:
                 return f"a {name} as {key}, got {value!r:.40}"
     if not all(isinstance(table, dict) for table in (result.get("caches") or {}).values()):
         return "a table for each of caches"
     for phase, seconds in (result.get("seconds") or {}).items():
         if not _is_number(seconds) or seconds < 0:
-            return f"seconds of {shown(phase)}, got {seconds!r:.40}"
+            return f"seconds of {shown(phase):.40}, got {seconds!r:.40}"
     scores: dict[str, Any] = {"suite_score": result["suite_score"]}
+    scores |= {name: result.get(name) for name in ("base", "new") if "harmonic" in result}
+    scores |= {name: result[name] for name in ("seen_score",) if result.get(name) is not None}
     for task, values in result["tasks"].items():
         if not isinstance(values, dict) or not isinstance(values.get("metric"), str):
-            return f"a table with its metric for task {task!r}, got {values!r:.40}"
-        scores[f"{shown(values['metric'])} of task {task!r}"] = values.get(values["metric"])
+            return f"a table with its metric for task {task!r:.40}, got {values!r:.40}"
+        scores[f"{shown(values['metric']):.40} of task {task!r:.40}"] = values.get(values["metric"])
+        halves = ("base", "new", "harmonic") if "harmonic" in values else ()
+        scores |= {f"{name} of task {task!r:.40}": values.get(name) for name in halves}
     for name, score in scores.items():
         if not _is_number(score) or not 0 <= score <= 1:
             return f"a {name} from 0 to 1, got {score!r:.40}"
@@ -134,4 +170,4 @@ def _find_wrong(result: Result) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) is float and math.isfinite(value) or type(value) is int and abs(value) < 2**63
+    return type(value) in (int, float) and abs(value) < MOST  # infinity and NaN are not below

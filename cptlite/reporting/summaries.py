@@ -10,10 +10,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cptlite.datasets.text_files import shown
 from cptlite.errors import DataError
 from cptlite.metrics import mean_and_std
 from cptlite.reporting.configurations import Configuration, configuration, configuration_key, say_differences
-from cptlite.reporting.results import Result, method_label, run_seconds, run_shots
+from cptlite.reporting.folds import join_folds
+from cptlite.reporting.results import Result, method_label, run_parts, run_seconds, run_shots
 
 __all__ = ["Line", "Summary", "group_results", "line_up", "seeds_label", "shots_label", "summarize"]
 
@@ -34,6 +36,8 @@ class Summary:
         Training images per class; 0 for a method that uses none.
     mean, std : float
         Of the suite score, in [0, 1]; ``std`` is the sample one, 0.0 for a single run.
+    parts : mapping of str to (float, float)
+        Mean and standard deviation of every score of `run_parts`.
     seeds : tuple of int
         Sorted seeds of the runs.
     parameters : int
@@ -48,6 +52,7 @@ class Summary:
     shots: int
     mean: float
     std: float
+    parts: Mapping[str, tuple[float, float]]
     seeds: tuple[int, ...]
     parameters: int
     seconds: float
@@ -81,6 +86,8 @@ class Line:
 
     def _summary(self, shots: int, by_seed: Mapping[int, Result]) -> Summary:
         mean, std = mean_and_std([result["suite_score"] for result in by_seed.values()])
+        runs = [run_parts(result) for result in by_seed.values()]
+        parts = {name: mean_and_std([run[name] for run in runs if name in run]) for run in runs for name in run}
         return Summary(
             method=self.method,
             differs=self.differs,
@@ -88,6 +95,7 @@ class Line:
             shots=shots,
             mean=mean,
             std=std,
+            parts=parts,
             seeds=tuple(sorted(by_seed)),
             parameters=max(int(result.get("parameters") or 0) for result in by_seed.values()),
             seconds=mean_and_std([run_seconds(result) for result in by_seed.values()])[0],
@@ -105,15 +113,21 @@ def group_results(results: Iterable[Result]) -> dict[str, list[Result]]:
     Returns
     -------
     dict of str to list
-        Results with the same tasks and backbone, by a title that tells the groups apart.
+        Results with the same tasks and backbone, by a title that tells the groups apart. Runs from base to new classes
+        are groups of their own, and so are those that hold out tasks, put together by `join_folds`.
     """
     groups: dict[tuple[Any, ...], list[Result]] = {}
-    for result in results:
-        key = (result["suite"], result.get("backbone", ""), tuple(sorted(result["tasks"])))
+    for result in join_folds(results):
+        tasks, folds = tuple(sorted(result["tasks"])), tuple(result.get("folds", ()))
+        key = (result["suite"], result.get("backbone", ""), tasks, "harmonic" in result, folds)
         groups.setdefault(key, []).append(result)
     titled: dict[str, list[Result]] = {}
-    for (suite, backbone, tasks), group in groups.items():
+    for (suite, backbone, tasks, halved, folds), group in groups.items():
         count = f"{len(tasks)} task{'s' if len(tasks) != 1 else ''}"
+        if halved:
+            count += ", base to new classes"
+        elif folds:
+            count = f"unseen: {count}" + ", each left out in turn" * (len(folds) > 1)
         title = f"{suite}, {count}" + (f", backbone {backbone}" if backbone else "")
         while title in titled:
             title += " (others)"
@@ -159,7 +173,7 @@ def _by_shots(results: Iterable[Result]) -> dict[int, dict[int, Result]]:
         given, seed = int(result["shots"]), int(result["seed"])
         other = seen.setdefault((given, seed), result)
         if other is not result:
-            places = " and in ".join(str(each.get("folder", "no folder")) for each in (other, result))
+            places = " and in ".join(shown(each.get("folder", "no folder")) for each in (other, result))
             raise DataError(
                 f"wanted every seed once, got two runs of {method_label(result)} in one configuration with "
                 f"{shots_label(given)} and seed {seed}, in {places}: leave one of them out"

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cptlite.datasets.text_files import shown
+from cptlite.datasets.text_files import shown, shown_lines
 from cptlite.metrics import mean_and_std
-from cptlite.reporting.results import Result, method_label, run_seconds, run_shots
+from cptlite.reporting.results import (
+    Result,
+    held_out_tasks,
+    method_label,
+    run_parts,
+    run_seconds,
+    run_shots,
+    task_score,
+)
 from cptlite.reporting.summaries import Summary, line_up, seeds_label, shots_label
 
 if TYPE_CHECKING:
@@ -58,24 +66,66 @@ def run_table(result: Result) -> Table:
     Returns
     -------
     Table
-        The last row is the suite's score, stressed.
+        The last row is the suite's score, stressed. From base to new classes, the scores are those of the two halves;
+        tasks that were held out stand after the others.
     """
-    rows: list[tuple[str, ...]] = []
-    for task, scores in result["tasks"].items():
-        metrics = (_percent(scores[name]) for name in METRIC_NAMES)
-        rows.append((task, _percent(scores[scores["metric"]]), *metrics, str(scores["rows"])))
-    total = sum(int(scores["rows"]) for scores in result["tasks"].values())
-    rows.append(("suite score", _percent(result["suite_score"]), "", "", str(total)))
+    halved = "harmonic" in result
+    columns, rows, caption = _halves_rows(result) if halved else _task_rows(result)
     facts = (method_label(result), str(result["suite"]), shots_label(run_shots(result)))
     return Table(
         title=", ".join((*facts, f"seed {result['seed']} (%)")),
-        columns=("task", "score", *METRIC_NAMES.values(), "test images"),
+        columns=("task", *columns, "test images"),
         rows=tuple(rows),
-        best=frozenset({(len(rows) - 1, 1)}),
-        caption="score: the metric the task reports; the suite's is their mean\n"
-        f"{int(result.get('parameters') or 0):,} learned parameters, "
+        best=frozenset({(len(rows) - 1, 3 if halved else 1)}),
+        caption=f"{caption}\n{int(result.get('parameters') or 0):,} learned parameters, "
         f"{_duration(run_seconds(result))}",
     )
+
+
+Rows = list[tuple[str, ...]]
+
+
+def _task_rows(result: Result) -> tuple[tuple[str, ...], Rows, str]:
+    """Headings, rows and caption of a run's scores; tasks that were held out last, after the mean of the others."""
+    unseen, parts = set(held_out_tasks(result)), run_parts(result)
+    rows: dict[bool, Rows] = {False: [], True: []}
+    counts = {False: 0, True: 0}
+    for task, scores in result["tasks"].items():
+        metrics = (_percent(scores[name]) for name in METRIC_NAMES)
+        rows[task in unseen].append((task, _percent(scores[scores["metric"]]), *metrics, str(scores["rows"])))
+        counts[task in unseen] += int(scores["rows"])
+    columns, caption = (
+        ("score", *METRIC_NAMES.values()),
+        "score: the metric the task reports; the suite's is their mean",
+    )
+    if not unseen:
+        total = ("suite score", _percent(result["suite_score"]), "", "", str(counts[False]))
+        return columns, [*rows[False], total], caption
+    means = [
+        (words, _percent(parts.get(part)), "", "", str(counts[part == "unseen"]))
+        for words, part in (("tasks learned from", "seen"), ("tasks held out", "unseen"))
+    ]
+    held_out = [(f"{task} (held out)", *words) for task, *words in rows[True]]
+    seen = [*rows[False], means[0]] if rows[False] else []
+    return columns, [*seen, *held_out, means[1]], f"{caption}, over the tasks that were held out"
+
+
+def _halves_rows(result: Result) -> tuple[tuple[str, ...], Rows, str]:
+    """Headings, rows and caption of a run's scores from base to new classes."""
+
+    def words(scores: Mapping[str, Any]) -> tuple[str, ...]:
+        names = ("base", "new", "harmonic")
+        return tuple(_percent(of.get(name)) for of in (scores, scores.get("generalised") or {}) for name in names)
+
+    rows = [(task, *words(scores), str(scores["rows"])) for task, scores in result["tasks"].items()]
+    total = sum(int(scores["rows"]) for scores in result["tasks"].values())
+    rows.append(("suite score", *words(result), str(total)))
+    columns = ("base", "new", "H", *(f"{name}, all classes" for name in ("base", "new", "H")))
+    caption = (
+        "base, new: rows of the classes that were learned from, and of the others, each scored over their half, by the "
+        "metric\nthe task reports, and over all classes; H: harmonic mean; the suite's is that of its mean base and new"
+    )
+    return columns, rows, caption
 
 
 def summary_table(results: Sequence[Result], title: str = "Suite score") -> Table:
@@ -95,12 +145,19 @@ def summary_table(results: Sequence[Result], title: str = "Suite score") -> Tabl
     """
     lines = [(line, line.summaries()) for line in line_up(results)]
     columns = sorted({shots for _, by_shots in lines for shots in by_shots})
+    parts = dict.fromkeys(part for _, by_shots in lines for each in by_shots.values() for part in each.parts)
+    cells = [(shots, part) for shots in columns for part in parts]
     headings = ["method", "differs"] if any(line.differs for line, _ in lines) else ["method"]
     rows: list[tuple[str, ...]] = []
     means: dict[tuple[int, int], float] = {}
     for row, (line, by_shots) in enumerate(lines):
-        means |= {(row, len(headings) + columns.index(shots)): each.mean for shots, each in by_shots.items()}
-        scores = (_mean_and_std(by_shots.get(shots)) for shots in columns)
+        shown = [(by_shots.get(shots), part) for shots, part in cells]
+        means |= {
+            (row, column): each.parts[part][0]
+            for column, (each, part) in enumerate(shown, start=len(headings))
+            if each and part in each.parts
+        }
+        scores = (_mean_and_std(each, part) for each, part in shown)
         learned = max(each.parameters for each in by_shots.values())
         seconds = max(each.seconds for each in by_shots.values())
         said = (line.method, line.differs)[: len(headings)]
@@ -108,7 +165,7 @@ def summary_table(results: Sequence[Result], title: str = "Suite score") -> Tabl
     seeds = seeds_label(summary for _, by_shots in lines for summary in by_shots.values())
     return Table(
         title=f"{title} (%)",
-        columns=(*headings, *(shots_label(shots) for shots in columns), "learned", "time"),
+        columns=(*headings, *(_heading(shots, part) for shots, part in cells), "learned", "time"),
         rows=tuple(rows),
         best=_best(means),
         caption=f"mean ± sample standard deviation over {seeds}; learned: "
@@ -140,7 +197,7 @@ def method_task_table(results: Sequence[Result], shots: int, title: str = "Score
     for line, by_task in zip(lines, scores, strict=True):
         for result in (result for by_seed in line.runs.values() for result in by_seed.values()):
             for task, values in result["tasks"].items():
-                by_task.setdefault(task, []).append(values[values["metric"]])
+                by_task.setdefault(task, []).append(task_score(values))
     tasks = list(dict.fromkeys(task for by_task in scores for task in by_task))
     means = {
         (column, row): mean_and_std(by_task[task])[0]
@@ -192,7 +249,7 @@ def render_table(table: Table) -> Group:
     for row, words in enumerate(table.rows):
         styles = ("bold green" if (row, column) in table.best else "" for column in range(len(words)))
         drawn.add_row(*(Text(shown(word), style=style) for word, style in zip(words, styles, strict=True)))
-    caption = [Text("\n".join(map(shown, table.caption.split("\n"))), style="dim")] if table.caption else []
+    caption = [Text(shown_lines(table.caption), style="dim")] if table.caption else []
     return Group(Text(shown(table.title), style="bold"), "", drawn, *caption, "")
 
 
@@ -201,12 +258,15 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def _mean_and_std(summary: Summary | None) -> str:
-    if summary is None:
+def _mean_and_std(summary: Summary | None, part: str) -> str:
+    if summary is None or part not in summary.parts:
         return ""
-    if len(summary.seeds) == 1:
-        return _percent(summary.mean)
-    return f"{_percent(summary.mean)} ± {_percent(summary.std)}"
+    mean, std = map(_percent, summary.parts[part])
+    return mean if len(summary.seeds) == 1 else f"{mean} ± {std}"
+
+
+def _heading(shots: int, part: str) -> str:
+    return shots_label(shots) if part == "score" else f"{shots_label(shots)}: {part}"
 
 
 def _duration(seconds: float) -> str:

@@ -6,12 +6,7 @@ image, D joint dimension.
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,26 +15,35 @@ from torch import Tensor
 from cptlite.cache import FeatureCache
 from cptlite.cache.verify import check_classes
 from cptlite.classifiers import Classifier
+from cptlite.datasets.checks import Labelled, short_classes
 from cptlite.datasets.types import Task
 from cptlite.errors import DataError
-from cptlite.metrics import accuracy, mean_per_class_recall, recall_by_class
 from cptlite.runs.guards import check_features, check_scores, sound_features, sound_scores
 from cptlite.runs.matching import Place, match_tasks
+from cptlite.runs.predictions import TaskPredictions
 
-__all__ = ["TaskPredictions", "check_test_rows", "evaluate", "pack_predictions"]
+__all__ = ["check_test_rows", "evaluate", "untested_classes"]
 
 CHUNK = 4096
 PATCH_CHUNK = 256  # rows of up to 1 MiB each
 
 
-def check_test_rows(caches: Sequence[FeatureCache]) -> None:
+def check_test_rows(caches: Sequence[FeatureCache], sizes: Sequence[int] = ()) -> None:
     """Find out what `evaluate` would fail on before anything is trained: labels alone are read, and nothing is kept.
+
+    Parameters
+    ----------
+    caches : sequence of FeatureCache
+    sizes : sequence of int
+        Number of the classes that are learned from, of each task of all caches; where that is neither all of a task's
+        nor none, both they and the others are wanted. By default nothing is learned anew.
 
     Raises
     ------
     DataError
-        A test row is of no class or task that there is, or a task has no test rows.
+        A test row is of no class or task that there is, or a task has no test rows, or none of its base or new classes.
     """
+    learned = iter(sizes)
     for cache in caches:
         tasks = cache.row_tasks("test")
         check_classes(cache, "test", cache.labels("test"), tasks)
@@ -48,50 +52,28 @@ def check_test_rows(caches: Sequence[FeatureCache]) -> None:
         if empty:
             which = f" of {', '.join(empty)}" if there else ""
             raise DataError(f"{cache.path} has no test rows{which}: leave it out with --dataset, or cache it anew")
+        for index, (task, size) in enumerate(zip(cache.tasks, learned, strict=False)):
+            _check_halves(cache, task, cache.labels("test")[tasks == index] < size, size)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskPredictions:
-    """What a classifier says of a task's test rows.
+def _check_halves(cache: FeatureCache, task: Task, of_base: np.ndarray, size: int) -> None:
+    """Refuse a task some of whose classes are new, with test rows of the one half alone."""
+    if 0 < size < len(task.class_names) and (of_base.all() or not of_base.any()):
+        which = "new" if of_base.all() else "base"
+        raise DataError(
+            f"{cache.path} has no test rows of the {which} classes of {task.id!r}: leave out --classes base, or the "
+            f"dataset with --dataset"
+        )
 
-    Attributes
-    ----------
-    task : Task
-    images : tuple of str
-        N paths, relative to the dataset's image folder.
-    labels, predicted : ndarray of shape (N,), int
-        True and best class within the task.
-    ranks : ndarray of shape (N,), int
-        Place of the true class in the order of scores; 1 where it is predicted.
-    probabilities : ndarray of shape (N,), float
-        Of the predicted class: softmax of the task's scores.
-    """
 
-    task: Task
-    images: tuple[str, ...]
-    labels: np.ndarray
-    predicted: np.ndarray
-    ranks: np.ndarray
-    probabilities: np.ndarray
-
-    def scores(self) -> dict[str, Any]:
-        """Metrics of the task.
-
-        Returns
-        -------
-        dict
-            ``acc1`` and ``mean_per_class_recall`` in [0, 1], ``metric`` (the one that counts), ``rows``, and by class
-            in label order ``classes`` (names) and ``recall`` in [0, 1], None of a class without test rows.
-        """
-        recall = recall_by_class(self.labels, self.predicted, len(self.task.class_names))
-        return {
-            "acc1": accuracy(self.labels, self.predicted),
-            "mean_per_class_recall": mean_per_class_recall(self.labels, self.predicted),
-            "metric": self.task.metric,
-            "rows": len(self.labels),
-            "classes": list(self.task.class_names),
-            "recall": [None if math.isnan(value) else value for value in recall.tolist()],
-        }
+def untested_classes(caches: Sequence[FeatureCache]) -> dict[str, list[str]]:
+    """Name the classes without test rows: a sentence for each dataset that has any, by its name."""
+    found = {}
+    for cache in caches:
+        rows = Labelled(cache.labels("test"), cache.row_tasks("test"))
+        check_classes(cache, "test", *rows)
+        found[cache.fingerprint.dataset] = short_classes(cache.tasks, {"test": rows})
+    return found
 
 
 @torch.no_grad()
@@ -102,6 +84,7 @@ def evaluate(
     *,
     patches: bool = False,
     fitted: Sequence[Task] | None = None,
+    sizes: Sequence[int] | None = None,
 ) -> list[TaskPredictions]:
     """Predict the class of every test row of every task.
 
@@ -116,6 +99,9 @@ def evaluate(
     fitted : sequence of Task, optional
         Whose classes the classifier scores; by default those of the caches, in order. Those of the caches are found
         among them by `match_tasks`, and a row is scored over the classes of its own task.
+    sizes : sequence of int, optional
+        Number of the classes, the first ones, of each fitted task that were learned from, as of `seen_sizes`; by
+        default all.
 
     Returns
     -------
@@ -130,67 +116,73 @@ def evaluate(
         A task has other classes than those fitted.
     """
     tasks = [task for cache in caches for task in cache.tasks]
-    places = iter(match_tasks(tasks if fitted is None else fitted, tasks))
-    return [
-        _predict(classifier, cache, index, next(places), device, patches)
-        for cache in caches
-        for index in range(len(cache.tasks))
-    ]
-
-
-def pack_predictions(predictions: Sequence[TaskPredictions]) -> bytes:
-    """Write predictions as CSV: task, image, its label, the class predicted with its probability, the label's rank."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("task", "image", "label", "predicted", "probability", "rank"))
-    for each in predictions:
-        names = each.task.class_names
-        columns = (each.labels.tolist(), each.predicted.tolist(), each.probabilities.tolist(), each.ranks.tolist())
-        for image, label, predicted, probability, rank in zip(each.images, *columns, strict=True):
-            writer.writerow((each.task.id, image, names[label], names[predicted], f"{probability:.4f}", rank))
-    return text.getvalue().encode()
+    fitted = tasks if fitted is None else fitted
+    sizes = [len(task.class_names) for task in fitted] if sizes is None else sizes
+    places = iter(match_tasks(fitted, tasks))
+    found = []
+    for cache in caches:
+        for index in range(len(cache.tasks)):
+            place = next(places)
+            found.append(_predict(classifier, cache, index, place, sizes[place.home], device, patches))
+    return found
 
 
 def _predict(
-    classifier: Classifier, cache: FeatureCache, index: int, place: Place, device: torch.device, patches: bool
+    classifier: Classifier,
+    cache: FeatureCache,
+    index: int,
+    place: Place,
+    size: int,
+    device: torch.device,
+    patches: bool,
 ) -> TaskPredictions:
-    """Predict the test rows of one task of a cache."""
+    """Predict the test rows of one task of a cache, whose fitted task's first ``size`` classes were learned from."""
     rows = np.flatnonzero(cache.row_tasks("test") == index)
     labels, paths = cache.labels("test")[rows], cache.paths("test")
-    empty = torch.zeros(0, device=device)
-    best, ranks, likely, sound, ranked = [empty.long()], [empty.long()], [empty], [], []
-    for chunk, part in _chunks(cache, rows, labels, patches):
+    base = _base_mask(place, size).to(device)  # (C,)
+    # Whole from the start: what is added chunk by chunk lies between the chunks' memory, which never gets free.
+    best, of_half, ranks = torch.empty(3, len(rows), dtype=torch.int64, device=device)
+    likely = torch.empty(len(rows), device=device)
+    sound, ranked = torch.empty(2, len(rows), dtype=torch.bool, device=device)
+    for here, chunk in _chunks(cache, rows, patches):
         features = torch.from_numpy(chunk).to(device)  # (B, D) or (B, M, D)
         scores = classifier.scores(features, place.classes)
         if place.columns is not None:
             scores = scores[:, list(place.columns)]
-        best.append(scores.argmax(dim=-1))  # of scores (B, C)
-        ranks.append(_ranks(scores, torch.from_numpy(part).to(device).long()))
-        likely.append(scores.float().softmax(dim=-1).gather(1, best[-1][:, None])[:, 0])
-        sound.append(sound_features(features))
-        ranked.append(sound_scores(scores))
-    if len(rows):
-        check_features(cache, "test", rows, torch.cat(sound))
-        check_scores(cache, rows, torch.cat(ranked))
+        own = torch.from_numpy(labels[here]).to(device).long()  # (B,)
+        best[here] = scores.argmax(dim=-1)  # of scores (B, C)
+        of_half[here] = scores.masked_fill(base[own][:, None] != base, float("-inf")).argmax(dim=-1)
+        ranks[here] = _ranks(scores, own)
+        likely[here] = scores.float().softmax(dim=-1).gather(1, best[here, None])[:, 0]
+        sound[here] = sound_features(features)
+        ranked[here] = sound_scores(scores)
+    check_features(cache, "test", rows, sound)
+    check_scores(cache, rows, ranked)
+    halves = {"base": base.cpu().numpy(), "of_half": of_half.cpu().numpy()}
     return TaskPredictions(
         task=cache.tasks[index],
         images=tuple(paths[row] for row in rows),
         labels=labels,
-        predicted=torch.cat(best).cpu().numpy(),
-        ranks=torch.cat(ranks).cpu().numpy(),
-        probabilities=torch.cat(likely).cpu().numpy(),
+        predicted=best.cpu().numpy(),
+        ranks=ranks.cpu().numpy(),
+        probabilities=likely.cpu().numpy(),
+        held_out=size == 0,
+        **(halves if 0 < size < place.size else {}),
     )
 
 
-def _chunks(
-    cache: FeatureCache, rows: np.ndarray, labels: np.ndarray, patches: bool
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Read test features (B, D), or of patches (B, M, D), with labels (B,): those of a big dataset fill the memory."""
+def _base_mask(place: Place, size: int) -> Tensor:
+    """Which classes of a task (C,) are among the first ``size`` of the fitted one's."""
+    columns = range(place.size) if place.columns is None else place.columns
+    return torch.tensor([column < size for column in columns])
+
+
+def _chunks(cache: FeatureCache, rows: np.ndarray, patches: bool) -> Iterator[tuple[slice, np.ndarray]]:
+    """Read test features (B, D), or of patches (B, M, D), and where they stand: a big dataset's fill the memory."""
     size = PATCH_CHUNK if patches else CHUNK
     for start in range(0, len(rows), size):
-        part = rows[start : start + size]
-        features = cache.patches("test", part) if patches else cache.features("test", part, views=0)[:, 0]
-        yield features, labels[start : start + size]
+        here = slice(start, start + size)
+        yield here, cache.patches("test", rows[here]) if patches else cache.features("test", rows[here], views=0)[:, 0]
 
 
 def _ranks(scores: Tensor, labels: Tensor) -> Tensor:

@@ -6,8 +6,10 @@ Axes: R runs trained together, K classes of all tasks, D joint dimension.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,9 @@ from cptlite.backbones import Backbone
 from cptlite.cache import FeatureCache
 from cptlite.config import OWN_ROWS, RunConfig, differ_in_rows_alone
 from cptlite.environment import PeakMemory, describe_environment, measure_peak
-from cptlite.errors import DataError, UsageError
+from cptlite.errors import DataError, DataWarning, UsageError
 from cptlite.methods.base import Learned, Problem
-from cptlite.metrics import suite_score
-from cptlite.runs.evaluate import check_test_rows, evaluate, pack_predictions
+from cptlite.runs.evaluate import check_test_rows, evaluate
 from cptlite.runs.files import (
     CLASSIFIER,
     CONFIG,
@@ -34,7 +35,9 @@ from cptlite.runs.files import (
 )
 from cptlite.runs.folders import run_folder
 from cptlite.runs.learn import OnEpoch, Run, learn_runs, learned_files
-from cptlite.runs.rows import check_caches, draw_few_shots, no_rows
+from cptlite.runs.predictions import pack_predictions, suite_scores
+from cptlite.runs.rows import check_caches, draw_few_shots, no_rows, short_rows
+from cptlite.runs.seen import seen_sizes, seen_tasks
 from cptlite.text.encoder import TextEncoder
 
 __all__ = ["execute_runs", "learn_in_memory"]
@@ -77,16 +80,16 @@ def execute_runs(
     -------
     list of dict
         What each ``results.json`` holds: names, ``config`` and ``caches`` (fingerprints) as in ``config.json``,
-        per-task metrics, ``suite_score`` in [0, 1], ``parameters``, ``choices`` (numbers chosen on validation rows, by
-        task), ``seconds`` by phase (of a training together, the run's share), ``peak_mib`` (of the runs trained
-        together, or evaluating this one, whichever is more) and ``peak_of`` (``run``, or ``process`` where the system
-        counts from its start).
+        per-task metrics, ``suite_score`` in [0, 1] and what else `suite_scores` makes of them, ``parameters``,
+        ``choices`` (numbers chosen on validation rows, by task), ``seconds`` by phase (of a training together, the
+        run's share), ``peak_mib`` (of the runs trained together, or evaluating this one, whichever is more) and
+        ``peak_of`` (``run``, or ``process`` where the system counts from its start).
 
     Raises
     ------
     UsageError
-        Unknown method, more shots than there are, configurations that differ in more, or a folder holds another
-        configuration.
+        Unknown method, more shots than there are, a task to hold out that is not there, configurations that differ in
+        more, or a folder holds another configuration.
     DataError
         A cache lacks rows that the method needs, or test rows.
     """
@@ -97,7 +100,7 @@ def execute_runs(
     pending = [config for config, found in results.items() if found is None]
     if pending:
         check_caches(caches, pending)
-        check_test_rows(caches)
+        check_test_rows(caches, seen_sizes(pending[0], [task for cache in caches for task in cache.tasks]))
     with ExitStack() as held:
         for config in pending:
             held.enter_context(writing_run(folders[config], lock=lock, force=force))
@@ -107,11 +110,11 @@ def execute_runs(
         pending = [config for config in pending if results[config] is None]
         for group in [pending] if configs[0].entry.stepped else [[config] for config in pending]:
             runs = [_begin(config, backbone, caches, folders[config]) for config in group]
-            problem = new_problem(configs[0], backbone, caches)
+            problem, target = new_problems(configs[0], backbone, caches)
             with measure_peak(backbone.device) as peak:
-                learned = learn_runs(problem, runs, on_epoch) if runs else []
+                learned = learn_runs(problem, runs, on_epoch, target) if runs else []
             for run, done in zip(runs, learned, strict=True):
-                results[run.config] = _finish(run, done, problem, backbone, caches, peak, predictions)
+                results[run.config] = _finish(run, done, target, backbone, caches, peak, predictions)
     return [found for config in configs if (found := results[config]) is not None]
 
 
@@ -129,16 +132,28 @@ def _settled(config: RunConfig, caches: Sequence[FeatureCache], folder: Path, lo
 def learn_in_memory(
     config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache], on_epoch: OnEpoch | None = None
 ) -> Learned:
-    """Learn one run as `execute_runs` does, without a folder and without a look at test rows."""
+    """Learn one run as `execute_runs` does, without a folder and without a look at test rows.
+
+    Warns
+    -----
+    DataWarning
+        Rows are short: what `short_rows` says.
+    """
     check_caches(caches, [config])
+    for name, lines in short_rows(caches, [config]).items():
+        for line in lines:
+            warnings.warn(f"{name}: {line}", DataWarning, stacklevel=3)  # of who calls `fit`
     run = _begin(config, backbone, caches)
-    return learn_runs(new_problem(config, backbone, caches), [run], on_epoch)[0]
+    problem, target = new_problems(config, backbone, caches)
+    return learn_runs(problem, [run], on_epoch, target)[0]
 
 
-def new_problem(config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache]) -> Problem:
-    """All tasks of the caches, with the text encoder as configured."""
+def new_problems(config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache]) -> tuple[Problem, Problem]:
+    """Return what is learned, and what the classifier is of: all tasks of the caches; one object where they are one."""
     text = TextEncoder(backbone.text_tower, backbone.tokenizer, config.text_path, memory=config.text_memory)
-    return Problem(tasks=tuple(task for cache in caches for task in cache.tasks), text=text)
+    target = Problem(tasks=tuple(task for cache in caches for task in cache.tasks), text=text)
+    tasks = seen_tasks(target.tasks, seen_sizes(config, target.tasks))
+    return target if tasks == target.tasks else replace(target, tasks=tasks), target
 
 
 def _identity(config: RunConfig, caches: Sequence[FeatureCache]) -> dict[str, Any]:
@@ -154,8 +169,9 @@ def _begin(config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache]
     started = time.monotonic()
     device, entry = backbone.device, config.entry
     if entry.needs_rows:
+        sizes = seen_sizes(config, [task for cache in caches for task in cache.tasks])
         shots, seed, patches = config.shots, config.seed, entry.needs_patches
-        train, val = draw_few_shots(caches, shots=shots, seed=seed, device=device, patches=patches)
+        train, val = draw_few_shots(caches, shots=shots, seed=seed, device=device, patches=patches, sizes=sizes)
     else:
         train = val = no_rows(backbone.embed_dim, device)
     if folder:
@@ -178,7 +194,13 @@ def _finish(
     assert run.folder is not None
     config, started = run.config, time.monotonic()
     with measure_peak(backbone.device) as after:
-        predictions = evaluate(learned.classifier, caches, backbone.device, patches=config.entry.needs_patches)
+        predictions = evaluate(
+            learned.classifier,
+            caches,
+            backbone.device,
+            patches=config.entry.needs_patches,
+            sizes=seen_sizes(config, problem.tasks),
+        )
     seconds = {"load": run.load_seconds, "train": learned.seconds, "evaluate": time.monotonic() - started}
     write_classifier(run.folder, problem, learned.classifier, backbone)
     write_predictions(run.folder, pack_predictions(predictions) if keep_predictions else None)
@@ -188,7 +210,7 @@ def _finish(
         "recipe": config.recipe_name,
         **_identity(config, caches),
         "tasks": tasks,
-        "suite_score": suite_score([scores[scores["metric"]] for scores in tasks.values()]),
+        **suite_scores(tasks),
         "parameters": learned.num_parameters,
         "choices": learned.choices,
         "seconds": {phase: round(taken, 3) for phase, taken in seconds.items()},
@@ -197,7 +219,7 @@ def _finish(
         **({"cuda_graph": learned.graph} if learned.graph else {}),
     }
     names = (CONFIG, CLASSIFIER, *((PREDICTIONS,) if keep_predictions else ()))
-    written = [*learned_files(run, problem), *(run.folder / name for name in names)]
+    written = [*learned_files(run, learned), *(run.folder / name for name in names)]
     results = write_results(run.folder, results, written)
     remove_checkpoints(run.folder)
     return results

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from cptlite.backbones import Backbone
 from cptlite.classifiers import BackboneFacts, Classifier, StoredClassifier, pack_classifier
+from cptlite.datasets.text_files import read_text, shown
 from cptlite.errors import CptliteError, DataError, UsageError
 from cptlite.files import is_whole, locked, naming_full_disk, sha256_of, table_digest, write_whole
 from cptlite.methods.base import Problem
@@ -46,9 +47,9 @@ __all__ = [
     "writing_run",
 ]
 
-CLASSIFIER = "classifier.safetensors"
-PROMPTS, PREDICTIONS = "prompts.safetensors", "predictions.csv"
+CLASSIFIER, PROMPTS, PREDICTIONS = "classifier.safetensors", "prompts.safetensors", "predictions.csv"
 RESULTS, CONFIG, LOCK = "results.json", "config.json", ".run.lock"
+DIGESTED = (CONFIG, CLASSIFIER, PROMPTS, PREDICTIONS, LOG)
 NO_DIGEST = "0" * 64  # stands for the digest of a file while that is computed
 
 
@@ -76,7 +77,7 @@ def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] |
     if found:
         check_files(folder, found)
     old = read_json(stored, "config")
-    changed = [f"{key} {there!r} there, {asked!r} asked" for key, there, asked in _differences(old, identity)]
+    changed = [f"{key} {was!r} there, {asked!r} asked" for key, was, asked in _differences(old, identity)]
     if changed:
         raise UsageError(
             f"{folder} holds a run of another configuration ({'; '.join(changed)}): "
@@ -93,11 +94,12 @@ def check_files(folder: Path, results: dict[str, Any]) -> None:
     DataError
         A file is damaged, or not there.
     """
+    own = {path for path in _find(folder, *DIGESTED) if path.is_file()}  # no other is opened, whatever is named
     for name, digest in results.get("files", {}).items():
-        if not (folder / name).is_file() or sha256_of((folder / name).read_bytes()) != digest:
+        if folder / name not in own or sha256_of((folder / name).read_bytes()) != digest:
             raise DataError(
-                f"wanted what a finished run wrote at {folder / name}, got a damaged file or none: give --force to "
-                f"train anew, or another --out"
+                f"wanted what a finished run wrote at {shown(folder / name)}, got a damaged file or none: give "
+                f"--force to train anew, or another --out"
             )
 
 
@@ -186,11 +188,10 @@ def write_results(folder: Path, results: dict[str, Any], written: Iterable[Path]
     CptliteError
         One of the files that were ``written`` is gone, or the disk is full.
     """
-    names = _find(folder, CONFIG, CLASSIFIER, PROMPTS, PREDICTIONS, LOG)
+    names = _find(folder, *DIGESTED)
     files = {path.relative_to(folder).as_posix(): sha256_of(path.read_bytes()) for path in sorted(names)}
-    for path in written:
-        if path.relative_to(folder).as_posix() not in files:
-            raise CptliteError(f"wanted {path}, which this run wrote, found none: run the same command again")
+    if lost := [path for path in written if path.relative_to(folder).as_posix() not in files]:
+        raise CptliteError(f"wanted {shown(lost[0])}, which this run wrote, found none: run the same command again")
     results = {**results, "files": files}
     results["sha256"] = table_digest(results)
     write_json(folder / RESULTS, results)
@@ -200,8 +201,8 @@ def write_results(folder: Path, results: dict[str, Any], written: Iterable[Path]
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
     """Read a table with some keys."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        content = json.loads(read_text(path))  # which waits for no pipe
+    except (DataError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or not content.keys() >= set(keys):
         raise _damaged(path)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shlex
+import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from cptlite.backbones import backbone_slug
 from cptlite.cache.format import task_key
 from cptlite.config import RunConfig, choose_suite
 from cptlite.datasets import Catalog, load_catalog
+from cptlite.errors import UsageError
 from cptlite.training.recipe import PAPER
 
 __all__ = ["run_folder", "task_folder"]
@@ -28,7 +33,13 @@ def run_folder(out: Path, config: RunConfig) -> Path:
     A variant that is not the method's first, and a recipe that is not the paper's, stand behind the method's name;
     then whatever else differs from the method's defaults, such as ``-lr0.05-context_length4``. No two configurations
     have one folder, but for `SAME_NUMBERS`; the folder of the defaults has the plain name.
+
+    Raises
+    ------
+    UsageError
+        There are runs of a suite whose name some file systems take for the same.
     """
+    _check_suite(out, config.suite)
     words = [config.method]
     if config.variant and config.variant != config.entry.variants[0]:
         words.append(config.variant)
@@ -39,6 +50,22 @@ def run_folder(out: Path, config: RunConfig) -> Path:
         differences = (("datasets", config.datasets), *differences)
     name = _add_differences("-".join(words), differences)
     return out / config.suite / name / backbone_slug(config.backbone) / f"shots{config.shots}-seed{config.seed}"
+
+
+def _check_suite(out: Path, suite: str) -> None:
+    """Refuse a suite that Windows and macOS would file with another: they know no capitals, and one form of accents."""
+    with suppress(OSError):
+        for other in os.listdir(out):
+            if other != suite and _file_key(other) == _file_key(suite):
+                raise UsageError(
+                    f"wanted a suite whose name differs from others in more than capitals or the form of accents, got "
+                    f"{suite!r} where {str(out)!r} holds {other!r}: give --suite {shlex.quote(other)}, another name, "
+                    f"or another --out"
+                )
+
+
+def _file_key(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _suite_says_datasets(config: RunConfig) -> bool:

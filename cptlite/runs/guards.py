@@ -30,13 +30,18 @@ __all__ = [
     "sound_scores",
 ]
 
+SOUND_ROWS = 1024  # in double precision at a time
 LARGEST = 1e4  # of what is learned: prompts, residuals and keys lie within 100, and diverge by powers of ten
 
 
 def sound_features(features: Tensor) -> Tensor:
     """Which rows have a direction: (N, ..., D) to (N,), bool. Not so NaN, infinities, and vectors of length 0."""
-    squares = features.double().square().sum(dim=-1)  # (N, ...)
-    return (squares.isfinite() & (squares > 0)).view(len(features), math.prod(squares.shape[1:])).all(dim=-1)  # (N,)
+    sound = features.new_empty(len(features), dtype=torch.bool)
+    for part, said in zip(features.split(SOUND_ROWS), sound.split(SOUND_ROWS), strict=True):
+        squares = part.double().square().sum(dim=-1)  # (n, ...)
+        finite = squares.isfinite() & (squares > 0)
+        said[:] = finite.view(len(part), math.prod(squares.shape[1:])).all(dim=-1)  # (n,)
+    return sound
 
 
 def sound_scores(scores: Tensor) -> Tensor:

@@ -71,7 +71,9 @@ class Run:
         return replace(self, train=rows, folder=folder)
 
 
-def learn_runs(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None = None) -> list[Learned]:
+def learn_runs(
+    problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None = None, target: Problem | None = None
+) -> list[Learned]:
     """Learn what some runs say: fitted one after the other, or trained as an axis of one forward.
 
     Parameters
@@ -82,6 +84,9 @@ def learn_runs(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None =
     on_epoch : callable, optional
         Told the number of epochs that all runs together have done, of several tasks their mean, and the last
         epoch's mean loss.
+    target : Problem, optional
+        Whose classes the classifiers are of; by default the problem's. Classes and tasks of it that are not learned
+        from get their weights by their names, from what was learned of the others.
 
     Returns
     -------
@@ -100,19 +105,20 @@ def learn_runs(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None =
     A task that is learned separately has a folder of its own in the run's, and is learned as if there were no other:
     the run's seed starts its method and draws its batches. One task is learned the same way jointly and separately.
     """
-    config = runs[0].config
+    config, target = runs[0].config, target or problem
     check_text_tower(problem.text.tower)
     if not config.entry.stepped:
         learned = []
         for run in runs:
             started, generator = time.monotonic(), torch.Generator().manual_seed(run.config.seed)
-            fitted = config.entry.probe(config.method, config.options).fit(problem, run.train, run.val, generator)
+            # Of those fitted at once, only one that looks at no rows has a target of its own: zero-shot.
+            fitted = config.entry.probe(config.method, config.options).fit(target, run.train, run.val, generator)
             check_learned(fitted, run.config)
             learned.append(replace(fitted, seconds=time.monotonic() - started))
         return learned
-    separately = _learns_separately(config, problem)
+    separately = config.separate and len(problem.tasks) > 1
     try:
-        learned = (_learn_separately if separately else _learn_jointly)(problem, runs, on_epoch)
+        learned = (_learn_separately if separately else _learn_jointly)(problem, runs, on_epoch, target)
     except RuntimeError as error:  # PyTorch has a class of its own for the GPU's memory only
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
@@ -130,33 +136,31 @@ def learn_runs(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None =
     return learned
 
 
-def _learns_separately(config: RunConfig, problem: Problem) -> bool:
-    return config.separate and len(problem.tasks) > 1
-
-
-def learned_files(run: Run, problem: Problem) -> list[Path]:
+def learned_files(run: Run, learned: Learned) -> list[Path]:
     """Files that learning leaves in a run's folder, but for checkpoints."""
     if run.folder is None or not run.config.entry.stepped:
         return []
-    if not _learns_separately(run.config, problem):
-        return [run.folder / LOG, run.folder / PROMPTS]
-    folders = [task_folder(run.folder, task.id) for task in problem.tasks]
+    tasks = sorted({name.rpartition("/")[0] for name in learned.learnables} - {""})
+    folders = [task_folder(run.folder, task) for task in tasks] or [run.folder]
     return [run.folder / PROMPTS, *(folder / name for folder in folders for name in (LOG, PROMPTS))]
 
 
-def _learn_separately(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None) -> list[Learned]:
+def _learn_separately(
+    problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None, target: Problem
+) -> list[Learned]:
     """Learn each task as a problem of its own, from its part of every run, and join what comes out."""
     parts: list[list[Learned]] = []  # by task, by run
     epochs = sum(run.config.epochs for run in runs)
-    for task, (start, stop) in zip(problem.tasks, problem.class_ranges, strict=True):
+    for task, (start, stop), aim in zip(problem.tasks, problem.class_ranges, target.tasks, strict=True):
 
         def count(done: float, loss: float, before: int = epochs * len(parts)) -> None:
             if on_epoch:
                 on_epoch((before + done) / len(problem.tasks), loss)
 
         of_task = [run.of_task(task.id, start, stop) for run in runs]
-        parts.append(_learn_jointly(replace(problem, tasks=(task,)), of_task, count))
-    return [_join(problem, of_run) for of_run in zip(*parts, strict=True)]
+        own, goal = replace(problem, tasks=(task,)), replace(target, tasks=(aim,))
+        parts.append(_learn_jointly(own, of_task, count, own if aim == task else goal))
+    return [_join(target, of_run) for of_run in zip(*parts, strict=True)]
 
 
 def _join(problem: Problem, parts: Sequence[Learned]) -> Learned:
@@ -175,7 +179,7 @@ def _join(problem: Problem, parts: Sequence[Learned]) -> Learned:
     )
 
 
-def _learn_jointly(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None) -> list[Learned]:
+def _learn_jointly(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None, target: Problem) -> list[Learned]:
     """Learn all tasks of a problem at once, or read what was learned; leaves each run's prompts in its folder."""
     started = time.monotonic()
     config = runs[0].config
@@ -186,10 +190,11 @@ def _learn_jointly(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | No
     setup = (time.monotonic() - started) / len(runs)
     if states:
         train(method, list(states.values()), cuda_graphs=config.cuda_graphs)
+    finished = method if target is problem else config.entry.method(target, config.options)
     learned = []
     for index, (run, learnables, seconds) in enumerate(zip(runs, starts, before, strict=True)):
         done = Learned(
-            classifier=method.classifier(learnables),
+            classifier=finished.classifier(learnables),
             num_parameters=sum(value.numel() for value in learnables.values() if value.requires_grad),
             learnables=dict(learnables),
             seconds=setup + (states[index].seconds if seconds is None else seconds),
@@ -231,7 +236,7 @@ def _begin(
             run.train,
             run.config.recipe,
             seed=run.config.seed,
-            num_classes=len(method.problem.class_names),
+            task_sizes=method.problem.task_sizes,
             epochs=run.config.epochs,
             folder=run.folder,
             on_epoch=count,

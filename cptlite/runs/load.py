@@ -12,6 +12,7 @@ import torch
 from cptlite.backbones import check_user_named, load_backbone
 from cptlite.classifiers import BackboneFacts, StoredClassifier, load_classifier
 from cptlite.config import RunConfig, resolve_config
+from cptlite.environment import find_device
 from cptlite.errors import DataError, UsageError
 from cptlite.runs.files import CLASSIFIER, check_files, read_json, read_results
 from cptlite.text.encoder import TextEncoder
@@ -55,7 +56,7 @@ def read_run(folder: Path, *, device: torch.device | str = "cpu", backbone: str 
     UsageError
         Its backbone is a checkpoint's path, and that was not given.
     """
-    folder = Path(folder)
+    folder, device = Path(folder), find_device(device)
     missing = [name for name in ("config.json", CLASSIFIER, "results.json") if not (folder / name).is_file()]
     if missing:
         raise DataError(

@@ -23,14 +23,22 @@ class Place:
 
     Attributes
     ----------
+    home : int
+        Which of the fitted tasks.
     classes : slice
         Range of the fitted task's classes among all K.
     columns : tuple of int, optional
         Of the range, C places in the order of the task; None where they are all of it in its order.
     """
 
+    home: int
     classes: slice
     columns: tuple[int, ...] | None = None
+
+    @property
+    def size(self) -> int:
+        """Classes of the fitted task."""
+        return int(self.classes.stop - self.classes.start)
 
 
 def match_tasks(fitted: Sequence[Task], tasks: Sequence[Task]) -> list[Place]:
@@ -61,7 +69,7 @@ def match_tasks(fitted: Sequence[Task], tasks: Sequence[Task]) -> list[Place]:
         home, columns = _find_home(fitted, task)
         classes = slice(starts[home.id], starts[home.id] + len(home.class_names))
         in_order = columns == tuple(range(len(home.class_names)))
-        places.append(Place(classes=classes, columns=None if in_order else columns))
+        places.append(Place(home=fitted.index(home), classes=classes, columns=None if in_order else columns))
     return places
 
 

@@ -5,7 +5,8 @@ Axes: N rows, V views, M patches of an image, D joint dimension.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -14,12 +15,16 @@ import torch
 from cptlite.cache import FeatureCache
 from cptlite.cache.verify import check_classes
 from cptlite.config import RunConfig
+from cptlite.datasets.checks import Labelled, counted, short_classes
 from cptlite.errors import DataError
 from cptlite.methods.base import FewShotRows
 from cptlite.runs.guards import check_features, sound_features
+from cptlite.runs.seen import seen_sizes
 from cptlite.splits import check_shots, few_shot_rows
 
-__all__ = ["check_caches", "draw_few_shots", "no_rows"]
+__all__ = ["check_caches", "draw_few_shots", "no_rows", "short_rows"]
+
+UNSEEN = -1
 
 
 def check_caches(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -> None:
@@ -30,19 +35,70 @@ def check_caches(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -
     DataError
         A row is of no class or task that there is, or the rows that a method needs are not there.
     UsageError
-        More shots than any class has.
+        More shots than any class has, or a task to hold out is not there.
     """
     for cache, split in product(caches, ("train", "val")):
         check_classes(cache, split, cache.labels(split), cache.row_tasks(split))
     needy = [config for config in configs if config.entry.needs_rows]
     if needy:
-        _check_alike(caches, needy[0].entry.needs_patches)
-        for cache in caches:
-            check_shots(_groups(cache, "train"), max(config.shots for config in needy))
+        sizes = seen_sizes(needy[0], [task for cache in caches for task in cache.tasks])
+        seen = [(cache, own) for cache, own in _by_cache(caches, sizes) if own.any()]
+        _check_alike([cache for cache, _ in seen], needy[0].entry.needs_patches)
+        for cache, own in seen:
+            classes, numbers = _classes(cache, "train"), _numbers(cache, own, 0)
+            check_shots(classes[numbers[classes] != UNSEEN], max(config.shots for config in needy))
+
+
+def short_rows(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -> dict[str, list[str]]:
+    """Say what is short of the rows that runs of one method, on the same classes, learn from and choose on.
+
+    Returns
+    -------
+    dict of str to list of str
+        By dataset, a sentence each: classes without training rows, or with fewer than shots; tasks without
+        validation rows, and what the method takes there.
+
+    Raises
+    ------
+    DataError
+        A row is of no class or task that there is.
+    """
+    entry, method = configs[0].entry, configs[0].method
+    if not entry.needs_rows:
+        return {}
+    shots = max(config.shots for config in configs)
+    unchosen = "" if entry.stepped else entry.probe(method, configs[0].options).unchosen
+    found = {}
+    sizes = seen_sizes(configs[0], [task for cache in caches for task in cache.tasks])
+    for cache, own in _by_cache(caches, sizes):
+        train, val = (_seen_rows(cache, split, own) for split in ("train", "val"))
+        tasks = [replace(task, class_names=task.class_names[:n]) for task, n in zip(cache.tasks, own, strict=True)]
+        lines = short_classes(tasks, {"train": train}, shots)
+        there = set(np.unique(val.tasks).tolist())
+        without = [task.id for index, task in enumerate(tasks) if task.class_names and index not in there]
+        if unchosen and without:
+            which = f" in {counted(without, 'task', 'tasks')}" if len(tasks) > 1 else ""
+            lines.append(f"no validation rows to choose on{which}: {method} takes {unchosen} there")
+        found[cache.fingerprint.dataset] = lines
+    return found
+
+
+def _seen_rows(cache: FeatureCache, split: str, sizes: np.ndarray) -> Labelled:
+    """Labels and tasks of the rows of a split that are of classes learned from."""
+    labels, tasks = cache.labels(split), cache.row_tasks(split)
+    check_classes(cache, split, labels, tasks)
+    seen = labels < sizes[tasks]
+    return Labelled(labels[seen], tasks[seen])
 
 
 def draw_few_shots(
-    caches: Sequence[FeatureCache], *, shots: int, seed: int, device: torch.device, patches: bool = False
+    caches: Sequence[FeatureCache],
+    *,
+    shots: int,
+    seed: int,
+    device: torch.device,
+    patches: bool = False,
+    sizes: Sequence[int] | None = None,
 ) -> tuple[FewShotRows, FewShotRows]:
     """Draw the published few-shot rows of every cache and read them.
 
@@ -55,11 +111,14 @@ def draw_few_shots(
     device : torch.device
     patches : bool
         Read patch features, of view 0 only, instead of pooled ones.
+    sizes : sequence of int, optional
+        Number of the classes of each task that are learned from, as of `seen_sizes`; by default all. The draw is that
+        of all classes, as in CoOp's base-to-new split, but no row of another class is read.
 
     Returns
     -------
     train, val : FewShotRows
-        Classes are numbered over the tasks of all caches. Validation has view 0 only.
+        Classes are numbered over those learned from of all tasks. Validation has view 0 only.
 
     Raises
     ------
@@ -70,16 +129,22 @@ def draw_few_shots(
     CptliteError
         Features of a row are not finite, or all 0.
     """
-    _check_alike(caches, patches)
-    train_parts, val_parts = [], []
+    if sizes is None:
+        sizes = [len(task.class_names) for cache in caches for task in cache.tasks]
+    seen = [(cache, own) for cache, own in _by_cache(caches, sizes) if own.any()]
+    _check_alike([cache for cache, _ in seen], patches)
+    train_parts: list[tuple[np.ndarray, np.ndarray]] = []
+    val_parts: list[tuple[np.ndarray, np.ndarray]] = []
     offset = 0
-    for cache in caches:
-        train_groups, val_groups = _groups(cache, "train"), _groups(cache, "val")
-        check_shots(train_groups, shots)
-        train, val = few_shot_rows(train_groups, val_groups, shots, seed)
-        train_parts.append(_read(cache, "train", train, offset, patches))
-        val_parts.append(_read(cache, "val", val, offset, patches))
-        offset += sum(len(task.class_names) for task in cache.tasks)
+    for cache, own in seen:
+        numbers = _numbers(cache, own, offset)
+        classes = {split: _classes(cache, split) for split in ("train", "val")}
+        check_shots(classes["train"][numbers[classes["train"]] != UNSEEN], shots)
+        drawn = few_shot_rows(classes["train"], classes["val"], shots, seed)
+        for (split, of_split), rows, parts in zip(classes.items(), drawn, (train_parts, val_parts), strict=True):
+            rows = rows[numbers[of_split[rows]] != UNSEEN]
+            parts.append((_read(cache, split, rows, patches), numbers[of_split[rows]]))
+        offset += int(own.sum())
     return _join(train_parts, device), _join(val_parts, device)
 
 
@@ -99,20 +164,31 @@ def _check_alike(caches: Sequence[FeatureCache], patches: bool) -> None:
             raise DataError(f"{cache.path} has no train rows: leave it out with --dataset, or use --method zeroshot")
 
 
-def _groups(cache: FeatureCache, split: str) -> np.ndarray:
-    """(task, label) of each row, (N, 2)."""
-    return np.stack([cache.row_tasks(split), cache.labels(split)], axis=1)
+def _by_cache(caches: Sequence[FeatureCache], sizes: Sequence[int]) -> Iterator[tuple[FeatureCache, np.ndarray]]:
+    """Each cache with its own part of one number a task."""
+    first = 0
+    for cache in caches:
+        yield cache, np.array(sizes[first : first + len(cache.tasks)])
+        first += len(cache.tasks)
 
 
-def _read(
-    cache: FeatureCache, split: str, rows: np.ndarray, offset: int, patches: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, V, D) or (n, 1, M, D) and classes (n,) of some rows; classes start at ``offset``."""
-    starts = np.cumsum([offset, *(len(task.class_names) for task in cache.tasks)])[:-1]
-    classes = starts[cache.row_tasks(split)[rows]] + cache.labels(split)[rows]
+def _classes(cache: FeatureCache, split: str) -> np.ndarray:
+    """Class of each row among those of all the cache's tasks, (N,)."""
+    starts = np.cumsum([0, *(len(task.class_names) for task in cache.tasks)], dtype=np.int32)[:-1]
+    return starts[cache.row_tasks(split)] + cache.labels(split)
+
+
+def _numbers(cache: FeatureCache, sizes: np.ndarray, first: int) -> np.ndarray:
+    """Give each class of a cache (K,) its number, from ``first`` on, among those learned from; UNSEEN to others."""
+    seen = np.concatenate([np.arange(len(task.class_names)) < n for task, n in zip(cache.tasks, sizes, strict=True)])
+    return np.where(seen, first + np.cumsum(seen) - 1, UNSEEN)
+
+
+def _read(cache: FeatureCache, split: str, rows: np.ndarray, patches: bool) -> np.ndarray:
+    """Features (n, V, D), or of patches (n, 1, M, D), of some rows."""
     features = cache.patches(split, rows)[:, None] if patches else cache.features(split, rows)
     check_features(cache, split, rows, sound_features(torch.from_numpy(features)))
-    return features, classes
+    return features
 
 
 def _join(parts: Sequence[tuple[np.ndarray, np.ndarray]], device: torch.device) -> FewShotRows:

@@ -52,6 +52,7 @@ def run_all(
     jobs: int = 1,
     together: bool = False,
     force: bool = False,
+    lock: bool = True,
     on_run: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Carry out runs, several at a time.
@@ -66,6 +67,8 @@ def run_all(
         Train runs that differ in shots and seed alone as an axis of one forward.
     force : bool
         Replace runs that are there.
+    lock : bool
+        Hold each run's folder against other processes; False where its file system has no locks.
     on_run : callable, optional
         Told the results of each run as its job ends.
 
@@ -77,7 +80,7 @@ def run_all(
     configs = list(configs)
     groups = _group(configs) if together else [[config] for config in configs]
     threads = max(1, usable_cores() // jobs)
-    tasks = (delayed(_run_group)(group, cache_dir, out, threads, force) for group in groups)
+    tasks = (delayed(_run_group)(group, cache_dir, out, threads, force, lock) for group in groups)
     results: dict[RunConfig, dict[str, Any]] = {}
     for group, done in zip(groups, Parallel(n_jobs=jobs, return_as="generator")(tasks), strict=True):
         for config, result in zip(group, done, strict=True):
@@ -100,7 +103,7 @@ def _group(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
 
 
 def _run_group(
-    configs: Sequence[RunConfig], cache_dir: Path, out: Path, threads: int, force: bool
+    configs: Sequence[RunConfig], cache_dir: Path, out: Path, threads: int, force: bool, lock: bool
 ) -> list[dict[str, Any]]:
     before = torch.get_num_threads()  # with one job this is the caller's own process
     torch.set_num_threads(threads)
@@ -108,7 +111,7 @@ def _run_group(
         backbone = _shared_backbone(configs[0].backbone, configs[0].device, configs[0].precision)
         with CacheFolder(cache_dir, backbone.slug) as folder:
             caches = folder.open(backbone, configs[0].datasets)
-            return execute_runs(configs, backbone, caches, out=out, force=force)
+            return execute_runs(configs, backbone, caches, out=out, force=force, lock=lock)
     finally:
         torch.set_num_threads(before)
 

@@ -3,14 +3,16 @@
 `cptlite.text.plain` pads every prompt to CLIP's 77 positions and runs CLIP's own modules, as the original
 implementations do; `cptlite.text.fused` runs each row that can matter once. Both give the same features and gradients.
 
-Axes: R runs, P prompts, C contexts, L context tokens, W text width, D joint dimension.
+Of either path a step may run all prompts, or some of them alone, other ones each time (`cptlite.text.picking`).
+
+Axes: R runs, P prompts, Q picks of them, C contexts, L context tokens, W text width, D joint dimension.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,37 +20,14 @@ from torch.utils.checkpoint import checkpoint
 
 from cptlite.backbones import TextTower, Tokenizer
 from cptlite.errors import UsageError
-from cptlite.text.fused import prepare_fused
 from cptlite.text.layout import PromptLayout, layout_prompts, layout_texts
-from cptlite.text.plain import prepare_plain
-from cptlite.text.plan import count_rows
+from cptlite.text.paths import TEXT_PATHS
+from cptlite.text.picking import PromptPicker
 
-__all__ = ["TEXT_PATHS", "PromptEncoder", "TextEncoder", "TextPath"]
+__all__ = ["TEXT_PATHS", "PromptEncoder", "TextEncoder"]
 
 TEXT_MEMORY = 8.0  # GiB: General-10 five times over at ViT-B's text width
 KEPT_PER_LAYER = 12  # numbers a row and layer keep for the backward, in text widths; 11.5 measured on General-10
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextPath:
-    """One of the two ways through the text encoder.
-
-    Attributes
-    ----------
-    prepare : callable
-        From a tower and a layout to a function of the flattened contexts, (C * L, W) to raw features (P, D), float32.
-    count_rows : callable
-        From a tower and a layout to the number of token rows that the linear layers run on.
-    """
-
-    prepare: Callable[[TextTower, PromptLayout], Callable[[Tensor], Tensor]]
-    count_rows: Callable[[TextTower, PromptLayout], int]
-
-
-TEXT_PATHS = {
-    "fused": TextPath(prepare=prepare_fused, count_rows=lambda _, layout: count_rows(layout)),
-    "plain": TextPath(prepare=prepare_plain, count_rows=lambda tower, layout: len(layout) * tower.context_length),
-}
 
 
 class TextEncoder:
@@ -172,10 +151,44 @@ class PromptEncoder:
             features = [checkpoint(encode, vectors, use_reentrant=False, preserve_rng_state=False) for encode in chunks]
         return torch.cat(features).unflatten(0, (runs, -1))  # (R, P, D)
 
+    def pick(self, contexts: Tensor, picks: Tensor, *, each: bool = False) -> Tensor:
+        """Encode some of the prompts of R runs in one forward, or chunk by chunk where memory asks for it.
+
+        Parameters
+        ----------
+        contexts : Tensor of shape (R, C, L, W)
+            As in a call; with ``each`` the context of every pick, (R, Q, L, W).
+        picks : Tensor of shape (R, Q), int64
+            Which prompts, different ones in a run. -1 fills up: its features are another prompt's, and mean nothing.
+        each : bool
+            Whether every pick comes with its context.
+
+        Returns
+        -------
+        Tensor of shape (R, Q, D), float32
+            *Not* unit length; differentiable in the contexts.
+        """
+        return self.picker(contexts, picks, each=each)
+
+    def picking_saves(self, count: int) -> bool:
+        """Whether ``count`` picks are less work than all prompts, whichever they are."""
+        return self.picker.saves(count)
+
+    @cached_property
+    def picker(self) -> PromptPicker:
+        """Plan for picking, made when it is first asked for."""
+        return PromptPicker(TEXT_PATHS[self.text.path], self.text.tower, self.layout, self._most_rows)
+
     def _prepare(self, runs: int) -> list[Callable[[Tensor], Tensor]]:
         """Prepare the prompts of R runs, in as many chunks as the memory bound asks for."""
         path, tower = TEXT_PATHS[self.text.path], self.text.tower
         layout = self.layout.repeat(runs)
-        bytes_per_row = KEPT_PER_LAYER * tower.width * len(tower.blocks) * tower.projection.element_size()
-        parts = math.ceil(path.count_rows(tower, layout) * bytes_per_row / (self.text.memory * 2**30))
+        parts = math.ceil(path.count_rows(tower, layout) / self._most_rows)
         return [path.prepare(tower, part) for part in layout.split(max(1, parts))]
+
+    @property
+    def _most_rows(self) -> float:
+        """Token rows of one forward that memory has room for."""
+        tower = self.text.tower
+        bytes_per_row = KEPT_PER_LAYER * tower.width * len(tower.blocks) * tower.projection.element_size()
+        return self.text.memory * 2**30 / bytes_per_row

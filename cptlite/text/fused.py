@@ -11,8 +11,6 @@ D joint dimension.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +18,11 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from cptlite.backbones import TextTower
+from cptlite.text.layers import freeze_layers, mlp, norm
 from cptlite.text.layout import PromptLayout
 from cptlite.text.plan import TextPlan, plan_rows
 
 __all__ = ["prepare_fused"]
-
-QUICK_GELU = 1.702
 
 
 def prepare_fused(tower: TextTower, layout: PromptLayout) -> Callable[[Tensor], Tensor]:
@@ -37,7 +34,7 @@ def prepare_fused(tower: TextTower, layout: PromptLayout) -> Callable[[Tensor], 
         From flattened contexts of shape (C * L, W) to raw features of shape (P, D), float32.
     """
     plan = plan_rows(layout).to(tower.device)
-    layers = _freeze_layers(tower)
+    layers = freeze_layers(tower)
     context_rows = torch.nonzero(plan.slots >= 0).flatten()
     context_slots = plan.slots[context_rows]
     words = tower.token_embedding[plan.tokens].to(tower.dtype)
@@ -47,30 +44,25 @@ def prepare_fused(tower: TextTower, layout: PromptLayout) -> Callable[[Tensor], 
     def encode(contexts: Tensor) -> Tensor:
         x = constant.index_add(0, context_rows, contexts.to(tower.dtype)[context_slots])  # (U, W)
         for layer in layers[:-1]:
-            qkv = F.linear(_norm(x, layer.attn_norm), *layer.qkv)  # (U, 3W)
+            qkv = F.linear(norm(x, layer.attn_norm), *layer.qkv)  # (U, 3W)
             q, k, v = _Scatter.apply(qkv, plan).chunk(3, dim=-1)  # (N * M, W) each
             mixed = _Gather.apply(_attend(q, k, v, plan.attn_mask, layer.num_heads), plan)  # (U, W)
             x = x + F.linear(mixed, *layer.out)
-            x = x + _mlp(x, layer)
+            x = x + mlp(x, layer)
         # Of the last layer only EOS rows are read, so only they ask, from their canonical cells.
         layer, eos_cells = layers[-1], plan.canonical_cells[plan.eos_rows]
         (qkv_weight, qkv_bias), width = layer.qkv, x.shape[1]
-        normed = _norm(x, layer.attn_norm)  # (U, W)
+        normed = norm(x, layer.attn_norm)  # (U, W)
         kv = F.linear(normed, qkv_weight[width:], qkv_bias[width:])  # (U, 2W)
         k, v = _Scatter.apply(kv, plan).chunk(2, dim=-1)  # (N * M, W) each
         eos_q = F.linear(normed[plan.eos_rows], qkv_weight[:width], qkv_bias[:width])  # (E, W)
         q = torch.zeros_like(k).index_copy(0, eos_cells, eos_q)  # (N * M, W)
         mixed = _attend(q, k, v, plan.attn_mask, layer.num_heads)[eos_cells]  # (E, W)
         x = x[plan.eos_rows] + F.linear(mixed, *layer.out)
-        x = x + _mlp(x, layer)
+        x = x + mlp(x, layer)
         return (tower.final_norm(x) @ tower.projection).float()[plan.eos_of_prompt]  # (P, D)
 
     return encode
-
-
-def _norm(x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
-    """Layer norm in float32, as CLIP's."""
-    return F.layer_norm(x.float(), x.shape[-1:], *weights).to(x.dtype)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor, num_heads: int) -> Tensor:
@@ -81,48 +73,6 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor, num_heads: int) 
     )
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask[:, None])
     return mixed.transpose(1, 2).flatten(0, 1).flatten(1)  # (N * M, W)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Layer:
-    """Frozen weights of one residual attention block: pairs of weight and bias.
-
-    CLIP's activation x * sigmoid(1.702 x) is silu(1.702 x) / 1.702: the factor goes into the weights around it, which
-    leaves one elementwise operation where there were three.
-    """
-
-    num_heads: int
-    attn_norm: tuple[Tensor, Tensor]
-    qkv: tuple[Tensor, Tensor]
-    out: tuple[Tensor, Tensor]
-    mlp_norm: tuple[Tensor, Tensor]
-    up: tuple[Tensor, Tensor]
-    down: tuple[Tensor, Tensor]
-
-
-def _mlp(x: Tensor, layer: _Layer) -> Tensor:
-    return F.linear(F.silu(F.linear(_norm(x, layer.mlp_norm), *layer.up)), *layer.down)
-
-
-_FROZEN_LAYERS: WeakKeyDictionary[TextTower, list[_Layer]] = WeakKeyDictionary()
-
-
-def _freeze_layers(tower: TextTower) -> list[_Layer]:
-    """Make the tower's layers once, for all layouts: the scaled weights are copies."""
-    if tower not in _FROZEN_LAYERS:
-        _FROZEN_LAYERS[tower] = [
-            _Layer(
-                num_heads=block.attn.num_heads,
-                attn_norm=(block.ln_1.weight, block.ln_1.bias),
-                qkv=(block.attn.in_proj_weight, block.attn.in_proj_bias),
-                out=(block.attn.out_proj.weight, block.attn.out_proj.bias),
-                mlp_norm=(block.ln_2.weight, block.ln_2.bias),
-                up=(block.mlp.c_fc.weight * QUICK_GELU, block.mlp.c_fc.bias * QUICK_GELU),
-                down=(block.mlp.c_proj.weight / QUICK_GELU, block.mlp.c_proj.bias),
-            )
-            for block in tower.blocks
-        ]
-    return _FROZEN_LAYERS[tower]
 
 
 class _Scatter(torch.autograd.Function):

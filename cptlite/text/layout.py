@@ -57,6 +57,27 @@ class PromptLayout:
     def __len__(self) -> int:
         return len(self.eos_positions)
 
+    @property
+    def context_length(self) -> int:
+        """Context tokens L of each prompt."""
+        return int((self.slots[0] >= 0).sum())
+
+    @property
+    def local_slots(self) -> np.ndarray:
+        """Which of a prompt's own L context vectors stands at each position, or -1: (P, S)."""
+        return np.where(self.slots >= 0, self.slots % max(1, self.context_length), -1)
+
+    @property
+    def owners(self) -> np.ndarray:
+        """Index of each prompt's context: (P,); 0 where contexts have no tokens."""
+        return self.slots.max(axis=1, initial=0) // max(1, self.context_length)
+
+    @property
+    def prefix_length(self) -> int:
+        """Positions that prompts around one context have in common: SOS, and the context as far as it comes first."""
+        in_order = self.local_slots[:, 1:] == np.arange(self.slots.shape[1] - 1)  # (P, S - 1)
+        return 1 + int(np.logical_and.accumulate(in_order, axis=1).sum(axis=1).min())
+
     def repeat(self, runs: int) -> PromptLayout:
         """Lay the same prompts out for R runs, run by run: R * P prompts; slots of run r start at r * C * L."""
         shifts = np.repeat(np.arange(runs) * self.num_slots, len(self))[:, None]  # (R * P, 1)

@@ -1,21 +1,23 @@
 """The plain text path, the slow twin of `cptlite.text.fused`: every prompt padded, through CLIP's own modules.
 
-As the original implementations do it. Axes: P prompts, S positions, C contexts, L context tokens, W text width,
-D joint dimension.
+As the original implementations do it. Axes: P prompts, Q picks of them, S positions, C contexts, L context tokens,
+W text width, D joint dimension.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cptlite.backbones import TextTower
 from cptlite.text.layout import PromptLayout
+from cptlite.text.picked import Groups, PickedEncode
 
-__all__ = ["prepare_plain"]
+__all__ = ["prepare_plain", "prepare_plain_picked"]
 
 
 def prepare_plain(tower: TextTower, layout: PromptLayout) -> Callable[[Tensor], Tensor]:
@@ -26,20 +28,44 @@ def prepare_plain(tower: TextTower, layout: PromptLayout) -> Callable[[Tensor], 
     callable
         From flattened contexts of shape (C * L, W) to raw features of shape (P, D), float32.
     """
-    padding = (0, tower.context_length - layout.tokens.shape[1])
-    tokens = F.pad(torch.from_numpy(layout.tokens), padding).to(tower.device)
-    slots = F.pad(torch.from_numpy(layout.slots), padding, value=-1).to(tower.device)
-    eos_positions = torch.from_numpy(layout.eos_positions).to(tower.device)
-    prompts = torch.arange(len(layout), device=tower.device)
+    tokens, slots, eos_positions = _pad(tower, layout.tokens, layout.slots, layout.eos_positions)
 
     def encode(contexts: Tensor) -> Tensor:
-        x = tower.token_embedding[tokens].to(tower.dtype)  # (P, S, W)
-        if layout.num_slots:
-            vectors = contexts.to(tower.dtype)[slots.clamp(min=0)]  # (P, S, W)
-            x = torch.where((slots >= 0)[..., None], vectors, x)
-        x = x + tower.positional_embedding.to(tower.dtype)
-        x = tower.transformer(x.transpose(0, 1)).transpose(0, 1)  # (P, S, W)
-        x = tower.final_norm(x[prompts, eos_positions])  # (P, W)
-        return (x @ tower.projection).float()
+        return _encode(tower, tokens, slots, eos_positions, contexts)
 
     return encode
+
+
+def prepare_plain_picked(tower: TextTower, layout: PromptLayout) -> PickedEncode:
+    """Prepare one layout, of which each step picks some prompts; the slow twin of `prepare_picked`."""
+    tokens, slots, eos_positions = _pad(tower, layout.tokens, layout.local_slots, layout.eos_positions)
+
+    def encode(contexts: Tensor, picks: Tensor, owners: Tensor | None, groups: Groups) -> Tensor:
+        own = torch.arange(len(picks), device=picks.device) if owners is None else owners
+        local = slots[picks]  # (Q, S)
+        placed = torch.where(local >= 0, local + own[:, None] * contexts.shape[1], -1)
+        return _encode(tower, tokens[picks], placed, eos_positions[picks], contexts.flatten(0, 1))  # (Q, D)
+
+    return encode
+
+
+def _pad(tower: TextTower, tokens: np.ndarray, slots: np.ndarray, eos_positions: np.ndarray) -> tuple[Tensor, ...]:
+    """Tokens and slots on the tower's context length, (P, S) each, and the positions of EOS, on its device."""
+    padding = (0, tower.context_length - tokens.shape[1])
+    return (
+        F.pad(torch.from_numpy(tokens), padding).to(tower.device),
+        F.pad(torch.from_numpy(slots), padding, value=-1).to(tower.device),
+        torch.from_numpy(eos_positions).to(tower.device),
+    )
+
+
+def _encode(tower: TextTower, tokens: Tensor, slots: Tensor, eos_positions: Tensor, contexts: Tensor) -> Tensor:
+    """From flattened contexts (C * L, W) to raw features (P, D), float32."""
+    x = tower.token_embedding[tokens].to(tower.dtype)  # (P, S, W)
+    if len(contexts):
+        vectors = contexts.to(tower.dtype)[slots.clamp(min=0)]  # (P, S, W)
+        x = torch.where((slots >= 0)[..., None], vectors, x)
+    x = x + tower.positional_embedding.to(tower.dtype)
+    x = tower.transformer(x.transpose(0, 1)).transpose(0, 1)  # (P, S, W)
+    x = tower.final_norm(x[torch.arange(len(tokens), device=tokens.device), eos_positions])  # (P, W)
+    return (x @ tower.projection).float()

@@ -49,6 +49,8 @@ class BenchPlan:
         Time whole trainings of so many epochs; 0 times steps.
     images : int
         JPEG files of the caching pass.
+    class_fraction : float
+        Of class subsampling, in the text stage; 1 leaves that way out.
     """
 
     stages: tuple[str, ...] = ()
@@ -63,6 +65,7 @@ class BenchPlan:
     runs: int = 3
     epochs: int = 0
     images: int = 128
+    class_fraction: float = 1.0
 
     def __post_init__(self) -> None:
         unknown = [stage for stage in self.stages if stage not in STAGES]
@@ -71,6 +74,8 @@ class BenchPlan:
         for name in ("repeats", "seconds", "shots", "runs", "images"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 < self.class_fraction <= 1:
+            raise UsageError(f"class-fraction must be above 0 and at most 1, got {self.class_fraction}")
         if self.epochs < 0:
             raise UsageError(f"epochs must be 0 (time steps) or more (time whole trainings), got {self.epochs}")
 
@@ -98,7 +103,7 @@ def run_bench(plan: BenchPlan, tell: Callable[[str], None] | None = None) -> dic
     sizes = TrainSizes(shots=plan.shots, runs=plan.runs, epochs=plan.epochs)
     clock = _matmul_clock(backbone)
     stages: dict[str, Callable[[Callable[[str], None]], Any]] = {
-        "text": lambda tell: bench_text(backbone, suites, clock, patience, tell),
+        "text": lambda tell: bench_text(backbone, suites, clock, patience, tell, plan.class_fraction),
         "train": lambda tell: bench_train(backbone, suites, sizes, patience, tell),
         "cache": lambda tell: bench_cache(backbone, plan.images, patience, tell),
         "probe": lambda tell: bench_probe(backbone, suites, plan.shots, patience, tell),

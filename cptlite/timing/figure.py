@@ -20,6 +20,7 @@ COLOURS = {
     "trimmed": "#56B4E9",
     "images": "#56B4E9",
     "fused": "#0072B2",
+    "subsampled": "#009E73",
     "cache": "#0072B2",
     "together": "#0072B2",
 }

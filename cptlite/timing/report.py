@@ -32,7 +32,8 @@ TITLES = {
     "probe": "Linear probe: the search for C",
 }
 CAPTIONS = {
-    "text": "step: forward and backward; rate: of the matrix products'; difference: from the original, relative",
+    "text": "step: forward and backward; rate: of the matrix products'; difference: relative, from the original, "
+    "subsampled from fused",
     "train": "step: of all runs at a time; an epoch: of one run, its share of the step times the steps of an epoch",
     "cache": "bound: the encoder fed from memory",
     "probe": "",

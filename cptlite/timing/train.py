@@ -25,6 +25,7 @@ from cptlite.datasets.images import normalise, open_rgb, random_pixels
 from cptlite.datasets.views import ViewConfig
 from cptlite.environment import usable_cores
 from cptlite.methods.base import FewShotRows
+from cptlite.methods.batches import Batch
 from cptlite.methods.prompts.softcpt import SoftCPT, SoftCPTOptions
 from cptlite.timing.clock import Patience, median_seconds
 from cptlite.timing.pictures import draw_photos
@@ -137,7 +138,8 @@ def _time_cached(backbone: Backbone, method: SoftCPT, sizes: TrainSizes, patienc
     def run(epochs: int) -> None:
         starts = [method.start(torch.Generator().manual_seed(seed)) for seed in range(method.runs)]
         recipe = Recipe(epochs=epochs)
-        train(method, [TrainingState(start, rows, recipe, seed=0, num_classes=num_classes) for start in starts])
+        sizes = method.problem.task_sizes
+        train(method, [TrainingState(start, rows, recipe, seed=0, task_sizes=sizes) for start in starts])
 
     run(1)  # warm-up
     seconds = median_seconds(lambda: run(epochs), backbone.device, patience, warm_up=False)
@@ -165,7 +167,7 @@ def _time_images(backbone: Backbone, method: SoftCPT, patience: Patience) -> flo
         labels = torch.arange(Recipe.batch_size, device=backbone.device) % len(method.problem.class_names)
 
         def step() -> None:
-            _, gradients = method.gradients(learnables, images.features()[None], labels[None])
+            _, gradients = method.gradients(learnables, Batch(images=images.features()[None], labels=labels[None]))
             for name, gradient in gradients.items():
                 learnables[name].grad = gradient
             optimizer.step()

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 
+from cptlite.backbones.archives import read_torch
 from cptlite.errors import DataError
 from cptlite.files import naming_full_disk, sha256_of, write_whole
 
@@ -106,8 +107,8 @@ def resume(folder: Path, state: Resumable) -> None:
     if checkpoint.exists():
         try:
             header, content = _take_header(checkpoint.read_bytes())
-            state.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
-        except Exception as error:  # the unpickler raises anything at all on a damaged file
+            state.load_state_dict(read_torch(io.BytesIO(content)))
+        except Exception as error:  # the reader raises anything at all on a damaged file
             raise DataError(
                 f"wanted the checkpoint of this run at {checkpoint}, got a file that cannot be gone on from "
                 f"({error if isinstance(error, _Damaged) else type(error).__name__}): give --force to train from the "
@@ -151,7 +152,7 @@ def _check_lines(log: Path, lines: Sequence[bytes]) -> list[dict[str, float]]:
             step = json.loads(line)
             checked = step.pop("crc32", None) is not None
             whole = step.keys() == LOGGED and step["step"] == number and (not checked or _log_line(step) == line)
-        except (ValueError, RecursionError, AttributeError):
+        except (ValueError, RecursionError, AttributeError, TypeError):  # JSON, but no table
             whole = False
         if not whole:
             raise _damaged_log(log, f"line {number + 1} is damaged")

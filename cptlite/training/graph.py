@@ -1,6 +1,6 @@
 """Steps of small suites are bound by kernel launches: record one as a CUDA graph and replay it.
 
-Axes: R runs trained together, B images of a batch, D joint dimension, K classes of all tasks.
+Axes: R runs trained together.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from cptlite.methods.batches import Batch
+
 __all__ = ["RECORDED", "Gradients", "Step", "record"]
 
 Gradients = tuple[Tensor, dict[str, Tensor]]
 """Loss of each run, (R,), and the gradient of each learnable, (R, ...), by name."""
 
-Step = Callable[[Tensor, Tensor, Tensor | None], Gradients]
-"""From images (R, B, D), labels (R, B) and kept classes (R, K), or None, to gradients; what is learned it reads."""
+Step = Callable[[Batch], Gradients]
+"""From a batch to gradients; what is learned it reads."""
 
 RECORDED = "recorded"
 DEVICES = ("cuda",)  # whose steps can be recorded
@@ -26,9 +28,7 @@ WARM_UPS = 3  # PyTorch's own advice: libraries settle their workspaces before t
 
 def record(
     step: Step,
-    images: Tensor,
-    labels: Tensor,
-    kept: Tensor | None,
+    batch: Batch,
     *,
     replays: int,
     tolerance: float,
@@ -40,10 +40,8 @@ def record(
     ----------
     step : callable
         A step without a side effect. The memory of the learnables that it reads must not move while it is replayed.
-    images : Tensor of shape (R, B, D)
-    labels : Tensor of shape (R, B)
-    kept : Tensor of shape (R, K), optional
-        The first batch; the recording takes batches of these shapes.
+    batch : Batch
+        The first; the recording takes batches of its shapes.
     replays : int
         Steps that are to come.
     tolerance : float
@@ -58,40 +56,39 @@ def record(
     outcome : str
         ``recorded``, ``off``, or ``not recorded: <reason>``; empty on a device that does not record.
     """
-    if images.device.type not in DEVICES:
+    if batch.images.device.type not in DEVICES:
         return step, ""
     if not enabled:
         return step, "off"
     if replays < LEAST_REPLAYS:
         return step, f"not recorded: too few steps ({replays} of {LEAST_REPLAYS})"
     # Captured on zeros, so that a replay that does nothing, or does not read its inputs, is seen to differ.
-    inputs = torch.zeros_like(images), torch.zeros_like(labels), None if kept is None else torch.zeros_like(kept)
+    inputs = batch.map(torch.zeros_like)
     try:
-        replay, (losses, gradients) = capture(step, *inputs)
+        replay, (losses, gradients) = capture(step, inputs)
     except RuntimeError as error:
         return step, f"not recorded: {str(error).strip().partition(chr(10))[0] or type(error).__name__}"
 
-    def recording(images: Tensor, labels: Tensor, kept: Tensor | None) -> Gradients:
-        for static, value in zip(inputs, (images, labels, kept), strict=True):
-            if static is not None and value is not None:
-                static.copy_(value)
+    def recording(batch: Batch) -> Gradients:
+        for static, value in zip(inputs.tensors, batch.tensors, strict=True):
+            static.copy_(value)
         replay()
         return losses.clone(), gradients  # losses are kept until the epoch ends
 
-    wanted, got = step(images, labels, kept), recording(images, labels, kept)
+    wanted, got = step(batch), recording(batch)
     if not _agree(wanted, got, tolerance):
         return step, "not recorded: a replay differed from the step that it was made of"
     return recording, RECORDED
 
 
-def capture(step: Step, images: Tensor, labels: Tensor, kept: Tensor | None) -> tuple[Callable[[], None], Gradients]:
+def capture(step: Step, batch: Batch) -> tuple[Callable[[], None], Gradients]:
     """Capture a step as a CUDA graph.
 
     Parameters
     ----------
     step : callable
-    images, labels, kept : Tensor
-        As in `record`; a replay reads them again.
+    batch : Batch
+        A replay reads its tensors again.
 
     Returns
     -------
@@ -105,18 +102,18 @@ def capture(step: Step, images: Tensor, labels: Tensor, kept: Tensor | None) -> 
     RuntimeError
         The step does something that cannot be captured, such as waiting for the device.
     """
-    device = images.device
+    device = batch.images.device
     try:
         with torch.cuda.device(device):  # streams and captures are of the current device, which need not be this one
             stream = torch.cuda.Stream(device)
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UPS):
-                    step(images, labels, kept)
+                    step(batch)
             torch.cuda.current_stream(device).wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=stream):
-                outputs = step(images, labels, kept)
+                outputs = step(batch)
     except RuntimeError:
         torch.cuda.synchronize(device)
         raise

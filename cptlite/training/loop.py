@@ -3,7 +3,7 @@
 Runs differ in seed and rows alone. Each has its own batches, schedule, optimiser, log and checkpoint: stopped or alone,
 a run goes the same way.
 
-Axes: R runs of a group, B images of a batch, D joint dimension (M, D for patch features), K classes of all tasks.
+Axes: R runs of a group.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from cptlite.methods.base import PromptMethod
+from cptlite.methods.batches import Batch
 from cptlite.training.graph import RECORDED, Gradients, Step, record
 from cptlite.training.state import TrainingState
 
@@ -43,38 +43,32 @@ def train(method: PromptMethod, states: Sequence[TrainingState], *, cuda_graphs:
     """
     assert all(state.recipe == states[0].recipe for state in states)
     while running := [state for state in states if not state.finished]:
-        # A run with fewer rows than a batch takes them all, and goes with those of as many rows.
-        group = [state for state in running if state.batch_size == running[0].batch_size]
+        # A run with fewer rows than a batch takes them all, and goes with those of as many rows, of each task.
+        batch_shape = running[0].batch_size, running[0].task_rows
+        group = [state for state in running if (state.batch_size, state.task_rows) == batch_shape]
         gradients_of: Step | None = None  # a step as it is or, on a GPU, as it was recorded
         while not any(state.finished for state in group):
-            batches = [state.next_batch() for state in group]
-            images, labels = map(torch.stack, zip(*batches, strict=True))  # (R, B, D), (R, B)
-            subsampled = group[0].recipe.class_fraction < 1
-            kept = torch.stack([state.draw_classes() for state in group]) if subsampled else None  # (R, K)
+            batch = Batch.join([state.next_batch() for state in group])
             if gradients_of is None:
                 gradients_of, outcome = record(
                     partial(_gradients, method, group),
-                    images,
-                    labels,
-                    kept,
+                    batch,
                     replays=min(state.steps_left for state in group),
                     tolerance=TOLERANCE[method.problem.text.tower.dtype],
                     enabled=cuda_graphs,
                 )
                 for state in group:
                     state.graph = RECORDED if state.graph == RECORDED else outcome  # of an earlier group
-            losses, gradients = gradients_of(images, labels, kept)
+            losses, gradients = gradients_of(batch)
             for run, state in enumerate(group):
                 state.step({name: value[run] for name, value in gradients.items()}, losses[run], num_runs=len(group))
 
 
-def _gradients(
-    method: PromptMethod, group: Sequence[TrainingState], images: Tensor, labels: Tensor, kept: Tensor | None
-) -> Gradients:
+def _gradients(method: PromptMethod, group: Sequence[TrainingState], batch: Batch) -> Gradients:
     """Losses (R,) and gradients (R, ...) of a group of runs at their learnables as they stand."""
     stacked = {}
     for name, value in group[0].learnables.items():
         runs = [state.learnables[name].detach() for state in group]
         axis = torch.stack(runs) if len(runs) > 1 else runs[0][None]  # (R, ...); of one run a view
         stacked[name] = axis.requires_grad_(value.requires_grad)
-    return method.gradients(stacked, images, labels, kept)
+    return method.gradients(stacked, batch)

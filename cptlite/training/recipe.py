@@ -62,7 +62,7 @@ class Recipe(Options):
         1, "Steps along a batch's gradient; the schedule moves as many epochs at a time.", least=1
     )
     class_fraction: float = option(
-        1.0, "Probability with which a class that is not in a batch counts in its loss.", least=0, most=1
+        1.0, "Share of each task's classes not in a batch that are encoded and scored, rounded up.", above=0, most=1
     )
 
     def __post_init__(self) -> None:

@@ -1,13 +1,14 @@
 """One run in training: its learnables, its batches and schedule, its optimiser, and how far it is.
 
-Axes: N rows, V views, B images of a batch, M patches of an image, K classes of all tasks, D joint dimension.
+Axes: N rows, V views, B images of a batch, M patches of an image, T tasks, K classes of all tasks, Q of them that are
+scored, D joint dimension.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 
 from cptlite.errors import CptliteError
 from cptlite.methods.base import FewShotRows
+from cptlite.methods.batches import Batch
 from cptlite.training.checkpoint import resume, save_checkpoint, write_log
 from cptlite.training.recipe import Recipe
+from cptlite.training.sampling import ClassSampler
 
 __all__ = ["TrainingState"]
 
@@ -36,8 +39,8 @@ class TrainingState:
     recipe : Recipe
     seed : int
         Draws the batches, the views and the classes that a loss is over.
-    num_classes : int
-        K.
+    task_sizes : sequence of int
+        Classes of each task.
     epochs : int, optional
         Of this run, by `Recipe.epochs_at`; by default the recipe's.
     folder : Path, optional
@@ -47,6 +50,9 @@ class TrainingState:
 
     Attributes
     ----------
+    batch_size : int
+    task_rows : tuple of int, optional
+        Rows of each task, where a batch is all rows of several: these stand task by task then.
     epochs_done, steps_done : int
     seconds : float
         Of training so far, earlier attempts included; of steps taken together with other runs, this run's share.
@@ -67,13 +73,13 @@ class TrainingState:
         recipe: Recipe,
         *,
         seed: int,
-        num_classes: int,
+        task_sizes: Sequence[int],
         epochs: int | None = None,
         folder: Path | None = None,
         on_epoch: Callable[[int, float], None] | None = None,
     ) -> None:
         self.learnables, self.rows, self.recipe = learnables, rows, recipe
-        self.num_classes, self.folder, self.on_epoch = num_classes, folder, on_epoch
+        self.folder, self.on_epoch = folder, on_epoch
         self.epochs = epochs or recipe.epochs
         self.optimizer = _new_optimizer(recipe, learnables.values())
         self.generator = torch.Generator().manual_seed(seed)
@@ -83,6 +89,14 @@ class TrainingState:
         count = len(rows.labels)
         self.batch_size = recipe.batch_of(count)
         self.steps_per_epoch = count // self.batch_size  # the last partial batch is dropped when there is a full one
+        self._sampler: ClassSampler | None = None
+        if recipe.class_fraction < 1:
+            self._sampler = ClassSampler(task_sizes, recipe.class_fraction, self.batch_size, rows.labels.device)
+        self.task_rows: tuple[int, ...] | None = None
+        self._by_task: Tensor | None = None
+        every_class = self._sampler is None or self._sampler.width == sum(task_sizes)
+        if self.batch_size == count and every_class and len(task_sizes) > 1:
+            self.task_rows, self._by_task = _order_by_task(rows.labels, task_sizes)
         if folder:
             resume(folder, self)
         self._losses: list[Tensor] = []  # of the epoch's steps so far
@@ -98,18 +112,19 @@ class TrainingState:
         """Steps until `finished`."""
         return (self.epochs - self.epochs_done) * self.steps_per_epoch - len(self._losses)
 
-    def next_batch(self) -> tuple[Tensor, Tensor]:
-        """Features (B, D), those of patches (B, M, D), and classes (B,) of the next step."""
+    def next_batch(self) -> Batch:
+        """Rows of the next step, in random views, with the axis R of one run in front."""
         if not self._losses:
             self._begin_epoch()
         start = len(self._losses) * self.batch_size
-        picked = self._order[start : start + self.batch_size]  # (B,)
-        return self.rows.features[picked, self._views[picked]], self.rows.labels[picked]
-
-    def draw_classes(self) -> Tensor:
-        """Classes that the next step's loss is over besides those in its batch: Tensor of shape (K,), bool."""
-        drawn = torch.rand(self.num_classes, generator=self.generator) < self.recipe.class_fraction
-        return drawn.to(self.rows.features.device, non_blocking=True)
+        picked = self._order[start : start + self.batch_size] if self._by_task is None else self._by_task  # (B,)
+        labels = self.rows.labels[picked]
+        return Batch(
+            images=self.rows.features[picked, self._views[picked]][None],
+            labels=labels[None],
+            classes=self._sampler.draw(labels, self.generator)[None] if self._sampler else None,
+            task_rows=self.task_rows,
+        )
 
     def step(self, gradients: Mapping[str, Tensor], loss: Tensor, *, num_runs: int = 1) -> None:
         """Step along gradients, as often as the recipe says; the time since the last step was that of so many runs.
@@ -184,6 +199,14 @@ class TrainingState:
             self._saved = time.monotonic()
         if self.on_epoch:
             self.on_epoch(self.epochs_done, sum(losses) / len(losses))
+
+
+def _order_by_task(labels: Tensor, task_sizes: Sequence[int]) -> tuple[tuple[int, ...], Tensor]:
+    """Rows of each task, and all rows (N,) task by task."""
+    sizes = torch.tensor(task_sizes)
+    tasks = torch.arange(len(sizes)).repeat_interleave(sizes)[labels.cpu()]  # (N,)
+    counts = torch.bincount(tasks, minlength=len(sizes)).tolist()
+    return tuple(counts), tasks.argsort(stable=True).to(labels.device)
 
 
 def _new_optimizer(recipe: Recipe, learnables: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

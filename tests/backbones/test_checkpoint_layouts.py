@@ -89,11 +89,14 @@ def test_hugging_face_in_safetensors(state: State, digest: str, tmp_path: Path) 
         (lambda state: {"model": state, "net": state}, "one state dict under each of model, net"),
         (lambda state: state | {"epoch": 3}, "an? int under 'epoch'"),
         (lambda state: {"model": state, "args": Namespace(lr=1)}, "an object 'argparse.Namespace', and only tensors"),
-        (lambda state: state | {"ln_final.bias": torch.zeros(64, dtype=torch.complex64)}, "another kind under"),
-        (lambda state: state | {"ln_final.bias": torch.zeros(64).to_sparse()}, "another kind under 'ln_final.bias'"),
+        (
+            lambda state: state | {"ln_final.bias": torch.zeros(64, dtype=torch.complex64)},
+            "an object 'torch.ComplexFloatStorage'",
+        ),
+        (lambda state: state | {"ln_final.bias": torch.zeros(64).to_sparse()}, "_rebuild_sparse_tensor'"),
         (
             lambda state: state | {"ln_final.bias": torch.zeros(1).expand(10**6, 10**6)},
-            "claim more bytes than the file",
+            "claims 1000000000000 numbers, its storage has 1",
         ),
         (lambda state: {key: hugging_face(state)[key] for key in hugging_face(state) if "q_proj" not in key}, "k_proj"),
         (lambda state: hugging_face(state) | {"text_model.pooler": torch.zeros(1)}, "'pooler'"),

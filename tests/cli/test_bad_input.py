@@ -331,7 +331,9 @@ KINDS = [
     Bad("momentum of adamw", (*TRAIN, "--recipe", "full", "--momentum", "1"), 2, ("momentum", "below 1", "got 1.0")),
     Bad("optimizer", (*TRAIN, "--optimizer", "adam"), 2, ("optimizer", "'adam'", "sgd, adamw")),
     Bad("recipe", (*TRAIN, "--recipe", "slow"), 2, ("recipe", "'slow'", "paper, released, full")),
-    Bad("class fraction", (*TRAIN, "--class-fraction", "1.5"), 2, ("class-fraction", "from 0 to 1", "got 1.5")),
+    Bad(
+        "class fraction", (*TRAIN, "--class-fraction", "1.5"), 2, ("class-fraction", "above 0 and at most 1", "got 1.5")
+    ),
     Bad("diverging", (*QUICK, "--lr", "1e30", "--epochs", "6", "--warmup-epochs", "0"), 1, ("epoch 2", "smaller --lr")),
     Bad("diverging in the last step", (*QUICK, "--lr", "1e38", "--warmup-epochs", "0"), 1, ("epoch 1", "smaller --lr")),
     Bad("no context", (*TRAIN, "--context-length", "0"), 2, ("context-length", "from 1 to 75", "got 0")),
@@ -467,10 +469,10 @@ KINDS = [
     Bad("no training rows", TRAIN, 3, ("dtd.h5 has no train rows", "zeroshot"), cached_without("train")),
     Bad("no test rows", TRAIN, 3, ("dtd.h5 has no test rows", "cache it anew"), cached_without("test")),
     Bad(
-        "no validation rows for a probe",
-        PROBE,
+        "no validation rows for a probe, strictly",
+        (*PROBE, "--strict"),
         3,
-        ("validation rows, and task 'dtd' has none", "--method prototype"),
+        ("--strict wants data", "no validation rows to choose on: linear-probe takes C 1 there"),
         cached_without("val"),
     ),
     Bad(

@@ -64,7 +64,7 @@ def test_every_command_has_help() -> None:
     }
     for command in app.registered_commands:
         assert command.callback is not None
-        done = call(command.callback.__name__, "--help")
+        done = call(command.name or command.callback.__name__, "--help")
         assert done.exit_code == 0
         assert "Usage" in done.stdout
 
@@ -200,6 +200,7 @@ def test_methods() -> None:
         "variants": [],
         "learns": "a linear head blended with the template class by class",
         "multi_task": False,
+        "carries_over_to": {"nothing new": []},
         "cached": "all views",
         "parameters": "K D + 2 K",
         "source": "Huang et al., CVPR 2024",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -119,9 +120,31 @@ def test_same_bytes_of_two_tasks_and_of_no_files(tmp_path: Path) -> None:
 def test_files_of_sizes_of_their_own_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
     read = checks._ends
-    monkeypatch.setattr(checks, "_ends", lambda file: opened.append(file.path) or read(file))
+    monkeypatch.setattr(checks, "_ends", lambda path: opened.append(Path(path).name) or read(path))
     same_bytes(dataset(tmp_path, {"train": {"1": b"x", "2": b"xyz"}, "test": {"3": b"xy", "4": b"abc"}}))
     assert opened == ["2", "4"]
+
+
+def test_comparing_bytes_takes_a_few_numbers_a_file(tmp_path: Path) -> None:
+    count = 20_000
+    paths = [f"images/of/one/class/{number}.jpg" for number in range(count)]
+    splits = {"train": rows([0] * count, paths), "val": rows([]), "test": rows([])}
+    absent = Dataset(name="x", image_root=tmp_path, tasks=(TASK,), splits=splits)
+    tracemalloc.start()
+    assert same_bytes(absent) == []
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 * count  # an object for each took 400
+
+
+def test_many_files_of_few_contents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of several threads find what one look at all would."""
+    monkeypatch.setattr(checks, "PART", 3)
+    contents = {split: {f"{split}{n}": LONG[: 9000 + n % 7] for n in range(20)} for split in ("train", "val", "test")}
+    assert same_bytes(dataset(tmp_path, contents)) == [
+        "the same bytes in train and validation: 20 (the first: val0 is train0)",
+        "the same bytes in train and test: 20 (the first: test0 is train0)",
+    ]
 
 
 def test_strict() -> None:

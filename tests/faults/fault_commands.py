@@ -25,6 +25,7 @@ __all__ = ["COMMANDS", "Command", "Shelf", "outcome_of"]
 CACHE = ("cache", "-d", "leaves", "--backbone", "random:demo", "--workers", "0", "--batch-size", "4", "--views", "2")
 TRAIN = ("train", "--shots", "2", "-d", "coins", "-d", "leaves", "--method")
 STEPS = ("--epochs", "2", "--batch-size", "4", "--context-length", "2")
+RUN = "runs/coins+leaves/prototype/random-demo/shots2-seed1"
 DATASETS = {"coins": ("dime", "penny"), "leaves": ("ash", "elm", "oak")}
 STRANGERS = (
     "notes.txt",
@@ -86,6 +87,7 @@ COMMANDS = [
     *_train("softcpt", *STEPS),
     *_train("kgcoop", *STEPS),
     *_train("prototype"),
+    Command(name="eval", words=("eval", RUN), outputs=("runs",), finds=("runs", "cache")),
     Command(name="report --out", words=("report", "--out", "plots"), outputs=("plots",), finds=("runs",)),
     Command(
         name="bench --json --plot",
@@ -226,6 +228,10 @@ def _config(path: Path) -> Any:
     return content
 
 
+def _evaluated(path: Path) -> Any:
+    return {name: value for name, value in json.loads(path.read_text()).items() if name != "seconds"}
+
+
 def _bench(path: Path) -> Any:
     """Which figures there are; none is twice the same."""
     return sorted(json.loads(path.read_text()))
@@ -246,6 +252,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "log.jsonl": _log,
     "results.json": _results,
     "b.json": _bench,
+    ".json": _evaluated,
     "b.png": _bench_picture,
     ".png": _picture,
     "config.json": _config,

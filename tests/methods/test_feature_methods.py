@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +14,6 @@ from scipy.optimize import approx_fprime, minimize
 from scipy.special import log_softmax, softmax
 
 from cptlite.classifiers import TipClassifier
-from cptlite.errors import DataError
 from cptlite.methods.base import FewShotRows, Learned, Problem
 from cptlite.methods.probes.cross_modal import AdamW, cross_modal_loss
 from cptlite.methods.probes.estimator import TaskRows
@@ -90,10 +88,18 @@ def test_same_seed_same_bytes_and_rows_left_as_they_were(name: str, problem: Pro
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_validation_rows_are_wanted(name: str, problem: Problem) -> None:
-    train = draw(2)
-    with pytest.raises(DataError, match=rf"{re.escape(name)} chooses on validation rows, and task 'fruit'"):
-        fit(problem, name, train, FewShotRows(features=train.features[:2], labels=train.labels[:2]))
+def test_a_task_without_validation_rows_takes_the_defaults(name: str, problem: Problem) -> None:
+    """As many as it says; the tasks that have some choose."""
+    train, val = draw(2), draw(2)
+    some = FewShotRows(features=val.features[val.labels < 2], labels=val.labels[val.labels < 2])
+    none = FewShotRows(features=val.features[:0], labels=val.labels[:0])
+    assert fit(problem, name, train, some).choices.keys() == {"animal"}
+    untuned = fit(problem, name, train, none)
+    assert untuned.choices == {}
+    assert all(tensor.isfinite().all() for tensor in untuned.classifier.tensors().values())
+    given = {"tip-adapter": {"alpha": 1.17, "beta": 1.0}, "tip-adapter-f": {"alpha": 1.17, "beta": 1.0}}.get(name, {})
+    same = fit(problem, name, train, none, **given).classifier.tensors()
+    assert all(torch.equal(value, same[key]) for key, value in untuned.classifier.tensors().items())
 
 
 def test_parameter_counts(problem: Problem) -> None:

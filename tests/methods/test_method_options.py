@@ -14,7 +14,7 @@ from started import Started
 from torch import Tensor
 
 from cptlite.config import known_options, resolve_config
-from cptlite.errors import DataError, UsageError
+from cptlite.errors import UsageError
 from cptlite.methods.base import FewShotRows, Learned, Problem
 from cptlite.methods.probes.lp_plus_plus import blend_step, first_blend
 from cptlite.methods.probes.tip_adapter import train_keys
@@ -292,6 +292,6 @@ def test_tip_adapter_takes_alpha_and_beta_as_given(problem: Problem) -> None:
     alpha, beta, choices = blend(val, beta=4.0)
     assert beta == 4.0 and choices["animal"] == {"alpha": pytest.approx(alpha)}
     assert blend(val)[2]["animal"].keys() == {"alpha", "beta"}
-    for options in ({}, {"alpha": 0.25}, {"beta": 4.0}):
-        with pytest.raises(DataError, match="tip-adapter chooses on validation rows"):
-            blend(empty, **options)
+    assert blend(empty) == (pytest.approx(1.17), 1.0, {})
+    assert blend(empty, alpha=0.25) == (0.25, 1.0, {})
+    assert blend(empty, beta=4.0) == (pytest.approx(1.17), 4.0, {})

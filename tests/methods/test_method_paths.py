@@ -19,6 +19,7 @@ from torch import Tensor
 from cptlite.backbones import Backbone
 from cptlite.datasets.types import Task
 from cptlite.methods.base import Problem, PromptMethod
+from cptlite.methods.batches import Batch
 from cptlite.methods.prompts.class_weights import ClassWeightMethod
 from cptlite.methods.prompts.cocoop import CoCoOp
 from cptlite.methods.prompts.plot import Plot
@@ -159,17 +160,18 @@ def weights_and_gradients(runs: Runs) -> dict[str, Tensor]:
     return {"class weights": weights.detach(), **dict(zip(runs.learnables, found, strict=True))}
 
 
-def draw_batch(runs: Runs) -> tuple[Tensor, Tensor]:
-    """Pooled features (R, B, D), or those of patches (R, B, M, D) for a method of these, and labels (R, B)."""
+def draw_batch(runs: Runs) -> Batch:
+    """Six rows of pooled features, or of patches for a method of these."""
     generator = torch.Generator().manual_seed(2)
     shape = (PLACES, EMBED_DIM) if isinstance(runs.method, Plot) else (EMBED_DIM,)
     images = torch.randn((runs.count, 6, *shape), generator=generator)
-    return images, torch.randint(len(runs.method.problem.class_names), (runs.count, 6), generator=generator)
+    labels = torch.randint(len(runs.method.problem.class_names), (runs.count, 6), generator=generator)
+    return Batch(images=images, labels=labels)
 
 
 def loss_and_step(runs: Runs) -> dict[str, Tensor]:
     """Losses of a batch and the gradients that training steps along; one of no numbers may be there or not."""
-    loss, found = runs.method.gradients(runs.learnables, *draw_batch(runs))
+    loss, found = runs.method.gradients(runs.learnables, draw_batch(runs))
     return {"loss": loss, **{name: gradient for name, gradient in found.items() if gradient.numel()}}
 
 
@@ -226,13 +228,14 @@ def test_paths_agree_on_several_runs(kind: tuple[str, str, str], position: str) 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(filter(None, kind)))
 def test_a_run_among_others_steps_as_alone(kind: tuple[str, str, str]) -> None:
     together = make_runs(kind, Case(PETS), "fused", count=3)
-    images, labels = draw_batch(together)
-    losses, gradients = together.method.gradients(together.learnables, images, labels)
+    batch = draw_batch(together)
+    losses, gradients = together.method.gradients(together.learnables, batch)
     for run in range(3):
         alone = together.pick(run, make_runs(kind, Case(PETS), "plain").method)
-        loss, own = alone.method.gradients(alone.learnables, images[run : run + 1], labels[run : run + 1])
-        of_run = {name: gradient[run : run + 1] for name, gradient in gradients.items()}
-        assert_agree({"loss": loss, **own}, {"loss": losses[run : run + 1], **of_run})
+        of_run = batch.map(lambda tensor, run=run: tensor[run : run + 1])
+        loss, own = alone.method.gradients(alone.learnables, of_run)
+        among = {name: gradient[run : run + 1] for name, gradient in gradients.items()}
+        assert_agree({"loss": loss, **own}, {"loss": losses[run : run + 1], **among})
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(filter(None, kind)))

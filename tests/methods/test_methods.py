@@ -15,8 +15,8 @@ from started import Started
 from cptlite.classifiers import LinearClassifier
 from cptlite.config import resolve_config
 from cptlite.datasets.types import Task
-from cptlite.errors import DataError, UsageError
-from cptlite.methods.base import FewShotRows, Learned, Problem, mask_other_tasks
+from cptlite.errors import UsageError
+from cptlite.methods.base import FewShotRows, Learned, Problem
 from cptlite.methods.probes.linear_probe import search_c
 from cptlite.methods.prompts.prograd import project
 from cptlite.methods.table import METHODS, find_method
@@ -89,17 +89,18 @@ def test_prototype_is_the_nearest_mean(problem: Problem, rows: FewShotRows) -> N
 def test_linear_probe_fits_each_task_on_its_own(problem: Problem, rows: FewShotRows) -> None:
     learned = fit(problem, "linear-probe", rows, rows)
     scores = learned.classifier.scores(rows.features[:, 0])
-    masked = mask_other_tasks(scores, problem.class_tasks, rows.labels)
+    masked = scores.masked_fill(problem.class_tasks[rows.labels][:, None] != problem.class_tasks, -torch.inf)
     assert torch.equal(masked.argmax(-1), rows.labels)
     assert learned.choices.keys() == {"animal", "fruit"}
     assert learned.num_parameters == 5 * DIM + 5
 
 
-def test_linear_probe_wants_validation_rows_unless_c_is_given(problem: Problem, rows: FewShotRows) -> None:
+def test_linear_probe_takes_c_as_given_or_1_without_validation_rows(problem: Problem, rows: FewShotRows) -> None:
     empty = FewShotRows(features=rows.features[:0], labels=rows.labels[:0])
-    with pytest.raises(DataError, match="linear-probe chooses on validation rows, .* has none cached"):
-        fit(problem, "linear-probe", rows, empty)
-    assert fit(problem, "linear-probe", rows, empty, C=2.0).choices == {}
+    default, one, two = (fit(problem, "linear-probe", rows, empty, **given) for given in ({}, {"C": 1.0}, {"C": 2.0}))
+    assert default.choices == one.choices == two.choices == {}
+    weights = [learned.classifier.tensors()["weights"] for learned in (default, one, two)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
 @pytest.mark.parametrize("peak", [-5.3, -2.0, 0.0, 0.4, 3.1])

@@ -54,7 +54,7 @@ def test_a_frozen_context_stays_and_the_rest_learns(variant: str, sub_network: s
 def test_a_frozen_context_of_several_runs() -> None:
     method = make_method("csts", True, runs=2)
     together = [Started(method, seed) for seed in (1, 2)]
-    train(method, [TrainingState(each.learnables, rows(), RECIPE, seed=3, num_classes=5) for each in together])
+    train(method, [TrainingState(each.learnables, rows(), RECIPE, seed=3, task_sizes=(2, 3)) for each in together])
     for seed, each in zip((1, 2), together, strict=True):
         alone = Started(make_method("csts", True), seed)
         start = values(alone)

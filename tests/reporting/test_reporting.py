@@ -198,6 +198,8 @@ def test_load_results_names_a_foreign_file(tmp_path: Path, text: str, message: s
         ({"seconds": {"train": None}}, "seconds of train, got None"),
         ({"seconds": {"train": -1}}, "seconds of train, got -1"),
         ({"seconds": {"train": 10**400}}, "seconds of train, got 1000"),
+        ({"seconds": {"train": 1e300}}, "seconds of train, got 1e+300"),
+        ({"shots": 10**400}, "a whole number as shots, got 1000"),
         ({"config": "default"}, "a table as config"),
         ({"caches": {"leaf": 1}}, "a table for each of caches"),
     ],
@@ -270,6 +272,16 @@ def test_draw_shots_plot(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kept", [slice(0, 1), slice(3, 4), slice(1, 4)])
 def test_draw_shots_plot_of_little(tmp_path: Path, kept: slice) -> None:
     assert is_png(draw_shots_plot(several()[kept], tmp_path / "shots.png", title="little"))
+
+
+def test_words_of_files_in_a_plot_and_a_table_are_words(tmp_path: Path) -> None:
+    results = [made_up(0.5) | {"suite": "$\\no {formula$\x1b[31m", "method": "$\\neither$\x07"}]
+    (title,) = group_results(results)
+    assert is_png(draw_shots_plot(results, tmp_path / "shots.png", title))
+    screen = io.StringIO()
+    Console(file=screen, width=200).print(render_table(summary_table(results, title)))
+    assert "\\x1b[31m" in screen.getvalue() and "\\x07" in screen.getvalue()
+    assert all(line.isprintable() for line in screen.getvalue().splitlines())
 
 
 def test_draw_shots_plot_of_more_methods_than_colours(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from run_bench import RunBench, configure, least, results_of
 
 from cptlite.errors import UsageError
 from cptlite.methods.table import METHODS
-from cptlite.runs import learn
+from cptlite.runs import learn, sweep
 from cptlite.runs.folders import run_folder
 from cptlite.text import fused
 
@@ -196,3 +196,11 @@ def test_finished_runs_are_returned_as_they_are_among_others(bench: RunBench) ->
     assert [each["seed"] for each in results] == [1, 2, 3]
     assert results[1] == results_of(done)
     assert {path: path.stat().st_mtime_ns for path in done.iterdir()} == before
+
+
+@pytest.mark.parametrize("lock", [True, False])
+def test_a_sweep_takes_locks_or_none(caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: bool) -> None:
+    seen = []
+    monkeypatch.setattr(sweep, "execute_runs", lambda configs, *_, **options: seen.append(options["lock"]) or [{}])
+    sweep.run_all([least("prototype")], cache_dir=caches, out=tmp_path, lock=lock)
+    assert seen == [lock]

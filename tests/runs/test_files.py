@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 
 from cptlite.config import OWN_ROWS, SAME_NUMBERS, RunConfig, choose_suite, known_options, resolve_config
 from cptlite.datasets import load_catalog
-from cptlite.errors import UsageError
+from cptlite.errors import DataError, UsageError
 from cptlite.methods.table import METHODS
 from cptlite.options import Option
+from cptlite.runs.files import read_json
 from cptlite.runs.folders import run_folder
 from cptlite.training.recipe import RECIPES
 
@@ -33,6 +35,17 @@ def name_of(config: RunConfig) -> str:
     folder = run_folder(Path("runs"), config)
     assert folder == Path("runs", config.suite, folder.parts[2], "RN50", f"shots{config.shots}-seed{config.seed}")
     return folder.parts[2]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff", b"[" * 100_000, b"[]"])
+def test_what_is_no_table_is_one_error_and_a_pipe_is_not_waited_for(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match="got a damaged file: give --force"):
+        read_json(path)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -116,6 +129,8 @@ def values_of(option: Option) -> st.SearchStrategy[Any]:
     """Values that an option takes, most of them its default or near others."""
     if option.name == "templates":
         return st.lists(st.text(st.sampled_from("aA -+~_"), max_size=20).map(lambda words: words + "{}")).map(tuple)
+    if option.name == "held_out_tasks":
+        return st.lists(st.sampled_from(("a", "A", "fashion20/pants", "x+y")), max_size=2).map(tuple)
     if option.kind is bool:
         return st.booleans()
     if option.choices:
@@ -193,3 +208,14 @@ def test_a_configuration_read_back_has_its_folder(config: RunConfig) -> None:
     again = resolve_config(json.loads(json.dumps(config.to_json())))
     assert run_folder(Path("runs"), again) == run_folder(Path("runs"), config)
     assert again.differences() == config.differences()
+
+
+@pytest.mark.parametrize(
+    ("there", "suite"), [("Shelf", "shelf"), ("shelf", "SHELF"), ("caf\u00e9", "cafe\u0301"), ("STRASSE", "straße")]
+)
+def test_suites_that_some_file_systems_take_for_one_are_refused(tmp_path: Path, there: str, suite: str) -> None:
+    (tmp_path / there).mkdir()
+    with pytest.raises(UsageError, match="differs from others in more than capitals .* give --suite"):
+        run_folder(tmp_path, resolve(suite=suite))
+    assert run_folder(tmp_path, resolve(suite=there)).parents[2].name == there
+    assert run_folder(tmp_path / "elsewhere", resolve(suite=suite)).parents[2].name == suite

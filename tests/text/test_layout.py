@@ -61,6 +61,18 @@ def test_runs_have_slots_of_their_own() -> None:
         assert read(three)[2 * run : 2 * run + 2] == expected
 
 
+@pytest.mark.parametrize(("position", "prefix"), [("end", 4), ("middle", 2), ("front", 1)])
+def test_a_prompt_knows_its_context_and_what_it_shares_with_others(position: str, prefix: int) -> None:
+    layout = layout_prompts(["ab", "c"], Letters(), context_length=3, contexts=[1, 0], position=position)
+    assert (layout.context_length, layout.prefix_length) == (3, prefix)
+    assert layout.owners.tolist() == [1, 0]
+    for slots, local, owner in zip(layout.slots, layout.local_slots, layout.owners, strict=True):
+        assert local[local >= 0].tolist() == [0, 1, 2]
+        assert np.array_equal(np.where(local >= 0, local + 3 * owner, -1), slots)
+    bare = layout_prompts(["ab", "c"], Letters(), context_length=0, position=position)
+    assert (bare.context_length, bare.prefix_length, bare.owners.tolist()) == (0, 1, [0, 0])
+
+
 @pytest.mark.parametrize(("parts", "sizes"), [(1, [5]), (2, [2, 3]), (3, [1, 2, 2]), (5, [1] * 5), (9, [1] * 5)])
 def test_parts_are_even_and_keep_the_order(parts: int, sizes: list[int]) -> None:
     whole = layout_prompts(list("abcde"), Letters(), context_length=1, contexts=range(5))

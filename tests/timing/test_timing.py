@@ -20,12 +20,13 @@ from cptlite.timing.cache import bench_cache
 from cptlite.timing.clock import MatmulClock, Patience, Samples, median_seconds, peak_mib
 from cptlite.timing.pictures import draw_photos
 from cptlite.timing.sizes import GENERAL10, SUITES, suite_names
-from cptlite.timing.text import WAYS, bench_text, linear_weights
+from cptlite.timing.text import bench_text, linear_weights
 from cptlite.timing.train import TrainSizes, bench_train
 
 CPU = torch.device("cpu")
 ONCE = Patience(repeats=1, seconds=1.0)
 FEW = {"small": {"one": ["dog", "red panda", "dog house"], "two": ["dog", "A340-200"]}}
+WAYS = ("original", "trimmed", "fused")
 KEYS = {
     "text": "suite way rows forward_s step_s peak_mib speedup rate_vs_matmul max_rel_diff repeats",
     "train": "suite way runs step_s text_s steps_timed steps_per_epoch epoch_s speedup",
@@ -89,6 +90,17 @@ def test_text_ways_agree(backbone: Backbone, clock: MatmulClock) -> None:
     assert 0 < trimmed["max_rel_diff"] < 1e-5
     assert 0 < fused["max_rel_diff"] < 1e-5
     assert original["peak_mib"] > trimmed["peak_mib"] > fused["peak_mib"] > 0
+
+
+def test_a_step_on_some_classes_is_timed_beside_the_others(backbone: Backbone, clock: MatmulClock) -> None:
+    many = {"many": {task: [f"{task} {word}" for word in "abcdefghijklmnopqrstuvwxyz"] for task in ("red", "blue")}}
+    figures = list(bench_text(backbone, many, clock, ONCE, ignore, class_fraction=0.1))
+    assert tuple(row["way"] for row in figures) == (*WAYS, "subsampled")
+    *_, fused, subsampled = figures
+    assert subsampled.keys() == fused.keys()
+    assert 0 < subsampled["rows"] < fused["rows"]
+    assert 0 < subsampled["max_rel_diff"] < 1e-5
+    assert subsampled["peak_mib"] > 0
 
 
 def test_linear_weights_are_those_of_the_transformer() -> None:
@@ -179,6 +191,8 @@ def test_plan_says_what_is_wrong() -> None:
         BenchPlan(repeats=0)
     with pytest.raises(UsageError, match="runs must be positive, got 0"):
         BenchPlan(runs=0)
+    with pytest.raises(UsageError, match="class-fraction must be above 0 and at most 1, got 0"):
+        BenchPlan(class_fraction=0)
     with pytest.raises(UsageError, match="epochs must be 0 .* got -1"):
         BenchPlan(epochs=-1)
     with pytest.raises(UsageError, match="nothing|none"):

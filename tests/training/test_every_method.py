@@ -70,7 +70,8 @@ def test_a_method_learns_the_same_bytes_from_the_same_seed(backbone: Backbone, n
     results = []
     for seed in (1, 1, 2):
         method = make_method(backbone, name)
-        state = new_state(replace(RECIPE, class_fraction=0.5), rows_for(name, 11), seed, method=method)
+        recipe = replace(RECIPE, epochs=2, batch_size=1, class_fraction=0.5)
+        state = new_state(recipe, rows_for(name, 5), seed, method=method)
         train(method, [state])
         results.append(learned(state))
         scores = method.classifier(state.learnables).scores(rows_for(name, 6).features[:, 0])
@@ -80,9 +81,14 @@ def test_a_method_learns_the_same_bytes_from_the_same_seed(backbone: Backbone, n
 
 # On a processor plot looks whether it may stop iterating; on a GPU it does not.
 @pytest.mark.parametrize("name", [name for name in METHOD_NAMES if name != "plot"])
-def test_steps_of_a_method_never_wait_for_the_device(backbone: Backbone, name: str) -> None:
-    subsampled = Recipe(epochs=2, batch_size=4, class_fraction=0.5)
-    few, fewer_operations = count_waits(make_method(backbone, name), 8, 1, Recipe(epochs=2, batch_size=4))
-    many, more_operations = count_waits(make_method(backbone, name), 24, 1, subsampled)
+@pytest.mark.parametrize("batch_size", [4, 1])  # so that all classes are encoded, or the picked ones
+def test_steps_of_a_method_never_wait_for_the_device(
+    backbone: Backbone, name: str, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cptlite.text.picking.TRIMMED_DEVICES", ())  # as on a GPU
+    recipe = Recipe(epochs=2, batch_size=batch_size)
+    few, fewer_operations = count_waits(make_method(backbone, name), 2 * batch_size, 1, recipe)
+    subsampled = replace(recipe, class_fraction=0.5)
+    many, more_operations = count_waits(make_method(backbone, name), 6 * batch_size, 1, subsampled)
     assert more_operations > 2 * fewer_operations
     assert few == many  # what there is, is of an epoch or a training

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from training_fakes import ResidualMethod, learned, new_state, rows_of
 
 from cptlite.methods.base import FewShotRows
+from cptlite.methods.batches import Batch
 from cptlite.training.graph import Gradients, Step
 from cptlite.training.loop import train
 from cptlite.training.recipe import Recipe
@@ -21,12 +21,12 @@ Captured = tuple[Callable[[], None], Gradients]
 Capture = Callable[..., Captured]
 
 
-def capture(step: Step, images: Tensor, labels: Tensor, kept: Tensor | None) -> Captured:
+def capture(step: Step, batch: Batch) -> Captured:
     """Stand in for a CUDA graph: every replay reads the same inputs and writes the same outputs."""
-    losses, gradients = step(images, labels, kept)
+    losses, gradients = step(batch)
 
     def replay() -> None:
-        new_losses, new_gradients = step(images, labels, kept)
+        new_losses, new_gradients = step(batch)
         losses.copy_(new_losses)
         for name, value in new_gradients.items():
             gradients[name].copy_(value)

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_fakes import DIM, ResidualMethod, learned, new_state, rows_of
 
-from cptlite.methods.base import PromptMethod
+from cptlite.methods.base import FewShotRows, PromptMethod
+from cptlite.methods.batches import Batch
 from cptlite.training.loop import train
 from cptlite.training.recipe import Recipe
 
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::unique", "aten::_unique2")
-FRACTIONS = Recipe(epochs=3, batch_size=4, lr=0.05, class_fraction=0.5)
 
 
 class Operations(TorchDispatchMode):
@@ -57,57 +57,91 @@ def test_steps_never_wait_for_the_device(method: type[ResidualMethod], waits: bo
     assert (few != many) is waits  # what there is, is of an epoch or a training
 
 
-def test_the_loss_is_over_kept_classes_and_those_in_the_batch() -> None:
+def test_the_loss_is_over_the_classes_that_are_scored() -> None:
     method = ResidualMethod()
     learnables = {
         name: torch.stack([value.detach(), 2 * value.detach()])
         for name, value in method.start(torch.Generator().manual_seed(0)).items()
     }
     images, labels = torch.randn(2, 3, DIM), torch.tensor([[0, 4, 4], [0, 1, 1]])  # of classes 0, 1 and of 2, 3, 4
-    kept = torch.tensor([[False, False, False, True, False], [False, False, True, False, False]])
     logits = method.logits(learnables, images)  # (R, B, K)
     first, second = (logits[0], labels[0]), (logits[1], labels[1])
     by_hand = [
         (F.cross_entropy(first[0][:1, :1], first[1][:1]) + 2 * F.cross_entropy(first[0][1:, 3:], first[1][1:] - 3)) / 3,
         F.cross_entropy(second[0][:, :2], second[1]),  # all two of the task are in the batch
     ]
-    torch.testing.assert_close(method.loss(learnables, images, labels, kept), torch.stack(by_hand))
-    assert method.loss(learnables, images, labels)[0] > by_hand[0]
+    for classes in ([[0, 3, 4, -1], [0, 1, 2, -1]], [[0, -1, -1, 3, 4], [0, 1, 2, -1, -1]]):
+        batch = Batch(images=images, labels=labels, classes=torch.tensor(classes))
+        torch.testing.assert_close(method.loss(learnables, batch), torch.stack(by_hand))
+    assert method.loss(learnables, Batch(images=images, labels=labels))[0] > by_hand[0]
 
 
 class Noting(ResidualMethod):
-    """Notes the kept classes of each step."""
+    """Notes the batch of each step."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.kept: list[Tensor | None] = []
+        self.batches: list[Batch] = []
 
-    def gradients(self, learnables: Any, images: Tensor, labels: Tensor, kept: Tensor | None = None) -> Any:
-        self.kept.append(kept)
-        return super().gradients(learnables, images, labels, kept)
+    def gradients(self, learnables: Any, batch: Batch) -> Any:
+        self.batches.append(batch)
+        return super().gradients(learnables, batch)
 
 
-def test_kept_classes_reach_the_method_with_the_axis_of_runs() -> None:
-    for runs in (1, 3):
-        method = Noting()
-        train(method, [new_state(FRACTIONS, rows_of(100), seed) for seed in range(runs)])
-        kept = torch.stack([each for each in method.kept if each is not None])  # (steps, R, K)
-        assert kept.shape == (75, runs, 5)
-        assert kept.dtype == torch.bool
-        assert 0.4 < kept.float().mean() < 0.6
+@pytest.mark.parametrize("runs", [1, 3])
+def test_picked_classes_reach_the_method_with_the_axis_of_runs(runs: int) -> None:
     method = Noting()
-    train(method, [new_state(Recipe(epochs=1, batch_size=4), rows_of(4))])
-    assert method.kept == [None]
+    recipe = Recipe(epochs=3, batch_size=1, lr=0.05, class_fraction=0.5)
+    train(method, [new_state(recipe, rows_of(25), seed) for seed in range(runs)])
+    assert len(method.batches) == 75
+    for batch in method.batches:
+        assert batch.classes is not None
+        assert batch.classes.shape == (runs, 1 + 1 + 2)
+        for label, classes in zip(batch.labels[:, 0].tolist(), batch.classes.tolist(), strict=True):
+            kept = [each for each in classes if each >= 0]
+            assert label in kept
+            # The one in the batch and one of the one or two others; or one of two, and two of three.
+            by_task = [sum(each < 2 for each in kept), sum(each >= 2 for each in kept)]
+            assert by_task == ([2, 2] if label < 2 else [1, 2])
 
 
-def test_a_fraction_of_one_changes_nothing_and_less_is_reproducible() -> None:
+def test_a_fraction_of_one_picks_nothing_and_less_is_reproducible() -> None:
+    method = Noting()
+    train(method, [new_state(Recipe(epochs=1, batch_size=4), rows_of(7))])
+    assert [batch.classes for batch in method.batches] == [None]
     results = []
-    for fraction in (1.0, 0.5, 0.5, 0.0):
-        state = new_state(Recipe(epochs=3, batch_size=4, lr=0.05, class_fraction=fraction), rows_of(12))
+    for fraction in (1.0, 0.5, 0.5):
+        state = new_state(Recipe(epochs=3, batch_size=1, lr=0.05, class_fraction=fraction), rows_of(12))
         train(ResidualMethod(), [state])
         results.append(learned(state))
-    assert results[1] == results[2]
-    assert len(set(results)) == 3
+    assert results[0] != results[1] == results[2]
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "rows"), [(12, 12, (6, 6)), (13, 32, (6, 7)), (3, 4, (2, 1)), (12, 4, None)]
+)
+def test_a_batch_of_all_rows_stands_task_by_task(count: int, batch_size: int, rows: tuple[int, int] | None) -> None:
+    method = Noting()
+    train(method, [new_state(Recipe(epochs=1, batch_size=batch_size), rows_of(count))])
+    for batch in method.batches:
+        assert batch.task_rows == rows
+        if rows:
+            tasks = method.problem.class_tasks[batch.labels[0]]
+            assert torch.equal(tasks, tasks.sort().values)
+            assert len(tasks) == count
+
+
+def test_runs_of_other_counts_by_task_step_in_groups_of_their_own() -> None:
+    rows = [rows_of(12), FewShotRows(features=rows_of(12).features, labels=torch.arange(12) % 2)]
+    recipe = Recipe(epochs=4, batch_size=12, lr=0.05)
+    method = Noting()
+    states = [new_state(recipe, each) for each in rows]
+    train(method, states)
+    assert [batch.task_rows for batch in method.batches] == [(6, 6)] * 4 + [(12, 0)] * 4
+    for each, state in zip(rows, states, strict=True):
+        alone = new_state(recipe, each)
+        train(ResidualMethod(), [alone])
+        assert learned(alone) == learned(state)
 
 
 def test_a_batch_of_none_is_all_rows() -> None:

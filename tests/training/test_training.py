@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from training_fakes import NUM_CLASSES, Killed, ResidualMethod, learned, new_state, raise_at, rows_of
+from training_fakes import Killed, ResidualMethod, learned, new_state, raise_at, rows_of
 
 from cptlite.errors import CptliteError, DataError
 from cptlite.methods.base import FewShotRows
+from cptlite.methods.batches import Batch
 from cptlite.training.loop import train
 from cptlite.training.recipe import Recipe
+from cptlite.training.sampling import ClassSampler
 
 RECIPE = Recipe(epochs=3, batch_size=8)
 SGD = Recipe(epochs=4, batch_size=8, lr=0.05)
+SOME_CLASSES = Recipe(epochs=4, batch_size=8, lr=0.05, class_fraction=0.3)
 ADAMW = Recipe(epochs=4, batch_size=8, optimizer="adamw", lr=0.01)
 
 
@@ -41,6 +44,7 @@ def test_a_run_is_the_loop_that_anyone_would_write(recipe: Recipe, fraction: flo
 
     learnables = method.start(torch.Generator().manual_seed(1))
     draws = torch.Generator().manual_seed(1)
+    sampler = ClassSampler(method.problem.task_sizes, fraction, 8, torch.device("cpu"))
     if recipe.optimizer == "sgd":
         optimizer: torch.optim.Optimizer = torch.optim.SGD(learnables.values(), momentum=0.9, weight_decay=5e-4)
     else:
@@ -50,10 +54,12 @@ def test_a_run_is_the_loop_that_anyone_would_write(recipe: Recipe, fraction: flo
         order = torch.randperm(20, generator=draws)
         views = torch.randint(1, 3, (20,), generator=draws)
         for batch in (order[:8], order[8:16]):
-            kept = torch.rand(1, NUM_CLASSES, generator=draws) < fraction if fraction < 1 else None
+            labels = rows.labels[batch]
+            classes = sampler.draw(labels, draws)[None] if fraction < 1 else None
             stacked = {name: value[None] for name, value in learnables.items()}
             optimizer.zero_grad()
-            method.loss(stacked, rows.features[batch, views[batch]][None], rows.labels[batch][None], kept).backward()
+            images = rows.features[batch, views[batch]][None]
+            method.loss(stacked, Batch(images=images, labels=labels[None], classes=classes)).backward()
             optimizer.step()
     assert learned(state) == b"".join(value.detach().numpy().tobytes() for value in learnables.values())
 
@@ -100,7 +106,7 @@ def test_partial_batch_is_dropped_unless_it_is_the_only_one(batch_size: int, ste
     assert state.graph == ""  # nothing is recorded on a processor
 
 
-@pytest.mark.parametrize("recipe", [SGD, ADAMW], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("recipe", [SGD, ADAMW, SOME_CLASSES], ids=["sgd", "adamw", "some classes"])
 def test_interrupted_training_ends_with_the_same_bytes(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,8 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator, ABC):
 
     least_classes = 1
     needs_text = False
+    unchosen = ""
+    """What it takes where it chooses and gets no validation rows, in words."""
 
     @property
     def chooses(self) -> bool:

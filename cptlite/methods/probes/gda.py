@@ -57,6 +57,8 @@ class GDA(TextClassifier):
     inverts.
     """
 
+    unchosen = f"alpha {START_ALPHA:g}"
+
     def __init__(
         self,
         text_weights: Any = None,

@@ -82,6 +82,7 @@ class LinearProbe(FeatureClassifier):
     """
 
     least_classes = 2
+    unchosen = f"C {START_C:g}"
 
     def __init__(self, C: float | None = None) -> None:
         self.C = C

@@ -82,6 +82,8 @@ class LPPlusPlus(TextClassifier):
     class, from the dataset's template.
     """
 
+    unchosen = "the last epoch"
+
     def __init__(
         self,
         text_weights: Any = None,

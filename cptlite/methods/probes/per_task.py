@@ -39,13 +39,18 @@ class PerTask(Probe):
         self.templates: tuple[str, ...] = values.pop("templates", ())
         self.estimator = estimator(**values)
 
+    @property
+    def unchosen(self) -> str:
+        """What the estimator takes without validation rows; empty if it chooses nothing."""
+        return self.estimator.unchosen if self.estimator.chooses else ""
+
     def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows, generator: torch.Generator) -> Learned:
         """Fit every task's estimator on its rows.
 
         Raises
         ------
         DataError
-            A task lacks validation rows to choose on, or training rows of enough classes.
+            A task lacks training rows of enough classes.
         """
         text = zero_shot_weights(problem, self.templates) if self.estimator.needs_text else None  # (K, D)
         fitted, choices = [], {}
@@ -61,11 +66,6 @@ class PerTask(Probe):
         )
 
     def _check(self, rows: TaskRows) -> None:
-        if self.estimator.chooses and not len(rows.y_val):
-            raise DataError(
-                f"{self.name} chooses on validation rows, and task {rows.id!r} has none cached: "
-                f"give the dataset a val split, or use --method prototype"
-            )
         present = len(rows.y.unique())
         if present < self.estimator.least_classes:
             raise DataError(

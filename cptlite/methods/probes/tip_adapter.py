@@ -81,6 +81,12 @@ class TipAdapter(TextClassifier):
         """Whether alpha or beta is chosen on validation rows."""
         return self.alpha is None or self.beta is None
 
+    @property
+    def unchosen(self) -> str:  # type: ignore[override]
+        """What it takes without validation rows."""
+        alpha, beta = self._start()
+        return f"alpha {alpha:g} and beta {beta:g}"
+
     def learn(self, rows: TaskRows, generator: torch.Generator | None = None) -> Fitted:
         """Gather the keys and choose alpha and beta."""
         assert rows.text is not None

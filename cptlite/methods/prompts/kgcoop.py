@@ -2,8 +2,8 @@
 
 Yao et al., "Visual-Language Prompt Tuning with Knowledge-guided Context Optimization" (CVPR 2023).
 
-Axes: R runs trained together, T tasks, K classes in task-major order, B images, L context tokens, W text width,
-D joint dimension.
+Axes: R runs trained together, T tasks, K classes in task-major order, Q of them that are scored, B images, L context
+tokens, W text width, D joint dimension.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.methods.base import Problem, cross_entropy
+from cptlite.methods.base import Problem
+from cptlite.methods.batches import Batch, cross_entropy
 from cptlite.methods.options import PromptOptions, TemplateOptions
 from cptlite.methods.prompts.coop import CoOp
 from cptlite.methods.templates import zero_shot_weights
@@ -47,8 +48,8 @@ class KgCoOp(CoOp):
     learned. One task has the original's loss, and tasks are learned one at a time unless told otherwise, as published.
     Learned jointly, which is a deviation, the pull is averaged over the images of a batch, each counting its own
     task's: the loss is then the mean of the tasks' own losses weighted by their share of the batch, exactly as the
-    cross-entropy is, so tasks share no more than with CoOp-CA. The template is the dataset's own, where the original
-    keeps a list of its own per dataset.
+    cross-entropy is, so tasks share no more than with CoOp-CA. Where some classes alone are scored, the pull too is the
+    mean over these. The template is the dataset's own, where the original keeps a list of its own per dataset.
     """
 
     options: KgCoOpOptions
@@ -59,13 +60,20 @@ class KgCoOp(CoOp):
         members = F.one_hot(problem.class_tasks, len(problem.tasks)).float()
         self._shares = members / members.sum(dim=0)  # (K, T): a class's share of its task's mean
 
-    def loss(
-        self, learnables: Mapping[str, Tensor], images: Tensor, labels: Tensor, kept: Tensor | None = None
-    ) -> Tensor:
+    def loss(self, learnables: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Cross-entropy plus the pull; shapes as in `PromptMethod.loss`."""
-        weights = self.class_weights(learnables)  # (R, K, D)
-        scores = self.mask_classes(self.cosine_logits(images, weights), labels, kept)  # (R, B, K)
-        cosines = (weights * self._anchors).sum(dim=-1)  # (R, K)
-        pulls = 1 - cosines @ self._shares  # (R, T)
-        pull = pulls.gather(-1, self.problem.class_tasks[labels]).mean(dim=-1)  # (R,)
-        return cross_entropy(scores, labels) + self.options.strength * pull
+        weights = self.batch_weights(learnables, batch)  # (R, K or Q, D)
+        scored = self.score_weights(batch, weights)
+        if batch.classes is None:
+            pulls = 1 - (weights * self._anchors).sum(dim=-1) @ self._shares  # (R, T)
+        else:
+            pulls = self._picked_pulls(weights, batch.classes)
+        pull = pulls.gather(-1, self.problem.class_tasks[batch.labels]).mean(dim=-1)  # (R,)
+        return cross_entropy(scored) + self.options.strength * pull
+
+    def _picked_pulls(self, weights: Tensor, classes: Tensor) -> Tensor:
+        """Each task's pull (R, T), from weights (R, Q, D) of some classes (R, Q) of every task."""
+        picks = classes.clamp(min=0)
+        shares = self._shares[picks] * (classes >= 0)[..., None]  # (R, Q, T), of these classes but for a factor
+        cosines = (weights * self._anchors[picks]).sum(dim=-1)  # (R, Q)
+        return 1 - (cosines[:, None] @ (shares / shares.sum(dim=1, keepdim=True)))[:, 0]

@@ -8,14 +8,15 @@ D joint dimension.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cptlite.methods.base import Problem, cross_entropy
+from cptlite.methods.base import Problem
+from cptlite.methods.batches import Batch, Scored, cross_entropy
 from cptlite.methods.options import PromptOptions, TemplateOptions
 from cptlite.methods.prompts.coop import CoOp
 from cptlite.methods.templates import zero_shot_weights
@@ -57,24 +58,25 @@ class ProGrad(CoOp):
         super().__init__(problem, options, runs, sharing="task")
         self._anchors = zero_shot_weights(problem, options.templates)  # (K, D)
 
-    def gradients(
-        self, learnables: Mapping[str, Tensor], images: Tensor, labels: Tensor, kept: Tensor | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def gradients(self, learnables: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy with the labels of each run, (R,), and the projected gradient of the context."""
-        scores = self.mask_classes(self.logits(learnables, images), labels, kept)  # (R, B, K)
-        teacher = self.mask_classes(self.cosine_logits(images, self._anchors), labels, kept)  # (R, B, K)
-        loss = cross_entropy(scores, labels)  # (R,)
+        anchors = self._anchors if batch.classes is None else self._anchors[batch.classes.clamp(min=0)]
+        scored, taught = self.score(learnables, batch), self.score_weights(batch, anchors)
+        loss = cross_entropy(scored)  # (R,)
         context = learnables["context"]
         (gradient,) = torch.autograd.grad(loss.sum(), context, retain_graph=True)
-        (general,) = torch.autograd.grad(self._distance(scores, teacher).sum(), context)
+        (general,) = torch.autograd.grad(self._distance(scored, taught).sum(), context)
         return loss.detach(), {"context": project(gradient, general, self.options.strength)}
 
-    def _distance(self, scores: Tensor, teacher: Tensor) -> Tensor:
-        """Cross-entropy between the softmaxes of (R, B, K) logits, -inf at classes of other tasks in both: (R,)."""
+    def _distance(self, scored: Sequence[Scored], taught: Sequence[Scored]) -> Tensor:
+        """Mean cross-entropy between the softmaxes of two lists of scores, -inf at the same places: (R,)."""
         temperature = self.options.temperature
-        known = F.softmax(teacher / temperature, dim=-1)
-        current = F.log_softmax(scores / temperature, dim=-1).masked_fill(teacher.isneginf(), 0)
-        return -(known * current).sum(dim=-1).mean(dim=-1) * temperature**2
+        each = []
+        for (scores, _), (teacher, _) in zip(scored, taught, strict=True):
+            known = F.softmax(teacher / temperature, dim=-1)
+            current = F.log_softmax(scores / temperature, dim=-1).masked_fill(teacher.isneginf(), 0)
+            each.append(-(known * current).sum(dim=-1))  # (R, b)
+        return torch.cat(each, dim=-1).mean(dim=-1) * temperature**2
 
 
 def project(gradient: Tensor, general: Tensor, strength: float) -> Tensor:

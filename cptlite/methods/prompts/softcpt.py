@@ -3,8 +3,8 @@
 Ding et al., "Multi-task prompt tuning with soft context sharing for vision-language models" (Neurocomputing
 603:128290, 2024; arXiv 2208.13474).
 
-Axes: R runs trained together, T tasks, K classes in task-major order, L context tokens of a class prompt, M of a task
-prompt, Mc of a class-feature prompt, W text width, D joint dimension.
+Axes: R runs trained together, T tasks, K classes in task-major order, Q of them that are scored, L context tokens of a
+class prompt, M of a task prompt, Mc of a class-feature prompt, W text width, D joint dimension.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cptlite.errors import UsageError
 from cptlite.methods.base import Problem, count_tokens, new_context
+from cptlite.methods.batches import take
 from cptlite.methods.options import MethodOptions
 from cptlite.methods.prompts.class_weights import ClassWeightMethod
 from cptlite.options import option
@@ -136,20 +137,35 @@ class SoftCPT(ClassWeightMethod):
         projection = torch.randn(inputs, options.context_length * width, generator=generator) * 0.02
         return {**found, "projection": nn.Parameter(projection.to(text.tower.device))}
 
-    def contexts(self, learnables: Mapping[str, Tensor]) -> Tensor:
-        """Run the meta network: Tensor of shape (R, T, L, W), or (R, K, L, W) with class features."""
+    def contexts(self, learnables: Mapping[str, Tensor], classes: Tensor | None = None) -> Tensor:
+        """Run the meta network: Tensor of shape (R, T, L, W), or with class features (R, K, L, W).
+
+        Of some classes (R, Q) alone, where they are given and there are class features, (R, Q, L, W).
+        """
         inputs = self._encode_tasks(learnables["task_context"])  # (R, T, D)
         if self.has_class_features:
-            class_features = self._encode_classes(learnables["class_context"])  # (R, K, D)
-            task_features = inputs[:, self.problem.class_tasks]  # (R, K, D)
+            context = learnables["class_context"]
+            if classes is None:
+                class_features = self._encode_classes(context)  # (R, K, D)
+                task_features = inputs[:, self.problem.class_tasks]  # (R, K, D)
+            else:
+                class_features = self._encode_classes.pick(context, classes)  # (R, Q, D)
+                task_features = take(inputs, self.problem.class_tasks[classes.clamp(min=0)])  # (R, Q, D)
             if self.options.sub_network == "lincls":
                 inputs = class_features
             elif self.options.sub_network == "linmean":
                 inputs = (class_features + task_features) / 2
             else:
-                inputs = torch.cat([class_features, task_features], dim=-1)  # (R, K, 2D)
+                inputs = torch.cat([class_features, task_features], dim=-1)  # (R, K or Q, 2D)
         return (inputs @ learnables["projection"]).unflatten(-1, (self.options.context_length, -1))
 
     def class_weights(self, learnables: Mapping[str, Tensor]) -> Tensor:
         """Unit-length class weights: Tensor of shape (R, K, D), float32."""
         return F.normalize(self._encode(self.contexts(learnables)), dim=-1)
+
+    def picked_weights(self, learnables: Mapping[str, Tensor], classes: Tensor) -> Tensor:
+        """Class weights of some classes (R, Q), which alone are encoded where that is less: Tensor (R, Q, D)."""
+        if not self._encode.picking_saves(classes.shape[1]):
+            return super().picked_weights(learnables, classes)
+        contexts = self.contexts(learnables, classes)
+        return F.normalize(self._encode.pick(contexts, classes, each=self.has_class_features), dim=-1)
