@@ -11,8 +11,7 @@ import typer
 
 from cptlite.cli.console import note, print_table, show_configuration
 from cptlite.cli.options import HOW, WHAT, BackboneOption, DeviceOption, PrecisionOption
-from cptlite.datasets.text_files import read_json
-from cptlite.datasets.text_files import shown
+from cptlite.datasets.text_files import read_json, shown
 from cptlite.errors import DataError
 from cptlite.files import write_alone
 
