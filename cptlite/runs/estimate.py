@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -34,7 +34,7 @@ class Estimate:
     steps, full_steps : int
         As configured, and by the full recipe; 0 of a method that has no other recipe than its own.
     step_seconds : float
-        Of one, on all tasks.
+        Of one.
     """
 
     steps: float
@@ -55,17 +55,21 @@ def estimate(configs: Sequence[RunConfig], backbone: Backbone, caches: Sequence[
     Returns
     -------
     Estimate or None
-        None for a method that is fitted at once. Of tasks that are learned separately, a step counts as the share of
-        its task's classes in all.
+        None for a method that is fitted at once. Of tasks that are learned separately the one with most classes is
+        timed, and a step of another counts as its share of these.
     """
     first = configs[0]
     if first.recipe is None:
         return None
     problem, _ = new_problems(first, backbone, caches)
     rows = {config.shots: count_rows(caches, config) for config in configs}
+    timed = problem
+    if first.separate:
+        timed = replace(problem, tasks=(max(problem.tasks, key=lambda task: len(task.class_names)),))
     full = None if first.entry.recipe else Recipe(recipe=FULL, **RECIPES[FULL])
-    with naming_memory(problem, first, 1):
-        seconds = _time_step(first, problem, backbone, caches, max(map(sum, rows.values())))
+    largest = max((max if first.separate else sum)(of_task) for of_task in rows.values())
+    with naming_memory(timed, first, 1):
+        seconds = _time_step(first, timed, backbone, caches, largest)
     return Estimate(
         steps=sum(_steps(config, first.recipe, problem, rows[config.shots]) for config in configs),
         full_steps=sum(_steps(config, full, problem, rows[config.shots]) for config in configs) if full else 0,
@@ -74,11 +78,11 @@ def estimate(configs: Sequence[RunConfig], backbone: Backbone, caches: Sequence[
 
 
 def _steps(config: RunConfig, recipe: Recipe, problem: Problem, rows: Sequence[int]) -> float:
-    """Count the steps of a run on so many rows of each of T tasks, in steps on all tasks."""
+    """Count the steps of a run on so many rows of each of T tasks, in steps of what is timed."""
     epochs = recipe.epochs_at(config.shots)
     if not config.separate:
         return epochs * (sum(rows) // recipe.batch_of(sum(rows)))
-    shares = [size / len(problem.class_names) for size in problem.task_sizes]
+    shares = [size / max(problem.task_sizes) for size in problem.task_sizes]
     return sum(
         epochs * (count // recipe.batch_of(count)) * share for count, share in zip(rows, shares, strict=True) if count
     )

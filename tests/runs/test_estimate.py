@@ -17,7 +17,7 @@ STEPS = {
     ("softcpt", ()): 3 * (14 // 2),  # 7 classes of 2 shots in batches of 2, 3 epochs
     ("softcpt", (("shots", 4),)): 3 * 14,
     ("softcpt", (("recipe", "full"), ("epochs", 600), ("batch_size", 0))): 150,
-    ("coop-ca", (("separate", True),)): 3 * (2 * 2 / 7 + 3 * 3 / 7 + 2 * 2 / 7),
+    ("coop-ca", (("separate", True),)): 3 * (2 * 2 / 3 + 3 * 3 / 3 + 2 * 2 / 3),
     ("softcpt", (("classes", "base"),)): 3 * ((1 + 2 + 1) * 2 // 2),
     ("coop-mt", (("held_out_tasks", ("leaves",)),)): 3 * (8 // 2),
 }
