@@ -23,6 +23,10 @@ test:
 test-fast *options:
     {{python}} -m pytest -n 2 -m "not slow" {{options}}
 
+# Faults injected into every command that writes, half an hour; the table of tests/README.md is written anew.
+faults *options:
+    {{python}} tests/faults/inject.py --seed 0 --table tests/README.md {{options}}
+
 # Fuzz one reader of files, or all of them: `just fuzz csv 60`; needs `just setup`, CONTRIBUTING.md says more.
 fuzz reader="" seconds="600":
     {{python}} -m pip install -q -c constraints.txt -e '.[fuzz]'

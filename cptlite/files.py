@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
+import json
 import os
 import socket
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from cptlite.errors import CptliteError
 
-__all__ = ["BoundedReader", "file_kind", "locked", "naming_full_disk", "replacing", "write_whole"]
+__all__ = [
+    "BoundedReader",
+    "file_kind",
+    "is_whole",
+    "locked",
+    "naming_full_disk",
+    "replacing",
+    "sha256_of",
+    "table_digest",
+    "write_alone",
+    "write_whole",
+]
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+PROCESSES = Path("/proc")
 SHOWN = 80  # characters of a lock file, which anything may stand in
 
 
@@ -71,13 +87,42 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def write_alone(path: Path, content: bytes) -> None:
+    """Write a file that nobody goes on from, as `write_whole` does; what killed processes left of it goes.
+
+    Its folder is made. It takes no lock, and so removes only what processes left that this machine knows are gone.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{escape(path.name)}.*.tmp"):
+        process = leftover.name.split(".")[-2]
+        if process.isdecimal() and PROCESSES.is_dir() and not (PROCESSES / process).exists():
+            leftover.unlink(missing_ok=True)
+    write_whole(path, content)
+
+
+def sha256_of(content: bytes) -> str:
+    """Hex digest."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def table_digest(table: Mapping[str, Any]) -> str:
+    """Hex digest over all of a JSON table but its entry ``sha256``, in whatever order and layout."""
+    rest = {name: value for name, value in table.items() if name != "sha256"}
+    return sha256_of(json.dumps(rest, sort_keys=True).encode())
+
+
+def is_whole(results: Mapping[str, Any]) -> bool:
+    """Whether the results of a run carry their own digest; those of earlier versions had none, nor ``files``."""
+    return not results.keys() & {"sha256", "files"} or results.get("sha256") == table_digest(results)
+
+
 @contextmanager
 def naming_full_disk(folder: Path) -> Iterator[None]:
     """Turn the error of a full disk into one that says what to do."""
     try:
         yield
     except OSError as error:
-        if error.errno not in NO_SPACE:
+        if error.errno not in NO_SPACE and "No space left" not in str(error):  # HDF5 has words alone
             raise
         raise CptliteError(
             f"no space left in {folder}: free some and run the same command again, which goes on with what is written"
@@ -85,13 +130,15 @@ def naming_full_disk(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, target: Path) -> Iterator[None]:
     """Hold a lock file, which says who holds it and is gone afterwards.
 
     Parameters
     ----------
     path : Path
         In a folder that exists.
+    target : Path
+        What it is the lock of, for messages.
 
     Raises
     ------
@@ -105,16 +152,16 @@ def locked(path: Path) -> Iterator[None]:
             lock.acquire()
     except Timeout:
         raise CptliteError(
-            f"another process{_holder(path)} writes to {path.parent}: wait until it is done, or end it"
+            f"another process{_holder(path)} is writing {target}: wait until it is done, or end it"
         ) from None
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno not in NO_LOCKS:
             raise
         path.unlink(missing_ok=True)  # made before it was to be locked
-        raise _without_locks(path, str(error)) from None
+        raise _without_locks(target, str(error)) from None
     try:
         if type(lock) is not FileLock:
-            raise _without_locks(path, "only makeshift ones")
+            raise _without_locks(target, "only makeshift ones")
         with suppress(OSError):  # a lock holds without a name on it, on a full disk too
             path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
         yield
@@ -133,8 +180,8 @@ def _holder(path: Path) -> str:
     return f" ({text})" if text.isprintable() and text else ""
 
 
-def _without_locks(path: Path, reason: str) -> CptliteError:
+def _without_locks(target: Path, reason: str) -> CptliteError:
     return CptliteError(
-        f"wanted to lock {path.parent}, got a file system without locks ({reason}): give --no-lock if no other process "
+        f"wanted to lock {target}, got a file system without locks ({reason}): give --no-lock if no other process "
         f"writes there, or a folder on another file system"
     )

@@ -20,7 +20,8 @@ from cptlite.cache.encode_pass import EncodingPass, OnProgress
 from cptlite.cache.format import DTYPES, Fingerprint, cache_path
 from cptlite.cache.parts import PartStore
 from cptlite.cache.read import BadImage, open_cache
-from cptlite.cache.write import replace_words, write_cache, writing
+from cptlite.cache.write import has_leftovers, replace_words, write_cache, writing
+from cptlite.datasets.text_files import shown
 from cptlite.datasets.types import Dataset
 from cptlite.datasets.views import ViewConfig
 from cptlite.environment import usable_cores
@@ -152,7 +153,7 @@ def encode_dataset(
                 report = _encode_missing(work, skip_bad)
             elif report.words_replaced:
                 replace_words(path, dataset.tasks)
-    elif store.folder.exists():  # killed between the renaming of the file and the end of its parts
+    elif store.folder.exists() or has_leftovers(path):  # killed after the renaming of the file
         with suppress(CptliteError), writing(path, lock=lock):
             store.remove()
     return replace(report, seconds=time.monotonic() - start)
@@ -193,8 +194,8 @@ def _encode_missing(work: EncodingPass, skip_bad: bool) -> EncodeReport:
         store.remove()
         first = work.bad[0]
         raise DataError(
-            f"wanted {rows} images of {work.dataset.name} under {work.dataset.image_root}, could read none "
-            f"(the first, {first.path}: {first.reason}): check --root"
+            f"wanted {rows} images of {shown(work.dataset.name)} under {shown(work.dataset.image_root)}, could read "
+            f"none (the first, {shown(first.path)}: {shown(first.reason)}): check --root"
         )
     complete = skip_bad or not work.bad
     if complete:
@@ -223,10 +224,11 @@ def _num_rows(dataset: Dataset) -> int:
 
 def _check_images(dataset: Dataset) -> None:
     if not _num_rows(dataset):
-        raise DataError(f"the dataset {dataset.name} has no images: check its split files and --root")
+        raise DataError(f"the dataset {shown(dataset.name)} has no images: check its split files and --root")
     if not dataset.image_root.is_dir():
         raise DataError(
-            f"wanted the images of {dataset.name} in the folder {dataset.image_root}, which is not there: check --root"
+            f"wanted the images of {shown(dataset.name)} in the folder {shown(dataset.image_root)}, which is not "
+            f"there: check --root"
         )
 
 
@@ -238,8 +240,9 @@ def _check_space(work: EncodingPass) -> None:
     free = shutil.disk_usage(work.store.target.parent).free
     if free < wanted:
         raise CptliteError(
-            f"encoding {work.dataset.name} takes up to {wanted / 2**20:.0f} MiB in {work.store.target.parent}, "
-            f"{free / 2**20:.0f} MiB are free: free some, or give another --cache-dir"
+            f"encoding {shown(work.dataset.name)} takes up to {wanted / 2**20:.0f} MiB in "
+            f"{shown(work.store.target.parent)}, {free / 2**20:.0f} MiB are free: free some, or give another "
+            f"--cache-dir"
         )
 
 

@@ -25,6 +25,7 @@ from cptlite.cache.parts import PartStore
 from cptlite.cache.read import BadImage
 from cptlite.cache.write import SplitContent
 from cptlite.datasets.images import UnreadableImageError, normalise, open_rgb, plain_pixels, quiet_pillow, random_pixels
+from cptlite.datasets.text_files import shown
 from cptlite.datasets.types import SPLITS, Dataset
 from cptlite.datasets.views import ViewConfig
 from cptlite.errors import CptliteError
@@ -208,7 +209,7 @@ class EncodingPass:
         if not finite.all():
             path = self.dataset.splits[split].paths[rows[finite.argmin()]]
             raise CptliteError(
-                f"the features of {path} are not finite in {self.fingerprint.dtype} with precision "
+                f"the features of {shown(path)} are not finite in {self.fingerprint.dtype} with precision "
                 f"{self.fingerprint.precision}: give --precision float32 or --dtype float32; if that does not help, "
                 f"the weights are damaged"
             )

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from cptlite.cache.format import SCHEMA_VERSION, Fingerprint
+from cptlite.datasets.text_files import shown
 from cptlite.datasets.types import SPLITS
 from cptlite.errors import CptliteError
 from cptlite.files import replacing
@@ -102,7 +103,7 @@ class PartStore:
         except Exception as error:
             path.unlink(missing_ok=True)
             raise CptliteError(
-                f"wanted the features in {path}, got a damaged file ({error}); it is deleted: "
+                f"wanted the features in {shown(path)}, got a damaged file ({shown(error)}); it is deleted: "
                 f"run the same command again, which encodes its rows anew"
             ) from None
 

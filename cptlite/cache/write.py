@@ -5,7 +5,6 @@ Axes: N rows of a split, V views, M patches of an image, D joint dimension.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-from filelock import FileLock, Timeout
 
 import cptlite
 from cptlite.cache.format import (
@@ -31,16 +29,15 @@ from cptlite.cache.format import (
     write_value,
 )
 from cptlite.cache.read import BadImage
+from cptlite.datasets.text_files import shown
 from cptlite.datasets.types import SPLITS, Task
-from cptlite.errors import CptliteError, DataError
-from cptlite.files import replacing
+from cptlite.errors import DataError
+from cptlite.files import locked, naming_full_disk, replacing
 
-__all__ = ["SplitContent", "replace_words", "write_cache", "writing"]
+__all__ = ["SplitContent", "has_leftovers", "replace_words", "write_cache", "writing"]
 
 # Unfilled chunks, tasks, and HDF5's own structures.
 SLACK_BYTES = 4 * 2**20
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,28 +183,28 @@ def writing(path: Path, *, lock: bool = True) -> Iterator[None]:
     DataError
         The folder cannot be written to.
     """
+    folder = path.parent
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock"), timeout=0) if lock else nullcontext():
-            for leftover in path.parent.glob(f".{escape(path.name)}.*.tmp"):
-                leftover.unlink()
-            yield
-    except Timeout:
-        raise CptliteError(
-            f"another process is writing {path}: wait until it is done, or give another --cache-dir"
-        ) from None
+        with naming_full_disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(_lock_of(path), path) if lock else nullcontext():
+                for leftover in _temporary_files(path):
+                    leftover.unlink()
+                yield
     except OSError as error:
-        raise _explained(path.parent, error) from error
+        raise DataError(
+            f"cannot write to {shown(folder)} ({shown(error)}): give a folder you may write to with --cache-dir"
+        ) from error
 
 
-def _explained(folder: Path, error: OSError) -> CptliteError:
-    if error.errno in NO_SPACE or "No space left" in str(error):
-        return CptliteError(
-            f"no space left in {folder}: free some and run the same command again, which goes on with what is encoded"
-        )
-    if error.errno in NO_LOCKS:
-        return CptliteError(
-            f"the file system of {folder} has no file locks ({error.strerror}), which keep two processes from writing "
-            f"one file: give a --cache-dir on another, or --no-lock if no other process writes there"
-        )
-    return DataError(f"cannot write to {folder} ({error}): give a folder you may write to with --cache-dir")
+def has_leftovers(path: Path) -> bool:
+    """Whether a killed process left a lock or a temporary file beside a cache file."""
+    return _lock_of(path).exists() or any(_temporary_files(path))
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def _temporary_files(path: Path) -> Iterator[Path]:
+    return path.parent.glob(f".{escape(path.name)}.*.tmp")

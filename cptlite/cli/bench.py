@@ -11,8 +11,9 @@ import typer
 
 from cptlite.cli.console import note, print_table, show_configuration
 from cptlite.cli.options import HOW, WHAT, BackboneOption, DeviceOption, PrecisionOption
-from cptlite.datasets.text_files import read_json
+from cptlite.datasets.text_files import read_json, shown
 from cptlite.errors import DataError
+from cptlite.files import write_alone
 
 __all__ = ["bench"]
 
@@ -95,8 +96,8 @@ def bench(
         images=images,
         class_fraction=class_fraction,
     )
-    shown = {"stages": plan.stages or "all", "suites": plan.suites, "class names": classes or "made up"}
-    show_configuration("bench", shown | {"backbone": backbone, "repeats": repeats, "seconds": seconds})
+    told = {"stages": plan.stages or "all", "suites": plan.suites, "class names": classes or "made up"}
+    show_configuration("bench", told | {"backbone": backbone, "repeats": repeats, "seconds": seconds})
     result = run_bench(plan, tell=note)
     for table in bench_tables(result):
         print_table(table)
@@ -110,7 +111,7 @@ def _read_classes(path: Path) -> dict[str, list[str]]:
     try:
         read = read_json(path)
     except FileNotFoundError:
-        raise DataError(f"wanted class names in {path}, which is not there: check --classes") from None
+        raise DataError(f"wanted class names in {shown(path)}, which is not there: check --classes") from None
     if not isinstance(read, dict) or not all(_are_names(names) for names in read.values()):
         raise DataError(f'wanted {{"task": ["class name", ...], ...}} in {path}: check --classes')
     return read
@@ -121,6 +122,5 @@ def _are_names(value: Any) -> bool:
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(jsons.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_alone(path, (jsons.dumps(result, indent=2) + "\n").encode())
     note(f"written: {path}")

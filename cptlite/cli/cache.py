@@ -151,7 +151,7 @@ def cache(
             reports[each.name] = encode_dataset(each, encoder, cache_dir, **settings)
         _list_bad(reports[each.name])
         if not json:
-            print(f"{each.name}: {_outcome(reports[each.name])}")
+            print(f"{shown(each.name)}: {_outcome(reports[each.name])}")
     if json:
         facts = {each.name: _facts(reports[each.name]) | {"notes": each.notes} for each in found}
         print_json({name: of_one | {"warnings": warnings[name]} for name, of_one in facts.items()})
@@ -165,7 +165,7 @@ def _warn(dataset: Dataset, *, compare: bool) -> list[str]:
     warnings = [*dataset.warnings, *(same_bytes(dataset) if compare else ())]
     for kind, lines in (("note", dataset.notes), ("warning", warnings)):
         for line in lines:
-            note(f"{kind}: {dataset.name}: {line}")
+            note(f"{kind}: {shown(dataset.name)}: {shown(line)}")
     return warnings
 
 
@@ -173,11 +173,11 @@ def _outcome(report: EncodeReport) -> str:
     """Say what a pass did, in one line."""
     if report.complete_already:
         news = "task words brought up to date" if report.words_replaced else "nothing read"
-        return f"complete already, {news}: {report.path}"
+        return f"complete already, {news}: {shown(report.path)}"
     resumed = f", {report.resumed_rows} more from a stopped pass" if report.resumed_rows else ""
     speed = report.encoded_rows / max(report.seconds, 1e-9)
     done = f"{report.encoded_rows} images in {report.seconds:.1f} s ({speed:.1f} images/s){resumed}"
-    return f"{done}: {report.path}" if report.complete else f"{done}: not complete"
+    return f"{done}: {shown(report.path)}" if report.complete else f"{done}: not complete"
 
 
 def _facts(report: EncodeReport) -> dict[str, object]:

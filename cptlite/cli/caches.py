@@ -10,6 +10,7 @@ import typer
 
 from cptlite.cli.console import note, print_json, print_table
 from cptlite.cli.options import CACHE_DIR, CacheDirOption, JsonOption
+from cptlite.datasets.text_files import shown
 from cptlite.errors import DataError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def caches(cache_dir: CacheDirOption = CACHE_DIR, json: JsonOption = False) -> N
         print_json([{**asdict(each), "path": str(each.path)} for each in listed])
         return
     if not listed:
-        note(f"no caches in {cache_dir}; make one with: cptlite cache --dataset NAME")
+        note(f"no caches in {shown(cache_dir)}; make one with: cptlite cache --dataset NAME")
         return
     print_table(
         Table(
@@ -74,9 +75,9 @@ def verify(
     damaged = 0
     for path in paths:
         try:
-            print(f"ok   {path}: {verify_cache(path)} chunks")
+            print(f"ok   {shown(path)}: {verify_cache(path)} chunks")
         except DataError as error:
             damaged += 1
-            print(f"BAD  {path}: {error}")
+            print(f"BAD  {shown(path)}: {shown(error)}")
     if damaged:
         raise DataError(f"{damaged} of {len(paths)} caches cannot be used; what to do stands beside each")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cptlite.datasets.text_files import shown_lines
+from cptlite.datasets.text_files import shown, shown_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,7 +83,7 @@ def _word(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return ", ".join(map(_word, value)) or "none"
-    return "none" if value is None or value == "" else str(value)
+    return "none" if value is None or value == "" else shown(value)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from cptlite.datasets.text_files import shown_lines
+from cptlite.datasets.text_files import shown, shown_lines
 from cptlite.errors import CptliteError
 
 __all__ = ["CommandGroup"]
@@ -44,6 +44,6 @@ def _explain(message: str, debug: bool) -> None:
 
 def _describe(error: OSError) -> str:
     """Repeat what the system says, and about which file."""
-    reason = error.strerror or str(error) or type(error).__name__
-    place = f": {error.filename}" if error.filename else ""
+    reason = shown(error.strerror or str(error) or type(error).__name__)
+    place = f": {shown(error.filename)}" if error.filename else ""
     return f"{reason}{place} (cptlite --debug COMMAND shows where)"

@@ -10,6 +10,7 @@ import typer
 
 from cptlite.cli.console import note, print_json, print_table
 from cptlite.cli.options import JsonOption
+from cptlite.datasets.text_files import shown
 
 __all__ = ["report"]
 
@@ -29,7 +30,8 @@ def report(
     loaded = reporting.load_results(runs or [Path("runs")])
     for result in loaded:
         if not result.get("config"):
-            note(f"no configuration recorded, so put with others like it by method and variant: {result['folder']}")
+            folder = shown(result["folder"])
+            note(f"no configuration recorded, so put with others like it by method and variant: {folder}")
     groups = reporting.group_results(loaded)
     if json:
         print_json({title: list(map(asdict, reporting.summarize(each))) for title, each in groups.items()})
@@ -41,4 +43,4 @@ def report(
                 print_table(reporting.method_task_table(results, shots, title))
         if out is not None:
             path = out / ("shots.png" if len(groups) == 1 else f"shots-{number}.png")
-            note(f"drawn: {reporting.draw_shots_plot(results, path, title)}")
+            note(f"drawn: {shown(reporting.draw_shots_plot(results, path, title))}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from cptlite.drawings.scenes import (
     Choices,
     sample_scene,
 )
+from cptlite.files import naming_full_disk
 
 __all__ = ["ROWS_PER_CLASS", "TASKS", "DrawnTask", "draw_image", "draw_suite", "suite_images"]
 
@@ -201,27 +203,51 @@ def draw_suite(
     on_progress : callable, optional
         Called with images written and images in all.
 
+    Raises
+    ------
+    CptliteError
+        The disk is full.
+
     Notes
     -----
-    A file ``suite.json`` is written last. While it tells of the same seed, rows and version, nothing is
-    drawn again; without it everything is.
+    A file ``suite.json`` is written last. While it tells of the same seed, rows and version, and no image
+    lacks, nothing is drawn again; otherwise everything is.
     """
     marker = root / "demo" / "suite.json"
-    content = json.dumps({"version": VERSION, "seed": seed, **_unlike_demo(rows_per_class)})
-    if marker.is_file() and marker.read_text(encoding="utf-8") == content:
+    content = json.dumps({"version": VERSION, "seed": seed, **_unlike_demo(rows_per_class)}).encode()
+    if marker.is_file() and marker.read_bytes() == content and _is_drawn(root, rows_per_class):
         return
     marker.unlink(missing_ok=True)
     total = sum(len(task.class_names) for task in TASKS.values()) * sum(rows_per_class.values())
     done = 0
     for folder in TASKS:
         for split, name, row, pixels in suite_images(folder, seed=seed, rows_per_class=rows_per_class):
-            path = root / "demo" / folder / split / name / f"{row:03d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(path, compress_level=1)
+            path = _image_path(root, folder, split, name, row)
+            picture = BytesIO()  # Pillow does not see when a disk takes but half of what it writes
+            Image.fromarray(pixels).save(picture, "PNG", compress_level=1)
+            with naming_full_disk(root):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(picture.getvalue())
             done += 1
             if on_progress is not None:
                 on_progress(done, total)
-    marker.write_text(content, encoding="utf-8")
+    with naming_full_disk(root):
+        marker.write_bytes(content)
+
+
+def _image_path(root: Path, folder: str, split: str, name: str, row: int) -> Path:
+    return root / "demo" / folder / split / name / f"{row:03d}.png"
+
+
+def _is_drawn(root: Path, rows_per_class: Mapping[str, int]) -> bool:
+    """Whether every image is there."""
+    return all(
+        _image_path(root, folder, split, name, row).is_file()
+        for folder, task in TASKS.items()
+        for name in task.class_names
+        for split, count in rows_per_class.items()
+        for row in range(count)
+    )
 
 
 def _unlike_demo(rows_per_class: Mapping[str, int]) -> dict[str, dict[str, int]]:

@@ -7,6 +7,7 @@ markers differ as well.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from math import log2
 from pathlib import Path
 from textwrap import wrap
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cptlite.datasets.text_files import shown
 from cptlite.errors import CptliteError, UsageError
+from cptlite.files import write_alone
 from cptlite.reporting.results import Result
 from cptlite.reporting.summaries import Line, Summary, group_results, line_up, seeds_label
 
@@ -53,7 +55,7 @@ def draw_shots_plot(results: Sequence[Result], path: Path, title: str | None = N
     UsageError
         There is nothing to draw, or the results are over different tasks or backbones.
     CptliteError
-        matplotlib is not installed.
+        matplotlib is not installed, or the disk is full.
     """
     groups = group_results(results)
     if len(groups) != 1:
@@ -77,8 +79,9 @@ def draw_shots_plot(results: Sequence[Result], path: Path, title: str | None = N
     summaries = [summary for line in lines for summary in line.summaries().values()]
     _draw_lines(axes, lines)
     _dress(axes, summaries, title or name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", facecolor="white")
+    picture = BytesIO()
+    figure.savefig(picture, format="png", facecolor="white")
+    write_alone(path, picture.getvalue())
     return path
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from cptlite.datasets.text_files import shown
 from cptlite.errors import DataError
+from cptlite.files import is_whole
 from cptlite.training.recipe import PAPER
 
 __all__ = [
@@ -109,6 +110,8 @@ def load_results(paths: Iterable[Path]) -> list[Result]:
 
 def _read_result(file: Path) -> Result:
     result = _read_table(file)
+    if not is_whole(result):
+        raise DataError(f"{shown(file)} is damaged: its digest is not that of its content. Train that run again.")
     missing = [key for key in WANTED if key not in result]
     if missing:
         raise DataError(f"{shown(file)} holds no results of a run: it lacks {', '.join(missing)}.")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from cptlite.datasets.text_files import shown
+from cptlite.datasets.text_files import shown, shown_lines
 from cptlite.metrics import mean_and_std
 from cptlite.reporting.results import (
     Result,
@@ -249,7 +249,7 @@ def render_table(table: Table) -> Group:
     for row, words in enumerate(table.rows):
         styles = ("bold green" if (row, column) in table.best else "" for column in range(len(words)))
         drawn.add_row(*(Text(shown(word), style=style) for word, style in zip(words, styles, strict=True)))
-    caption = [Text(table.caption, style="dim")] if table.caption else []
+    caption = [Text(shown_lines(table.caption), style="dim")] if table.caption else []
     return Group(Text(shown(table.title), style="bold"), "", drawn, *caption, "")
 
 

@@ -21,9 +21,12 @@ from cptlite.errors import DataError, DataWarning, UsageError
 from cptlite.methods.base import Learned, Problem
 from cptlite.runs.evaluate import check_test_rows, evaluate
 from cptlite.runs.files import (
+    CLASSIFIER,
+    CONFIG,
+    PREDICTIONS,
     finished_results,
-    has_leftovers,
     remove_checkpoints,
+    tidy_finished,
     write_classifier,
     write_json,
     write_predictions,
@@ -31,7 +34,7 @@ from cptlite.runs.files import (
     writing_run,
 )
 from cptlite.runs.folders import run_folder
-from cptlite.runs.learn import OnEpoch, Run, learn_runs
+from cptlite.runs.learn import OnEpoch, Run, learn_runs, learned_files
 from cptlite.runs.predictions import pack_predictions, suite_scores
 from cptlite.runs.rows import check_caches, draw_few_shots, no_rows, short_rows
 from cptlite.runs.seen import seen_sizes, seen_tasks
@@ -93,7 +96,7 @@ def execute_runs(
     if not differ_in_rows_alone(configs):
         raise UsageError(f"runs trained together may differ in {' and '.join(OWN_ROWS)} alone: train them one by one")
     folders = {config: run_folder(out, config) for config in configs}
-    results = {config: None if force else _settled(config, caches, folder) for config, folder in folders.items()}
+    results = {config: None if force else _settled(config, caches, folder, lock) for config, folder in folders.items()}
     pending = [config for config, found in results.items() if found is None]
     if pending:
         check_caches(caches, pending)
@@ -115,13 +118,15 @@ def execute_runs(
     return [found for config in configs if (found := results[config]) is not None]
 
 
-def _settled(config: RunConfig, caches: Sequence[FeatureCache], folder: Path) -> dict[str, Any] | None:
-    """Results of a run that is done and has nothing to tidy up: there its folder need not be one to write to."""
+def _settled(config: RunConfig, caches: Sequence[FeatureCache], folder: Path, lock: bool) -> dict[str, Any] | None:
+    """Results of a run that is done: its folder need not be one to write to, but is tidied where it is."""
     try:
         found = finished_results(folder, _identity(config, caches))
     except DataError:  # another process may be at it: looked at again when the folder is held
         return None
-    return None if has_leftovers(folder) else found
+    if found is not None and lock:
+        tidy_finished(folder)
+    return found
 
 
 def learn_in_memory(
@@ -172,7 +177,7 @@ def _begin(config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache]
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
         environment = describe_environment(device)
-        write_json(folder / "config.json", {**_identity(config, caches), "environment": environment})
+        write_json(folder / CONFIG, {**_identity(config, caches), "environment": environment})
     return Run(config=config, train=train, val=val, folder=folder, load_seconds=time.monotonic() - started)
 
 
@@ -213,6 +218,8 @@ def _finish(
         "peak_of": peak.peak_of,
         **({"cuda_graph": learned.graph} if learned.graph else {}),
     }
-    results = write_results(run.folder, results)
+    names = (CONFIG, CLASSIFIER, *((PREDICTIONS,) if keep_predictions else ()))
+    written = [*learned_files(run, learned), *(run.folder / name for name in names)]
+    results = write_results(run.folder, results, written)
     remove_checkpoints(run.folder)
     return results

@@ -10,12 +10,11 @@ Damage is seen: each file carries a digest of itself, or ``results.json`` has it
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +24,21 @@ from torch import Tensor
 from cptlite.backbones import Backbone
 from cptlite.classifiers import BackboneFacts, Classifier, StoredClassifier, pack_classifier
 from cptlite.datasets.text_files import read_text, shown
-from cptlite.errors import DataError, UsageError
-from cptlite.files import locked, naming_full_disk, write_whole
+from cptlite.errors import CptliteError, DataError, UsageError
+from cptlite.files import is_whole, locked, naming_full_disk, sha256_of, table_digest, write_whole
 from cptlite.methods.base import Problem
 from cptlite.training.checkpoint import CHECKPOINT, LOG, read_log
 
 __all__ = [
     "CLASSIFIER",
+    "PROMPTS",
     "check_files",
     "finished_results",
-    "has_leftovers",
     "read_json",
     "read_prompts",
     "read_results",
     "remove_checkpoints",
+    "tidy_finished",
     "write_classifier",
     "write_json",
     "write_predictions",
@@ -96,7 +96,7 @@ def check_files(folder: Path, results: dict[str, Any]) -> None:
     """
     own = {path for path in _find(folder, *DIGESTED) if path.is_file()}  # no other is opened, whatever is named
     for name, digest in results.get("files", {}).items():
-        if folder / name not in own or _sha256((folder / name).read_bytes()) != digest:
+        if folder / name not in own or sha256_of((folder / name).read_bytes()) != digest:
             raise DataError(
                 f"wanted what a finished run wrote at {shown(folder / name)}, got a damaged file or none: give "
                 f"--force to train anew, or another --out"
@@ -125,7 +125,7 @@ def writing_run(folder: Path, *, lock: bool = True, force: bool = False) -> Iter
     try:
         with naming_full_disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / LOCK) if lock else nullcontext():
+        with locked(folder / LOCK, folder) if lock else nullcontext():
             if force:
                 (folder / RESULTS).unlink(missing_ok=True)  # first: what is left is no finished run
                 for path in folder.iterdir():
@@ -145,9 +145,11 @@ def writing_run(folder: Path, *, lock: bool = True, force: bool = False) -> Iter
                 break
 
 
-def has_leftovers(folder: Path) -> bool:
-    """Whether a killed process left what a run that is done does not need."""
-    return any(_find(folder, ".*.tmp", CHECKPOINT))
+def tidy_finished(folder: Path) -> None:
+    """Remove what a killed process left of a run that is done, unless another is at it or the folder is read-only."""
+    if any(_find(folder, ".*.tmp", CHECKPOINT, LOCK)):
+        with suppress(CptliteError, OSError), writing_run(folder):
+            remove_checkpoints(folder)
 
 
 def _find(folder: Path, *names: str) -> Iterator[Path]:
@@ -173,29 +175,27 @@ def read_results(folder: Path) -> dict[str, Any]:
     path = folder / RESULTS
     results = read_json(path, "tasks", "suite_score", "parameters", "choices")
     files = results.get("files", {})
-    if results.get("sha256") not in (None, _results_digest(results)) or not isinstance(files, dict):
+    if not is_whole(results) or not isinstance(files, dict):
         raise _damaged(path)
     return results
 
 
-def write_results(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
-    """Write ``results.json``, with a digest of each file of the run and of itself; return all of it."""
+def write_results(folder: Path, results: dict[str, Any], written: Iterable[Path]) -> dict[str, Any]:
+    """Write ``results.json``, with a digest of each file of the run and of itself; return all of it.
+
+    Raises
+    ------
+    CptliteError
+        One of the files that were ``written`` is gone, or the disk is full.
+    """
     names = _find(folder, *DIGESTED)
-    files = {path.relative_to(folder).as_posix(): _sha256(path.read_bytes()) for path in sorted(names)}
+    files = {path.relative_to(folder).as_posix(): sha256_of(path.read_bytes()) for path in sorted(names)}
+    if lost := [path for path in written if path.relative_to(folder).as_posix() not in files]:
+        raise CptliteError(f"wanted {shown(lost[0])}, which this run wrote, found none: run the same command again")
     results = {**results, "files": files}
-    results["sha256"] = _results_digest(results)
+    results["sha256"] = table_digest(results)
     write_json(folder / RESULTS, results)
     return results
-
-
-def _results_digest(results: dict[str, Any]) -> str:
-    """Hex digest over all but the entry of that name, in whatever order and layout."""
-    rest = {name: value for name, value in results.items() if name != "sha256"}
-    return _sha256(json.dumps(rest, sort_keys=True).encode())
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
@@ -234,7 +234,7 @@ def write_prompts(folder: Path, learnables: Mapping[str, Tensor]) -> None:
 
     values = {name: value.detach().cpu().contiguous().clone() for name, value in learnables.items()}
     content = save(values, metadata={"sha256": NO_DIGEST})
-    write_whole(folder / PROMPTS, content.replace(NO_DIGEST.encode(), _sha256(content).encode(), 1))
+    write_whole(folder / PROMPTS, content.replace(NO_DIGEST.encode(), sha256_of(content).encode(), 1))
 
 
 def read_prompts(folder: Path | None, learnables: Mapping[str, Tensor]) -> float | None:
@@ -276,7 +276,7 @@ def _undamaged(content: bytes) -> bytes:
     if metadata is not None:
         digest = metadata.pop("sha256")
         rest = content.replace(digest.encode(), NO_DIGEST.encode(), 1)
-        if metadata or not re.fullmatch("[0-9a-f]{64}", digest) or _sha256(rest) != digest:
+        if metadata or not re.fullmatch("[0-9a-f]{64}", digest) or sha256_of(rest) != digest:
             raise ValueError("damaged")
     return content
 

@@ -21,13 +21,14 @@ from cptlite.classifiers import join_classifiers
 from cptlite.config import RunConfig
 from cptlite.errors import CptliteError, DataError
 from cptlite.methods.base import FewShotRows, Learned, Problem, PromptMethod
-from cptlite.runs.files import read_prompts, write_prompts
+from cptlite.runs.files import PROMPTS, read_prompts, write_prompts
 from cptlite.runs.folders import task_folder
 from cptlite.runs.guards import check_learned, check_text_tower
+from cptlite.training.checkpoint import LOG, check_log
 from cptlite.training.loop import train
 from cptlite.training.state import TrainingState
 
-__all__ = ["OnEpoch", "Run", "learn_runs", "naming_memory"]
+__all__ = ["OnEpoch", "Run", "learn_runs", "learned_files", "naming_memory"]
 
 OnEpoch = Callable[[float, float], None]
 
@@ -122,7 +123,7 @@ def learn_runs(
     for run, done in zip(runs, learned, strict=True):
         # What an attempt of the other kind left before it came to a checkpoint goes.
         if run.folder and separately:
-            (run.folder / "log.jsonl").unlink(missing_ok=True)
+            (run.folder / LOG).unlink(missing_ok=True)
             write_prompts(run.folder, done.learnables)
         elif run.folder:
             shutil.rmtree(run.folder / "tasks", ignore_errors=True)
@@ -141,6 +142,15 @@ def naming_memory(problem: Problem, config: RunConfig, runs: int) -> Iterator[No
             f"ran out of memory on {problem.text.tower.device} with --text-memory {config.text_memory:g} (GiB) for "
             f"{len(problem.class_names)} classes and {runs} run(s) at a time: give a smaller --text-memory"
         ) from None
+
+
+def learned_files(run: Run, learned: Learned) -> list[Path]:
+    """Files that learning leaves in a run's folder, but for checkpoints."""
+    if run.folder is None or not run.config.entry.stepped:
+        return []
+    tasks = sorted({name.rpartition("/")[0] for name in learned.learnables} - {""})
+    folders = [task_folder(run.folder, task) for task in tasks] or [run.folder]
+    return [run.folder / PROMPTS, *(folder / name for folder in folders for name in (LOG, PROMPTS))]
 
 
 def _learn_separately(
@@ -200,6 +210,7 @@ def _learn_jointly(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | No
         )
         check_learned(done, run.config)  # the loss of a step is known before it is taken: not that of the last
         if run.folder and seconds is None:
+            check_log(run.folder, states[index].steps_done)
             write_prompts(run.folder, learnables)  # with them the training is done
         learned.append(done)
     return learned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ import torch
 from cptlite.cache import FeatureCache
 from cptlite.config import choose_suite
 from cptlite.datasets import load_catalog
+from cptlite.files import write_alone
 from cptlite.runs.evaluate import check_test_rows, evaluate
-from cptlite.runs.files import write_json
 from cptlite.runs.load import FinishedRun
 from cptlite.runs.predictions import suite_scores
 from cptlite.runs.seen import seen_sizes
@@ -78,6 +79,5 @@ def evaluate_run(
     }
     # Never results.json, whatever a dataset is called: that is what a run is known by.
     path = folder / EVAL / f"on-{choose_suite([cache.path.stem for cache in caches], load_catalog())}.json"
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, results)
+    write_alone(path, (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode())
     return results, path

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cptlite.errors import CptliteError, UsageError
+from cptlite.files import write_alone
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +50,7 @@ def draw_bench_plot(result: Mapping[str, Any], path: Path) -> Path:
     UsageError
         Nothing was timed.
     CptliteError
-        matplotlib is not installed.
+        matplotlib is not installed, or the disk is full.
     """
     panels = [(title, bars) for title, bars in _panels(result) if bars]
     if not panels:
@@ -67,8 +69,9 @@ def draw_bench_plot(result: Mapping[str, Any], path: Path) -> Path:
     grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
     for axes, (title, bars) in zip(grid[:, 0], panels, strict=True):
         _draw_bars(axes, title, bars)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", facecolor="white")
+    picture = BytesIO()
+    figure.savefig(picture, format="png", facecolor="white")
+    write_alone(path, picture.getvalue())
     return path
 
 

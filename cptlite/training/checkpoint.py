@@ -7,7 +7,6 @@ have neither, and are taken as they are.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -21,9 +20,9 @@ import torch
 
 from cptlite.backbones.archives import read_torch
 from cptlite.errors import DataError
-from cptlite.files import naming_full_disk, write_whole
+from cptlite.files import naming_full_disk, sha256_of, write_whole
 
-__all__ = ["LOG", "Resumable", "read_log", "resume", "save_checkpoint", "write_log"]
+__all__ = ["LOG", "Resumable", "check_log", "read_log", "resume", "save_checkpoint", "write_log"]
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
 HEADER = re.compile(rb"cptlite checkpoint, sha256 ([0-9a-f]{64})\n")
@@ -71,6 +70,19 @@ def read_log(folder: Path) -> list[dict[str, float]]:
     return _check_lines(folder / LOG, (folder / LOG).read_bytes().splitlines(keepends=True))
 
 
+def check_log(folder: Path, steps: int) -> None:
+    """Refuse to go on where the log has not a whole line for each step: somebody may have removed it meanwhile.
+
+    Raises
+    ------
+    DataError
+        It says how many lines there are.
+    """
+    found = len(read_log(folder)) if (folder / LOG).exists() else 0
+    if found != steps:
+        raise _damaged_log(folder / LOG, f"{found} lines for {steps} steps")
+
+
 def save_checkpoint(folder: Path, state: Resumable) -> None:
     """Replace the folder's checkpoint; the log is on the disk before it."""
     if (folder / LOG).exists():
@@ -79,7 +91,7 @@ def save_checkpoint(folder: Path, state: Resumable) -> None:
     buffer = io.BytesIO()  # on a full disk PyTorch's own writer raises what cannot be told from other errors
     torch.save(state.state_dict(), buffer)
     content = buffer.getvalue()
-    write_whole(folder / CHECKPOINT, f"cptlite checkpoint, sha256 {_sha256(content)}\n".encode() + content)
+    write_whole(folder / CHECKPOINT, f"cptlite checkpoint, sha256 {sha256_of(content)}\n".encode() + content)
 
 
 def resume(folder: Path, state: Resumable) -> None:
@@ -123,13 +135,9 @@ def _take_header(content: bytes) -> tuple[bytes, bytes]:
         raise _Damaged("no checkpoint of cptlite")
     header = found[0] if found else b""
     content = content[len(header) :]
-    if found and _sha256(content) != found[1].decode():
+    if found and sha256_of(content) != found[1].decode():
         raise _Damaged("its checksum is not that of its content")
     return header, content
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _log_line(step: dict[str, float]) -> bytes:

@@ -311,7 +311,7 @@ def test_a_file_system_without_locks_is_said_to_be_that(path: Path, monkeypatch:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(CptliteError, match=r"has no file locks .*--no-lock"), writing(path):
+    with pytest.raises(CptliteError, match=r"file system without locks .*--no-lock"), writing(path):
         pass
     with writing(path, lock=False):
         pass

@@ -167,7 +167,7 @@ def test_a_damaged_or_lost_file_of_a_finished_run_is_said_and_force_trains_anew(
     config = least("softcpt", separate=True)
     folder = bench.train("runs", config)
     whole = content_of(folder)
-    assert len(whole) == 10, "config, prompts, classifier, results, and a log and prompts of each task"
+    assert len(whole) == 11, "config, prompts, classifier, predictions, results, and a log and prompts of each task"
     for name, content in whole.items():
         for damaged in [flipped(content, bit) for bit in places(len(content), 6)] + [content[:-1], b"", None]:
             if damaged is None:
@@ -248,7 +248,7 @@ def test_the_second_of_two_writers_is_told_who_is_at_it(bench: RunBench) -> None
     folder = stop(bench, config)
     before = content_of(folder)
     with held(folder) as child:
-        who = rf"process {child.pid} on {socket.gethostname()}\) writes to .*{folder.name}: wait"
+        who = rf"process {child.pid} on {socket.gethostname()}\) is writing .*{folder.name}: wait"
         for _ in range(2):
             with pytest.raises(CptliteError, match=who):
                 bench.train("runs", config)
@@ -291,7 +291,7 @@ def test_a_file_system_without_locks_is_named(bench: RunBench, monkeypatch: pyte
         bench.train("runs", config)
     assert not (bench.folder / "runs").exists()
     folder = train_forced(bench, config, force=False, lock=False)
-    assert sorted(content_of(folder)) == ["classifier.safetensors", "config.json", "results.json"]
+    assert sorted(content_of(folder)) == ["classifier.safetensors", "config.json", "predictions.csv", "results.json"]
     words = ["train", "--method", "prototype", "--shots", "2", "--cache-dir", str(bench.caches), "--out"]
     words.append(str(bench.folder / "typed"))
     done = CliRunner().invoke(app, words)
@@ -405,7 +405,7 @@ def test_files_have_the_permissions_of_new_files(bench: RunBench, mask: int) -> 
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for each in folders for path in each.rglob("*") if path.is_file()}
     assert set(modes.values()) == {0o666 & ~mask}
-    assert len(modes) == 6
+    assert len(modes) == 7
 
 
 # Found out early

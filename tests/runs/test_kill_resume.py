@@ -164,15 +164,6 @@ def bench(server: ForkServerContext, tmp_path: Path) -> Bench:
     return Bench(server, tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("share", [0, 0.1, 0.25, 0.45, 0.7])
-def test_killed_while_encoding(bench: Bench, undisturbed: tuple[list, list[str]], share: float) -> None:
-    content, names = undisturbed
-    encoding = [moment for moment, name in enumerate(names, 1) if name == "progress"]
-    bench.killed(encoding[0] + round(share * (encoding[-1] - encoding[0])))
-    bench.check_goes_on(content)
-
-
 @pytest.mark.parametrize(
     "last", ["after progress", "before fsync", "before replace", "after replace", "before rmtree", "after rmtree"]
 )
