@@ -71,7 +71,7 @@ ORDER = {
         "evaluate rows",
         "learn load",
         "execute reevaluate",
-        "sweep",
+        "estimate sweep",
     ),
     "text": ("layout", "layers plan", "fused picked", "plain", "paths", "picking", "encoder"),
     "timing": ("clock figure pictures report sizes tasks", "ways", "cache probe text train", "bench"),

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["train"]
 
+WORTH_TELLING = 60.0  # seconds of a training, from which on a faster recipe is named
+
 
 @with_training_options
 def train(
@@ -115,6 +117,8 @@ def train(
         show_configuration("train", base.to_json() | resolved | {"run": folders})
         if strict or not finished:
             _warn(caches, groups, strict)
+        if not finished:
+            _tell_time(loaded, caches, groups)
         options = {"out": out, "force": force, "lock": lock, "predictions": predictions}
         results = _execute(groups if together else [[config] for config in chain(*groups)], loaded, caches, options)
     _show(results, json)
@@ -138,6 +142,21 @@ def _warn(caches: list[FeatureCache], groups: list[list[RunConfig]], strict: boo
             note(f"warning: {name}: {line}")
     if strict:
         refuse_warnings(warnings)
+
+
+def _tell_time(backbone: Backbone, caches: list[FeatureCache], groups: list[list[RunConfig]]) -> None:
+    """Say how long the runs will take, and how long by the full recipe where that is much less."""
+    from cptlite.reporting import duration
+    from cptlite.runs.estimate import estimate
+
+    found = estimate(groups[0], backbone, caches)
+    if found is None:
+        return
+    seconds, full = (len(groups) * steps * found.step_seconds for steps in (found.steps, found.full_steps))
+    words = f"about {duration(seconds)}: {len(groups) * found.steps:,.0f} steps of {duration(found.step_seconds)}"
+    if full and seconds > WORTH_TELLING and full < seconds / 2:
+        words += f"; --recipe full: about {duration(full)}"
+    note(words)
 
 
 def _execute(

@@ -5,6 +5,7 @@ from cptlite.reporting.results import Result, load_results, method_label, run_sh
 from cptlite.reporting.summaries import Line, Summary, group_results, line_up, summarize
 from cptlite.reporting.tables import (
     Table,
+    duration,
     method_task_table,
     render_table,
     run_table,
@@ -17,6 +18,7 @@ __all__ = [
     "Summary",
     "Table",
     "draw_shots_plot",
+    "duration",
     "group_results",
     "line_up",
     "load_results",

@@ -22,7 +22,7 @@ from cptlite.reporting.summaries import Summary, line_up, seeds_label, shots_lab
 if TYPE_CHECKING:
     from rich.console import Group
 
-__all__ = ["Table", "method_task_table", "render_table", "run_table", "summary_table"]
+__all__ = ["Table", "duration", "method_task_table", "render_table", "run_table", "summary_table"]
 
 METRIC_NAMES = {"acc1": "accuracy", "mean_per_class_recall": "class recall"}
 
@@ -78,7 +78,7 @@ def run_table(result: Result) -> Table:
         rows=tuple(rows),
         best=frozenset({(len(rows) - 1, 3 if halved else 1)}),
         caption=f"{caption}\n{int(result.get('parameters') or 0):,} learned parameters, "
-        f"{_duration(run_seconds(result))}",
+        f"{duration(run_seconds(result))}",
     )
 
 
@@ -161,7 +161,7 @@ def summary_table(results: Sequence[Result], title: str = "Suite score") -> Tabl
         learned = max(each.parameters for each in by_shots.values())
         seconds = max(each.seconds for each in by_shots.values())
         said = (line.method, line.differs)[: len(headings)]
-        rows.append((*said, *scores, f"{learned:,}", _duration(seconds)))
+        rows.append((*said, *scores, f"{learned:,}", duration(seconds)))
     seeds = seeds_label(summary for _, by_shots in lines for summary in by_shots.values())
     return Table(
         title=f"{title} (%)",
@@ -269,10 +269,14 @@ def _heading(shots: int, part: str) -> str:
     return shots_label(shots) if part == "score" else f"{shots_label(shots)}: {part}"
 
 
-def _duration(seconds: float) -> str:
-    """Write ``0.42 s``, ``12.3 s`` or ``3 min 20 s``."""
+def duration(seconds: float) -> str:
+    """Write ``12 ms``, ``0.42 s``, ``12.3 s``, ``3 min 20 s`` or ``38 h``."""
+    if seconds < 0.1:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 10:
         return f"{seconds:.2f} s"
     if seconds < 100:
         return f"{seconds:.1f} s"
-    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+    if seconds < 7200:
+        return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+    return f"{seconds / 3600:.0f} h"

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from cptlite.training.checkpoint import LOG, check_log
 from cptlite.training.loop import train
 from cptlite.training.state import TrainingState
 
-__all__ = ["OnEpoch", "Run", "learn_runs", "learned_files"]
+__all__ = ["OnEpoch", "Run", "learn_runs", "learned_files", "naming_memory"]
 
 OnEpoch = Callable[[float, float], None]
 
@@ -117,15 +118,8 @@ def learn_runs(
             learned.append(replace(fitted, seconds=time.monotonic() - started))
         return learned
     separately = config.separate and len(problem.tasks) > 1
-    try:
+    with naming_memory(problem, config, len(runs)):
         learned = (_learn_separately if separately else _learn_jointly)(problem, runs, on_epoch, target)
-    except RuntimeError as error:  # PyTorch has a class of its own for the GPU's memory only
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        raise CptliteError(
-            f"ran out of memory on {problem.text.tower.device} with --text-memory {config.text_memory:g} (GiB) for "
-            f"{len(problem.class_names)} classes and {len(runs)} run(s) at a time: give a smaller --text-memory"
-        ) from None
     for run, done in zip(runs, learned, strict=True):
         # What an attempt of the other kind left before it came to a checkpoint goes.
         if run.folder and separately:
@@ -134,6 +128,20 @@ def learn_runs(
         elif run.folder:
             shutil.rmtree(run.folder / "tasks", ignore_errors=True)
     return learned
+
+
+@contextmanager
+def naming_memory(problem: Problem, config: RunConfig, runs: int) -> Iterator[None]:
+    """Turn the error of memory that ran out into one that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:  # PyTorch has a class of its own for the GPU's memory only
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise CptliteError(
+            f"ran out of memory on {problem.text.tower.device} with --text-memory {config.text_memory:g} (GiB) for "
+            f"{len(problem.class_names)} classes and {runs} run(s) at a time: give a smaller --text-memory"
+        ) from None
 
 
 def learned_files(run: Run, learned: Learned) -> list[Path]:

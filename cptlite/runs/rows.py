@@ -22,7 +22,7 @@ from cptlite.runs.guards import check_features, sound_features
 from cptlite.runs.seen import seen_sizes
 from cptlite.splits import check_shots, few_shot_rows
 
-__all__ = ["check_caches", "draw_few_shots", "no_rows", "short_rows"]
+__all__ = ["check_caches", "count_rows", "draw_few_shots", "no_rows", "short_rows"]
 
 UNSEEN = -1
 
@@ -47,6 +47,18 @@ def check_caches(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -
         for cache, own in seen:
             classes, numbers = _classes(cache, "train"), _numbers(cache, own, 0)
             check_shots(classes[numbers[classes] != UNSEEN], max(config.shots for config in needy))
+
+
+def count_rows(caches: Sequence[FeatureCache], config: RunConfig) -> list[int]:
+    """Count the training rows that a run draws of each task that it learns from."""
+    sizes = seen_sizes(config, [task for cache in caches for task in cache.tasks])
+    counts = []
+    for cache, own in _by_cache(caches, sizes):
+        rows = _seen_rows(cache, "train", own)
+        for index in np.flatnonzero(own):
+            of_class = np.bincount(rows.labels[rows.tasks == index])
+            counts.append(int(np.minimum(of_class, config.shots).sum()))
+    return counts
 
 
 def short_rows(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -> dict[str, list[str]]:

@@ -1,0 +1,110 @@
+"""How long a training takes, by a timed step, before it is begun.
+
+Axes: R runs trained together, T tasks, K classes of all tasks, B images of a batch, M patches of an image, D joint
+dimension.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from cptlite.backbones import Backbone
+from cptlite.cache import FeatureCache
+from cptlite.config import RunConfig
+from cptlite.methods.base import Problem
+from cptlite.methods.batches import Batch
+from cptlite.runs.execute import new_problems
+from cptlite.runs.learn import naming_memory
+from cptlite.runs.rows import count_rows
+from cptlite.training.recipe import FULL, RECIPES, Recipe
+
+__all__ = ["Estimate", "estimate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What some runs will take.
+
+    Attributes
+    ----------
+    steps, full_steps : int
+        As configured, and by the full recipe; 0 of a method that has no other recipe than its own.
+    step_seconds : float
+        Of one.
+    """
+
+    steps: float
+    full_steps: float
+    step_seconds: float
+
+
+def estimate(configs: Sequence[RunConfig], backbone: Backbone, caches: Sequence[FeatureCache]) -> Estimate | None:
+    """Time a step of a method and count those to come; nothing is learned, no test row read and nothing drawn.
+
+    Parameters
+    ----------
+    configs : sequence of RunConfig
+        Of one method, on the same classes.
+    backbone : Backbone
+    caches : sequence of FeatureCache
+
+    Returns
+    -------
+    Estimate or None
+        None for a method that is fitted at once. Of tasks that are learned separately the one with most classes is
+        timed, and a step of another counts as its share of these.
+    """
+    first = configs[0]
+    if first.recipe is None:
+        return None
+    problem, _ = new_problems(first, backbone, caches)
+    rows = {config.shots: count_rows(caches, config) for config in configs}
+    timed = problem
+    if first.separate:
+        timed = replace(problem, tasks=(max(problem.tasks, key=lambda task: len(task.class_names)),))
+    full = None if first.entry.recipe else Recipe(recipe=FULL, **RECIPES[FULL])
+    largest = max((max if first.separate else sum)(of_task) for of_task in rows.values())
+    with naming_memory(timed, first, 1):
+        seconds = _time_step(first, timed, backbone, caches, largest)
+    return Estimate(
+        steps=sum(_steps(config, first.recipe, problem, rows[config.shots]) for config in configs),
+        full_steps=sum(_steps(config, full, problem, rows[config.shots]) for config in configs) if full else 0,
+        step_seconds=seconds,
+    )
+
+
+def _steps(config: RunConfig, recipe: Recipe, problem: Problem, rows: Sequence[int]) -> float:
+    """Count the steps of a run on so many rows of each of T tasks, in steps of what is timed."""
+    epochs = recipe.epochs_at(config.shots)
+    if not config.separate:
+        return epochs * (sum(rows) // recipe.batch_of(sum(rows)))
+    shares = [size / max(problem.task_sizes) for size in problem.task_sizes]
+    return sum(
+        epochs * (count // recipe.batch_of(count)) * share for count, share in zip(rows, shares, strict=True) if count
+    )
+
+
+def _time_step(
+    config: RunConfig, problem: Problem, backbone: Backbone, caches: Sequence[FeatureCache], rows: int
+) -> float:
+    """Seconds of a step on made-up features, after one that makes ready."""
+    assert config.recipe is not None
+    method = config.entry.method(problem, config.options)
+    start = method.start(torch.Generator().manual_seed(config.seed))
+    learnables = {name: value.detach()[None].requires_grad_(value.requires_grad) for name, value in start.items()}
+    size, draw = config.recipe.batch_of(rows), torch.Generator().manual_seed(0)
+    patches = (int(caches[0].attributes["local"]),) if config.entry.needs_patches else ()
+    images = torch.randn(1, size, *patches, backbone.embed_dim, generator=draw)  # (R, B, D) or (R, B, M, D)
+    labels = torch.randint(len(problem.class_names), (1, size), generator=draw)  # (R, B)
+    batch = Batch(images=images, labels=labels).map(lambda tensor: tensor.to(backbone.device))
+    seconds = 0.0
+    for _ in range(2):
+        started = time.monotonic()
+        loss, _ = method.gradients(learnables, batch)
+        loss.tolist()  # waits for the device
+        seconds = time.monotonic() - started
+    return seconds
