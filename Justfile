@@ -23,7 +23,7 @@ test:
 test-fast *options:
     {{python}} -m pytest -n 2 -m "not slow" {{options}}
 
-# Faults injected into every command that writes, half an hour; the table of tests/README.md is written anew.
+# Faults injected into every command that writes, a quarter of an hour; the table of tests/README.md is written anew.
 faults *options:
     {{python}} tests/faults/inject.py --seed 0 --table tests/README.md {{options}}
 

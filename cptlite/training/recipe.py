@@ -50,9 +50,7 @@ class Recipe(Options):
         choices=("paper", "released", "full"),
     )
     epochs: int = option(50, "Passes over the joint training set.", least=1)
-    epochs_per_shot: float = option(
-        0.0, "Epochs a shot, up to the number of epochs; 0 for that number.", least=0
-    )
+    epochs_per_shot: float = option(0.0, "Epochs a shot, up to the number of epochs; 0 for that number.", least=0)
     batch_size: int = option(32, "Images per step; 0 for all.", least=0)
     optimizer: str = option("sgd", "Takes the steps.", choices=("sgd", "adamw"))
     lr: float = option(0.002, "Learning rate at its height.", above=0)
