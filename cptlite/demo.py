@@ -18,9 +18,10 @@ from cptlite.config import RunConfig
 from cptlite.datasets import load_catalog, read_dataset
 from cptlite.datasets.views import ViewConfig
 from cptlite.drawings import draw_suite
+from cptlite.methods.table import find_method
 from cptlite.reporting import draw_shots_plot
 from cptlite.runs.sweep import grid, run_all
-from cptlite.training.recipe import FULL, PAPER
+from cptlite.training.recipe import FULL, PAPER, RECIPES
 
 __all__ = ["DemoPlan", "DemoReport", "run_demo"]
 
@@ -126,7 +127,9 @@ def _plan_runs(plan: DemoPlan) -> list[RunConfig]:
     names = tuple(spec.name for spec in load_catalog().resolve([SUITE]))
     given = {"suite": SUITE, "datasets": names, "backbone": "demo", "device": "cpu"}
     rows = {"shots": plan.shots, "seeds": plan.seeds}
-    configs = grid({**given, "recipe": plan.recipe}, methods=("zeroshot", *plan.methods), **rows)
+    stepped = any(find_method(method).stepped for method in plan.methods)
+    recipe = {"recipe": plan.recipe} if stepped or plan.recipe not in RECIPES else {}
+    configs = grid({**given, **recipe}, methods=("zeroshot", *plan.methods), **rows)
     once = (plan.shots[0], plan.seeds[0])
     zero_shot = [config for config in configs if config.method == "zeroshot" and (config.shots, config.seed) == once]
     beside = grid({**given, "recipe": PAPER}, methods=plan.paper_too if plan.recipe != PAPER else (), **rows)

@@ -112,8 +112,10 @@ def _read_classes(path: Path) -> dict[str, list[str]]:
         read = read_json(path)
     except FileNotFoundError:
         raise DataError(f"wanted class names in {shown(path)}, which is not there: check --classes") from None
+    except DataError as error:
+        raise DataError(f"{error}; check --classes") from None
     if not isinstance(read, dict) or not all(_are_names(names) for names in read.values()):
-        raise DataError(f'wanted {{"task": ["class name", ...], ...}} in {path}: check --classes')
+        raise DataError(f'wanted {{"task": ["class name", ...], ...}} in {shown(path)}: check --classes')
     return read
 
 

@@ -19,7 +19,7 @@ from cptlite.methods.base import Problem
 from cptlite.methods.batches import Batch
 from cptlite.runs.execute import new_problems
 from cptlite.runs.learn import naming_memory
-from cptlite.runs.rows import count_rows
+from cptlite.runs.rows import check_caches, count_rows
 from cptlite.training.recipe import FULL, RECIPES, Recipe
 
 __all__ = ["Estimate", "estimate"]
@@ -52,6 +52,11 @@ def estimate(configs: Sequence[RunConfig], backbone: Backbone, caches: Sequence[
     backbone : Backbone
     caches : sequence of FeatureCache
 
+    Raises
+    ------
+    DataError, UsageError
+        What the runs would end with as they begin.
+
     Returns
     -------
     Estimate or None
@@ -61,6 +66,7 @@ def estimate(configs: Sequence[RunConfig], backbone: Backbone, caches: Sequence[
     first = configs[0]
     if first.recipe is None:
         return None
+    check_caches(caches, configs)
     problem, _ = new_problems(first, backbone, caches)
     rows = {config.shots: count_rows(caches, config) for config in configs}
     timed = problem
@@ -97,7 +103,7 @@ def _time_step(
     start = method.start(torch.Generator().manual_seed(config.seed))
     learnables = {name: value.detach()[None].requires_grad_(value.requires_grad) for name, value in start.items()}
     size, draw = config.recipe.batch_of(rows), torch.Generator().manual_seed(0)
-    patches = (int(caches[0].attributes["local"]),) if config.entry.needs_patches else ()
+    patches = caches[0].patches("train", [0]).shape[1:2] if config.entry.needs_patches else ()
     images = torch.randn(1, size, *patches, backbone.embed_dim, generator=draw)  # (R, B, D) or (R, B, M, D)
     labels = torch.randint(len(problem.class_names), (1, size), generator=draw)  # (R, B)
     batch = Batch(images=images, labels=labels).map(lambda tensor: tensor.to(backbone.device))

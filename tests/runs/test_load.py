@@ -248,7 +248,7 @@ def foreign(folder: Path) -> None:
         (changed("config.json", method=5), "config.json, got one that cannot be read"),
         (changed("config.json", shot=2), "(coop-ca has no option 'shot': did you mean 'shots'?)"),
         (changed("config.json", epochs=-1), "(epochs must be a whole number of at least 1, got -1)"),
-        (changed("config.json", epochs="1"), "(epochs must be a whole number of at least 1, got 1)"),
+        (changed("config.json", epochs="1"), "(epochs must be a whole number of at least 1, got '1')"),
         (changed("config.json", datasets="leaves"), "(datasets must be a list of texts, got 'leaves')"),
         (changed("config.json", datasets=7), "config.json, got one that cannot be read"),
         (changed("config.json", backbone=7), "(backbone must be a text, got 7)"),
