@@ -88,6 +88,7 @@ print(LinearProbe().fit(X, y).predict([[0.0, 2.0], [2.0, 0.0]]).tolist())
 """
 
 
+@pytest.mark.slow
 def test_the_package_loads_nothing_until_a_name_is_asked_for() -> None:
     done = subprocess.run([sys.executable, "-c", PROBE_ON_PLAIN_ARRAYS], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["[]", "['b', 'a']"]

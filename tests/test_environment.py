@@ -36,6 +36,7 @@ print(*(f"{peak.mib:.1f} {peak.peak_of}" for peak in peaks))
 """
 
 
+@pytest.mark.slow
 @needs_linux
 def test_the_peak_is_that_of_the_block_alone() -> None:
     """In a process of its own: one that has freed much already finds room without growing."""
@@ -105,6 +106,7 @@ def test_without_the_resource_module(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (peak.mib, peak.peak_of) == (None, "process")
 
 
+@pytest.mark.slow
 def test_the_package_needs_no_module_of_posix() -> None:
     """Every file is imported in a process without the modules and functions that Windows lacks."""
     code = """

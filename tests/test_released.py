@@ -1,4 +1,4 @@
-"""The released recipe against recordings of the authors' trainer: its rates, and 120 of its batches.
+"""The released recipe against recordings of the authors' trainer: its rates, and 120 of its batches (20, plain).
 
 The recording is of the demo's backbone: the one beside it, where it brings one, so that the demo's own may change.
 """
@@ -97,13 +97,13 @@ def test_batches_of_the_released_trainer(path: str, tmp_path: Path) -> None:
     started, rows = start(problem), recorded_rows(problem)
     state = TrainingState(started.learnables, rows, released(), seed=1, task_sizes=problem.task_sizes)
     losses = []
-    for order in torch.from_numpy(arrays["order"]):
+    for order in torch.from_numpy(arrays["order"][: 120 if path == "fused" else 20]):
         state.next_batch()  # sets the rate of its epoch; the rows are the recording's
         assert state.optimizer.param_groups[0]["lr"] == pytest.approx(arrays["lr"][state.epochs_done], rel=1e-6)
         loss, gradients = started.gradients(rows.features[order, 0], rows.labels[order])
         state.step(gradients, loss)
         losses.append(float(loss))
-    apart = np.abs(np.array(losses) - arrays["losses"]) / arrays["losses"].max()
+    apart = np.abs(np.array(losses) - arrays["losses"][: len(losses)]) / arrays["losses"].max()
     assert apart[:20].max() <= 3e-5
     assert apart[:100].max() <= 3e-4
     assert arrays["losses"][:5].mean() > 1.2 * arrays["losses"][-5:].mean(), "so that something was learned"

@@ -72,6 +72,7 @@ def test_same_classifier_same_bytes(case: str, path: Path) -> None:
     assert path.read_bytes() == first
 
 
+@pytest.mark.slow
 def test_a_new_process_scores_to_the_bit(path: Path, tmp_path: Path) -> None:
     stored, features = save_new(path, "mixed"), draw_features("mixed")
     np.save(tmp_path / "features.npy", features)

@@ -163,6 +163,7 @@ def test_a_flipped_bit_in_prompts_is_never_read(tmp_path: Path) -> None:
     assert read_prompts(tmp_path, state.learnables) is not None
 
 
+@pytest.mark.slow
 def test_a_damaged_or_lost_file_of_a_finished_run_is_said_and_force_trains_anew(bench: RunBench) -> None:
     config = least("softcpt", separate=True)
     folder = bench.train("runs", config)
@@ -241,6 +242,7 @@ def held(folder: Path) -> Iterator[subprocess.Popen]:
             child.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("checkpoints")
 def test_the_second_of_two_writers_is_told_who_is_at_it(bench: RunBench) -> None:
     config = configure("coop-mt", epochs=4)
@@ -260,6 +262,7 @@ def test_the_second_of_two_writers_is_told_who_is_at_it(bench: RunBench) -> None
     assert not (folder / ".run.lock").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_returned_while_its_folder_is_held(bench: RunBench) -> None:
     config = least("prototype")
     folder = bench.train("runs", config)
@@ -267,6 +270,7 @@ def test_a_finished_run_is_returned_while_its_folder_is_held(bench: RunBench) ->
         bench.train("runs", config)
 
 
+@pytest.mark.slow
 def test_a_held_folder_does_not_look_begun_and_goes_where_nothing_is_written(tmp_path: Path, bench: RunBench) -> None:
     with writing_run(tmp_path / "a/b"):
         assert [path.name for path in (tmp_path / "a/b").iterdir()] == [".run.lock"]
@@ -313,6 +317,7 @@ def files_up_to(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("checkpoints")
 @pytest.mark.parametrize("method", ["softcpt", "kgcoop", "linear-probe"])
 def test_a_full_disk_is_one_message_and_the_run_goes_on_afterwards(bench: RunBench, method: str) -> None:

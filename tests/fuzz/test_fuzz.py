@@ -57,6 +57,7 @@ def changed(draw: st.DrawFn, name: str) -> bytes:
     return bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [each(name) for name in TARGETS])
 def test_a_changed_file_is_read_or_one_error(name: str, folder: Path) -> None:
     @few
@@ -102,6 +103,7 @@ def _replaced(draw: st.DrawFn, content: Any) -> Any:
     return rest if change == "drop" else {**rest, draw(st.text(max_size=5)): content[name]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [each(name) for name in JSON_READERS])
 def test_json_of_other_shapes_is_read_or_one_error(name: str, folder: Path) -> None:
     @few

@@ -196,6 +196,7 @@ def report(folder: Path) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_trained_runs_of_two_configurations_are_two_rows(tmp_path: Path) -> None:
     caches = encode_datasets(load_backbone(BACKBONE, device="cpu"), tmp_path)
     out = tmp_path / "runs"

@@ -23,6 +23,7 @@ STEPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "given"), STEPS)
 def test_steps_are_those_that_are_taken(
     bench: RunBench, opened: list[FeatureCache], method: str, given: tuple[tuple[str, Any], ...]
@@ -49,12 +50,13 @@ def test_what_is_fitted_at_once_takes_no_steps(bench: RunBench, opened: list[Fea
     assert estimate([configure("linear-probe")], bench.backbone, opened) is None
 
 
+@pytest.mark.slow
 def test_train_says_it_and_names_the_faster_recipe(bench: RunBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = f"train --method softcpt --shots 2 --epochs 40 --batch-size 2 --cache-dir {bench.caches} --out"
+    words = f"train --method coop-mt --shots 2 --epochs 2 --batch-size 2 --cache-dir {bench.caches} --out"
     done = CliRunner().invoke(app, [*words.split(), str(bench.folder / "one")])
     assert done.exit_code == 0, done.output
-    assert "280 steps of " in done.stderr and "--recipe full" not in done.stderr
+    assert "14 steps of " in done.stderr and "--recipe full" not in done.stderr
     monkeypatch.setattr(sys.modules["cptlite.cli.train"], "WORTH_TELLING", 0.0)
-    words = words.replace("--epochs 40", "--epochs 100")
+    words = words.replace("--epochs 2 --batch-size 2", "--epochs 310 --batch-size 0")
     done = CliRunner().invoke(app, [*words.split(), str(bench.folder / "two")])
-    assert "700 steps of " in done.stderr and "; --recipe full: about " in done.stderr
+    assert "310 steps of " in done.stderr and "; --recipe full: about " in done.stderr

@@ -188,6 +188,7 @@ def numbers_of(config: RunConfig) -> RunConfig:
     return replace(config, **{name: getattr(RunConfig, name) for name in SAME_NUMBERS})
 
 
+@pytest.mark.slow
 @given(pairs())
 @settings(max_examples=300, deadline=None)
 def test_two_configurations_have_one_folder_if_and_only_if_they_give_the_same_numbers(

@@ -93,6 +93,7 @@ EVERY_KIND = {
 }
 
 
+@pytest.mark.slow
 def test_another_process_scores_every_kind_the_same_without_caches(
     backbone: Backbone, caches: Path, tmp_path: Path
 ) -> None:
