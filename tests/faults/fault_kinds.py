@@ -18,10 +18,13 @@ from fault_commands import leftovers_in, strangers_in
 from fault_process import SECONDS, Child, Ended, Fate, die, fail_with, interrupt, kept_from_growing, run
 from fault_trials import SAID, Row, Trials, complaints, left_behind
 
+import cptlite
+
 __all__ = ["STRIKES"]
 
 Strike = Callable[[Trials, Row, np.random.Generator, int], None]
 NOBODY = 65534
+PACKAGE = Path(cptlite.__file__).parent
 PAGE = 4096
 
 
@@ -96,6 +99,11 @@ def full_disk(trials: Trials, row: Row, draw: np.random.Generator, most: int) ->
                     row.note(f"{pages - 1} pages free", problems)
 
 
+def is_open_to_others(path: Path) -> bool:
+    """Whether every user may read a folder and pass to it."""
+    return path.stat().st_mode & 0o005 == 0o005 and all(each.stat().st_mode & 0o001 for each in path.parents)
+
+
 def read_only(mode: int, *, folders: bool) -> Strike:
     """Take permissions from one of the files or folders that there are when the command begins."""
 
@@ -106,6 +114,8 @@ def read_only(mode: int, *, folders: bool) -> Strike:
             os.setresuid(NOBODY, NOBODY, NOBODY)
 
     def strike(trials: Trials, row: Row, draw: np.random.Generator, most: int) -> None:
+        if not is_open_to_others(PACKAGE):  # whoever is nobody could not import it
+            return
         with trials.laid_out() as folder:
             found = [path.relative_to(folder) for path in (folder, *sorted(folder.rglob("*")))]
             found = [path for path in found if (folder / path).is_dir() == folders and path.suffix != ".png"]
