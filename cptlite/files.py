@@ -18,11 +18,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cptlite.errors import CptliteError
+from cptlite.errors import CptliteError, DataError
 
 __all__ = [
     "BoundedReader",
     "file_kind",
+    "read_file",
     "is_whole",
     "locked",
     "naming_full_disk",
@@ -67,6 +68,22 @@ class BoundedReader(io.BufferedReader):
         if size is not None and size > io.DEFAULT_BUFFER_SIZE:
             size = min(size, max(0, self._size - self.tell()))
         return super().read(size)
+
+
+def read_file(path: Path) -> bytes:
+    """Read a file whole; what would hang or never end when read is not opened.
+
+    Raises
+    ------
+    DataError
+        There is a pipe, a folder or a device.
+    OSError
+        There is nothing, or it may not be read.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise DataError(f"wanted a file at {path}, got {file_kind(mode)}: move it away")
+    return path.read_bytes()
 
 
 def file_kind(mode: int) -> str:

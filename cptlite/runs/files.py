@@ -25,7 +25,7 @@ from cptlite.backbones import Backbone
 from cptlite.classifiers import BackboneFacts, Classifier, StoredClassifier, pack_classifier
 from cptlite.datasets.text_files import read_text, shown
 from cptlite.errors import CptliteError, DataError, UsageError
-from cptlite.files import is_whole, locked, naming_full_disk, sha256_of, table_digest, write_whole
+from cptlite.files import is_whole, locked, naming_full_disk, read_file, sha256_of, table_digest, write_whole
 from cptlite.methods.base import Problem
 from cptlite.training.checkpoint import CHECKPOINT, LOG, read_log
 
@@ -256,7 +256,7 @@ def read_prompts(folder: Path | None, learnables: Mapping[str, Tensor]) -> float
     if folder is None or path is None or not path.exists():
         return None
     try:
-        stored = load(_undamaged(path.read_bytes()))
+        stored = load(_undamaged(read_file(path)))
         with torch.no_grad():
             for name, value in learnables.items():
                 value.copy_(stored[name].view_as(value))

@@ -20,7 +20,7 @@ import torch
 
 from cptlite.backbones.archives import read_torch
 from cptlite.errors import DataError
-from cptlite.files import naming_full_disk, sha256_of, write_whole
+from cptlite.files import naming_full_disk, read_file, sha256_of, write_whole
 
 __all__ = ["LOG", "Resumable", "check_log", "read_log", "resume", "save_checkpoint", "write_log"]
 
@@ -67,7 +67,7 @@ def read_log(folder: Path) -> list[dict[str, float]]:
     OSError
         There is no log.
     """
-    return _check_lines(folder / LOG, (folder / LOG).read_bytes().splitlines(keepends=True))
+    return _check_lines(folder / LOG, read_file(folder / LOG).splitlines(keepends=True))
 
 
 def check_log(folder: Path, steps: int) -> None:
@@ -105,8 +105,9 @@ def resume(folder: Path, state: Resumable) -> None:
     checkpoint, log = folder / CHECKPOINT, folder / LOG
     counted = False  # whether the log is known to have a line for each step
     if checkpoint.exists():
+        stored = read_file(checkpoint)
         try:
-            header, content = _take_header(checkpoint.read_bytes())
+            header, content = _take_header(stored)
             state.load_state_dict(read_torch(io.BytesIO(content)))
         except Exception as error:  # the reader raises anything at all on a damaged file
             raise DataError(
@@ -115,7 +116,7 @@ def resume(folder: Path, state: Resumable) -> None:
                 f"start"
             ) from None
         counted = bool(header)
-    lines = log.read_bytes().splitlines(keepends=True) if log.exists() else []
+    lines = read_file(log).splitlines(keepends=True) if log.exists() else []
     kept = lines[: state.steps_done]
     _check_lines(log, kept)
     if counted and len(kept) < state.steps_done:

@@ -465,3 +465,13 @@ def test_bad_rows_are_found_out_before_anything_is_trained_or_removed(
     with pytest.raises(DataError, match=says):
         train_forced(bench, config)
     assert content_of(folder) == before
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "log.jsonl", "prompts.safetensors"])
+def test_a_pipe_in_place_of_a_runs_file_is_not_waited_for(bench: RunBench, name: str) -> None:
+    config = least("softcpt")
+    folder = run_folder(bench.folder / "runs", config)
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(DataError, match=f"wanted a file at .*{name}, got a pipe: move it away"):
+        bench.train("runs", config)
