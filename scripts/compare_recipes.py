@@ -81,8 +81,8 @@ def main() -> None:
     given = parser.parse_args()
     scores: Scores = {}
     for recipe, configs in plan(given.methods, given.shots, given.seeds):
-        together = {"cache_dir": given.cache_dir, "out": given.out, "jobs": given.jobs, "together": True}
-        for config, result in zip(configs, run_all(configs, **together), strict=True):
+        how = {"cache_dir": given.cache_dir, "out": given.out, "jobs": given.jobs}
+        for config, result in zip(configs, run_all(configs, **how), strict=True):
             scores.setdefault((config.method, recipe, config.shots), []).append(100 * result["suite_score"])
     for table in (score_table, difference_table):
         print("\n".join(table(scores, given.methods, given.shots)) + "\n")
