@@ -17,6 +17,7 @@ from pathlib import Path
 from cptlite.config import RunConfig
 from cptlite.datasets import load_catalog
 from cptlite.metrics import mean_and_std, paired_interval
+from cptlite.reporting.summaries import shots_label
 from cptlite.runs.sweep import grid, run_all
 from cptlite.training.recipe import RECIPES
 
@@ -43,7 +44,7 @@ def plan(methods: Sequence[str], shots: Sequence[int], seeds: int) -> Iterator[t
 
 def score_table(scores: Scores, methods: Sequence[str], shots: Sequence[int]) -> Iterator[str]:
     """Rows of means and deviations."""
-    yield "| suite score (%) | " + " | ".join(f"{number} shots" for number in shots) + " |"
+    yield "| suite score (%) | " + " | ".join(map(shots_label, shots)) + " |"
     yield "|---" * (len(shots) + 1) + "|"
     for method, recipe in product(methods, RECIPES):
         if (method, recipe, shots[0]) in scores:
@@ -53,7 +54,7 @@ def score_table(scores: Scores, methods: Sequence[str], shots: Sequence[int]) ->
 
 def difference_table(scores: Scores, methods: Sequence[str], shots: Sequence[int]) -> Iterator[str]:
     """Rows of paired differences: recipes of a method, then softcpt against the others by each recipe."""
-    yield "| difference, 95 % interval | " + " | ".join(f"{number} shots" for number in shots) + " |"
+    yield "| difference, 95 % interval | " + " | ".join(map(shots_label, shots)) + " |"
     yield "|---" * (len(shots) + 1) + "|"
     recipes = [((method, recipe), (method, "paper")) for method in methods for recipe in RECIPES if recipe != "paper"]
     rivals = [
