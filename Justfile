@@ -19,7 +19,7 @@ demo:
 test:
     python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[test]' && .venv/bin/python -m pytest -n 2
 
-# The tests but for the slow ones: under two minutes on two cores; needs `just setup`.
+# The tests but for the slow ones: two and a half minutes on two cores; needs `just setup`.
 test-fast *options:
     {{python}} -m pytest -n 2 -m "not slow" {{options}}
 
