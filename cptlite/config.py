@@ -152,9 +152,7 @@ class RunConfig(Options):
         named. Two configurations of one method, variant and recipe that agree here give the same numbers on the same
         datasets, backbone, shots and seed.
         """
-        defaults = default_options(self.method, self.recipe_name)
-        if self.recipe_name == RELEASED:
-            defaults["steps_per_batch"] = self.options.released_steps
+        defaults = default_options(self.method, self.recipe_name) | _recipe_fields(self.recipe_name, self.options)
         values = {**vars(self), **vars(self.options), **(vars(self.recipe) if self.recipe else {})}
         unlisted = {*OWN_ROWS, *SAME_NUMBERS, "variant", "recipe"}
         return tuple(
@@ -251,15 +249,18 @@ def resolve_config(given: Mapping[str, Any]) -> RunConfig:
     if entry.recipe:
         recipe = Recipe(**{**entry.recipe, **parts["recipe"]})
     elif entry.stepped:
-        name = parts["recipe"].get("recipe", PAPER)
-        released = {"steps_per_batch": options.released_steps} if name == RELEASED else {}
-        recipe = Recipe(**{**RECIPES.get(name, {}), **released, **parts["recipe"]})
+        recipe = Recipe(**{**_recipe_fields(parts["recipe"].get("recipe", PAPER), options), **parts["recipe"]})
     return RunConfig(
         **{name: given[name] for name in NAMED},
         options=options,
         recipe=recipe,
         **{"separate": entry.separate, **parts["run"]},
     )
+
+
+def _recipe_fields(name: str, options: MethodOptions) -> dict[str, Any]:
+    """List what a recipe sets for a method of some options where the user does not; of an unknown one, nothing."""
+    return RECIPES.get(name, {}) | ({"steps_per_batch": options.released_steps} if name == RELEASED else {})
 
 
 def _methods_for(scope: str) -> str:

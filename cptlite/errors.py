@@ -3,7 +3,7 @@
 Every message says what was wanted, what was found and what to do about it.
 """
 
-__all__ = ["CptliteError", "DataError", "UsageError"]
+__all__ = ["CptliteError", "DataError", "DataWarning", "UsageError"]
 
 FRONT, BACK = 800, 400  # characters of a line that are kept where it is longer: what is wrong, and what to do
 
@@ -33,9 +33,9 @@ class DataError(CptliteError):
     exit_code = 3
 
 
-def _shortened(line: str) -> str:
-    return f"{line[:FRONT]} [...] {line[-BACK:]}"
-
-
 class DataWarning(UserWarning):
     """Data of which some is short: what is done goes on with what there is."""
+
+
+def _shortened(line: str) -> str:
+    return f"{line[:FRONT]} [...] {line[-BACK:]}"

@@ -23,10 +23,10 @@ from cptlite.errors import CptliteError, DataError
 __all__ = [
     "BoundedReader",
     "file_kind",
-    "read_file",
     "is_whole",
     "locked",
     "naming_full_disk",
+    "read_file",
     "replacing",
     "sha256_of",
     "table_digest",

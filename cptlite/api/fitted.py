@@ -27,9 +27,8 @@ from cptlite.classifiers import (
 from cptlite.config import RunConfig
 from cptlite.datasets.types import Task
 from cptlite.errors import UsageError
-from cptlite.runs.evaluate import check_test_rows, evaluate
 from cptlite.runs.load import text_of
-from cptlite.runs.seen import seen_sizes
+from cptlite.runs.reevaluate import score_caches
 from cptlite.text.encoder import TextEncoder
 
 __all__ = ["FittedClassifier", "tasks_of"]
@@ -72,11 +71,7 @@ class FittedClassifier:
         DataError
             Features of other weights, or a task without test rows.
         """
-        tasks_of(caches, self.backbone_)
-        check_test_rows(caches)
-        sizes, patches = seen_sizes(self.config_, self.tasks_), self.config_.entry.needs_patches
-        predictions = evaluate(self.classifier_, caches, self._device, patches=patches, fitted=self.tasks_, sizes=sizes)
-        return {each.task.id: each.scores() for each in predictions}
+        return score_caches(self._fitted, self.config_, caches, self._device)
 
     def class_weights(self) -> np.ndarray:
         """Class weights of a linear classifier; a probe's biases are in ``classifier_.bias``.

@@ -7,6 +7,7 @@ image, D joint dimension.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -121,15 +122,29 @@ def evaluate(
     places = iter(match_tasks(fitted, tasks))
     found = []
     for cache in caches:
+        test = _TestSplit.read(cache)
         for index in range(len(cache.tasks)):
             place = next(places)
-            found.append(_predict(classifier, cache, index, place, sizes[place.home], device, patches))
+            found.append(_predict(classifier, test, index, place, sizes[place.home], device, patches))
     return found
+
+
+class _TestSplit(NamedTuple):
+    """What is read once of a cache's test rows, whatever number of tasks they are of."""
+
+    cache: FeatureCache
+    labels: np.ndarray
+    tasks: np.ndarray
+    paths: tuple[str, ...]
+
+    @classmethod
+    def read(cls, cache: FeatureCache) -> _TestSplit:
+        return cls(cache, cache.labels("test"), cache.row_tasks("test"), cache.paths("test"))
 
 
 def _predict(
     classifier: Classifier,
-    cache: FeatureCache,
+    test: _TestSplit,
     index: int,
     place: Place,
     size: int,
@@ -137,8 +152,8 @@ def _predict(
     patches: bool,
 ) -> TaskPredictions:
     """Predict the test rows of one task of a cache, whose fitted task's first ``size`` classes were learned from."""
-    rows = np.flatnonzero(cache.row_tasks("test") == index)
-    labels, paths = cache.labels("test")[rows], cache.paths("test")
+    cache, rows = test.cache, np.flatnonzero(test.tasks == index)
+    labels, halved = test.labels[rows], 0 < size < place.size
     base = _base_mask(place, size).to(device)  # (C,)
     # Whole from the start: what is added chunk by chunk lies between the chunks' memory, which never gets free.
     best, of_half, ranks = torch.empty(3, len(rows), dtype=torch.int64, device=device)
@@ -151,23 +166,24 @@ def _predict(
             scores = scores[:, list(place.columns)]
         own = torch.from_numpy(labels[here]).to(device).long()  # (B,)
         best[here] = scores.argmax(dim=-1)  # of scores (B, C)
-        of_half[here] = scores.masked_fill(base[own][:, None] != base, float("-inf")).argmax(dim=-1)
+        if halved:
+            of_half[here] = scores.masked_fill(base[own][:, None] != base, float("-inf")).argmax(dim=-1)
         ranks[here] = _ranks(scores, own)
         likely[here] = scores.float().softmax(dim=-1).gather(1, best[here, None])[:, 0]
         sound[here] = sound_features(features)
         ranked[here] = sound_scores(scores)
     check_features(cache, "test", rows, sound)
     check_scores(cache, rows, ranked)
-    halves = {"base": base.cpu().numpy(), "of_half": of_half.cpu().numpy()}
     return TaskPredictions(
         task=cache.tasks[index],
-        images=tuple(paths[row] for row in rows),
+        images=tuple(test.paths[row] for row in rows),
         labels=labels,
         predicted=best.cpu().numpy(),
         ranks=ranks.cpu().numpy(),
         probabilities=likely.cpu().numpy(),
         held_out=size == 0,
-        **(halves if 0 < size < place.size else {}),
+        base=base.cpu().numpy() if halved else None,
+        of_half=of_half.cpu().numpy() if halved else None,
     )
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from cptlite.cache import FeatureCache
-from cptlite.config import choose_suite
+from cptlite.classifiers import StoredClassifier
+from cptlite.config import RunConfig, choose_suite
 from cptlite.datasets import load_catalog
 from cptlite.files import write_alone
 from cptlite.runs.evaluate import check_test_rows, evaluate
@@ -19,10 +20,50 @@ from cptlite.runs.load import FinishedRun
 from cptlite.runs.predictions import suite_scores
 from cptlite.runs.seen import seen_sizes
 
-__all__ = ["EVAL", "evaluate_run"]
+__all__ = ["EVAL", "evaluate_run", "score_caches"]
 
 EVAL = "eval"
 FACTS = ("method", "suite", "backbone", "shots", "seed", "variant", "recipe", "config")
+
+
+def score_caches(
+    stored: StoredClassifier, config: RunConfig, caches: Sequence[FeatureCache], device: torch.device
+) -> dict[str, dict[str, Any]]:
+    """Score a classifier, learned by a configuration, on the test rows of some caches.
+
+    Parameters
+    ----------
+    stored : StoredClassifier
+    config : RunConfig
+    caches : sequence of FeatureCache
+        Their tasks have the classes of the classifier's, all or some, in any order.
+    device : torch.device
+        Of the classifier.
+
+    Returns
+    -------
+    dict of str to dict
+        By task id, as of `TaskPredictions.scores`.
+
+    Raises
+    ------
+    UsageError
+        A task has classes that were not learned, or those of several tasks.
+    DataError
+        Features of other weights, or a task without test rows.
+    """
+    for cache in caches:
+        cache.check({"weights_sha256": stored.backbone.weights_sha256})
+    check_test_rows(caches)
+    predictions = evaluate(
+        stored.classifier,
+        caches,
+        device,
+        patches=config.entry.needs_patches,
+        fitted=stored.tasks,
+        sizes=seen_sizes(config, stored.tasks),
+    )
+    return {each.task.id: each.scores() for each in predictions}
 
 
 def evaluate_run(
@@ -56,18 +97,7 @@ def evaluate_run(
         Features of other weights, or a task without test rows.
     """
     started = time.monotonic()
-    for cache in caches:
-        cache.check({"weights_sha256": run.stored.backbone.weights_sha256})
-    check_test_rows(caches)
-    predictions = evaluate(
-        run.stored.classifier,
-        caches,
-        device,
-        patches=run.config.entry.needs_patches,
-        fitted=run.stored.tasks,
-        sizes=seen_sizes(run.config, run.stored.tasks),
-    )
-    tasks = {each.task.id: each.scores() for each in predictions}
+    tasks = score_caches(run.stored, run.config, caches, device)
     results = {
         **{name: run.results[name] for name in FACTS if name in run.results},
         "run_sha256": run.results.get("sha256"),

@@ -11,6 +11,7 @@ width, D joint dimension.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +38,7 @@ Part = tuple[slice, slice, Encode]
 
 
 @dataclass(kw_only=True)
-class Way:
+class Way(ABC):
     """One way to encode a suite's prompts.
 
     Attributes
@@ -61,13 +62,13 @@ class Way:
     peak_mib: float = 0.0
     result: tuple[Tensor, Tensor] | None = None
 
+    @abstractmethod
     def run_forward(self, contexts: Tensor) -> None:
         """Encode with contexts (T, L, W)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run_step(self, contexts: Tensor, weights: Tensor) -> None:
         """Features, and the gradient of their product with ``weights`` (K, D) in the contexts (T, L, W)."""
-        raise NotImplementedError
 
     def scored(self, weights: Tensor) -> Tensor:
         """Weights (K, D) of the classes that the last step scored, zero for the others."""
