@@ -152,8 +152,11 @@ class RunConfig(Options):
         named. Two configurations of one method, variant and recipe that agree here give the same numbers on the same
         datasets, backbone, shots and seed.
         """
-        defaults = default_options(self.method, self.recipe_name) | _recipe_fields(self.recipe_name, self.options)
-        values = {**vars(self), **vars(self.options), **(vars(self.recipe) if self.recipe else {})}
+        defaults = default_options(self.method, self.recipe_name)
+        values = {**vars(self), **vars(self.options)}
+        if self.recipe:
+            defaults |= _recipe_fields(self.recipe_name, self.options)
+            values |= vars(self.recipe)
         unlisted = {*OWN_ROWS, *SAME_NUMBERS, "variant", "recipe"}
         return tuple(
             (name, values[name] + 0.0 if isinstance(values[name], float) else values[name])  # no -0.0: it equals 0.0

@@ -116,7 +116,8 @@ class Shelf:
         for name, classes in DATASETS.items():
             draw_classes(self.made / name, classes, images=8)
         for words in ((*CACHE, "-d", "coins"), (*TRAIN, "prototype")):
-            assert run(words, self.made).code == 0
+            ended = run(words, self.made)
+            assert ended.code == 0, ended
         self.points: dict[Command, dict[tuple[bool, bool], tuple[str, ...]]] = {}
         self._begun: dict[Command, Path] = {}
         self._references: dict[tuple[str, ...], Any] = {}
