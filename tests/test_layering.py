@@ -73,7 +73,7 @@ ORDER = {
         "execute reevaluate",
         "estimate sweep",
     ),
-    "text": ("layout", "layers plan", "fused picked", "plain", "paths", "picking", "encoder"),
+    "text": ("layout", "layers plan", "trunk", "fused picked", "plain", "paths", "picking", "encoder"),
     "timing": ("clock figure pictures report sizes tasks", "ways", "cache probe text train", "bench"),
     "training": ("recipe", "checkpoint graph sampling", "state", "loop"),
 }

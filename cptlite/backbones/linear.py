@@ -100,6 +100,11 @@ class FrozenLinear:
             return F.linear(x, self.weight, self.bias)
         return _Packed.apply(x, self) if torch.is_grad_enabled() and x.requires_grad else _multiply(x, *self._forward)
 
+    def pack(self) -> None:
+        """Pack both directions now, which otherwise is done when one is first needed."""
+        if self.backend == "onednn":
+            assert self._forward and self._backward
+
     @cached_property
     def _forward(self) -> tuple[Tensor, Tensor]:
         return _pack(self.weight), self.bias

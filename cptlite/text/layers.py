@@ -35,13 +35,17 @@ class Layer:
 
     num_heads: int
     attn_norm: tuple[Tensor, Tensor]
-    qkv: FrozenLinear
     q: FrozenLinear
     kv: FrozenLinear
     out: FrozenLinear
     mlp_norm: tuple[Tensor, Tensor]
     up: FrozenLinear
     down: FrozenLinear
+
+    def pack(self) -> None:
+        """Pack all weights now; see `FrozenLinear.pack`."""
+        for linear in (self.q, self.kv, self.out, self.up, self.down):
+            linear.pack()
 
 
 def mlp(x: Tensor, layer: Layer) -> Tensor:
@@ -65,7 +69,6 @@ def _freeze(block: Any, backend: str) -> Layer:
     return Layer(
         num_heads=attn.num_heads,
         attn_norm=(block.ln_1.weight, block.ln_1.bias),
-        qkv=FrozenLinear(weight, bias, backend),
         q=FrozenLinear(weight[:width], bias[:width], backend),
         kv=FrozenLinear(weight[width:], bias[width:], backend),
         out=FrozenLinear(attn.out_proj.weight, attn.out_proj.bias, backend),

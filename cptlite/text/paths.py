@@ -14,9 +14,10 @@ from torch import Tensor
 from cptlite.backbones import TextTower
 from cptlite.text.fused import prepare_fused
 from cptlite.text.layout import PromptLayout
-from cptlite.text.picked import Groups, PickedEncode, prepare_picked
+from cptlite.text.picked import PickedEncode, prepare_picked
 from cptlite.text.plain import prepare_plain, prepare_plain_picked
 from cptlite.text.plan import count_rows
+from cptlite.text.trunk import Groups
 
 __all__ = ["TEXT_PATHS", "TextPath"]
 

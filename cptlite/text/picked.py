@@ -17,14 +17,10 @@ import torch
 from torch import Tensor
 
 from cptlite.backbones import TextTower
-from cptlite.backbones.linear import attend
-from cptlite.text.layers import freeze_layers, mlp, norm
 from cptlite.text.layout import PromptLayout
+from cptlite.text.trunk import Blocks, Groups, run_rows
 
-__all__ = ["Groups", "PickedEncode", "prepare_picked"]
-
-Groups = Sequence[tuple[int, int]]
-"""Picks n of each group, and positions s of its suffixes."""
+__all__ = ["PickedEncode", "prepare_picked"]
 
 PickedEncode = Callable[[Tensor, Tensor, Tensor | None, Groups], Tensor]
 """From contexts (C, L, W), picks (Q,), the context of each (Q,), or None for its own, and groups to features (Q, D)."""
@@ -32,7 +28,7 @@ PickedEncode = Callable[[Tensor, Tensor, Tensor | None, Groups], Tensor]
 
 def prepare_picked(tower: TextTower, layout: PromptLayout) -> PickedEncode:
     """Prepare one layout; its index work is done here, once."""
-    layers, dtype, before = freeze_layers(tower), tower.dtype, layout.prefix_length
+    dtype, before = tower.dtype, layout.prefix_length
     tokens, slots, ends = (
         torch.from_numpy(array).to(tower.device)
         for array in (layout.tokens[:, before:], layout.local_slots[:, before:], layout.eos_positions - before)
@@ -61,22 +57,8 @@ def prepare_picked(tower: TextTower, layout: PromptLayout) -> PickedEncode:
         ]
         x = torch.cat([prefixes.flatten(0, 1), *suffixes])  # (U, W)
         causal = [_see_all_before(before, width, x.device) for _, width in groups]
-        for layer in layers[:-1]:
-            qkv = layer.qkv(norm(x, layer.attn_norm))  # (U, 3W)
-            x = x + layer.out(_attend(qkv, before, owners, groups, causal, layer.num_heads))
-            x = x + mlp(x, layer)
-        # Of the last layer only EOS rows are read, so only they ask.
-        layer = layers[-1]
-        normed = norm(x, layer.attn_norm)
-        kv = layer.kv(normed)  # (U, 2W)
-        eos_rows, seen = _find_ends(ends, split, len(contexts) * before, before)  # (Q,), (n, 1, 1, F + s) each
-        q = layer.q(normed.index_select(0, eos_rows))[:, None]  # (Q, 1, W)
-        keys_values = _keys_values(kv, len(contexts) * before, before, owners, groups)
-        asked = zip(q.split(counts), keys_values, seen, strict=True)
-        mixed = torch.cat([_mix(q, kv, mask, layer.num_heads) for q, kv, mask in asked])  # (Q, W)
-        x = x.index_select(0, eos_rows) + layer.out(mixed)
-        x = x + mlp(x, layer)
-        return (tower.final_norm(x) @ tower.projection).float()  # (Q, D)
+        blocks = Blocks(prefix_length=before, owners=owners, groups=groups, masks=causal)
+        return run_rows(tower, x, blocks, _find_ends(ends, split, len(contexts) * before))  # (Q, D)
 
     return encode
 
@@ -86,55 +68,10 @@ def _see_all_before(before: int, width: int, device: torch.device) -> Tensor:
     return torch.ones(width, before + width, dtype=torch.bool, device=device).tril(before)
 
 
-def _find_ends(
-    ends: Tensor, split: Sequence[tuple[Tensor, tuple[int, int]]], first: int, before: int
-) -> tuple[Tensor, list[Tensor]]:
-    """Row of each pick's EOS, (Q,), and by group which positions of its path that attends to, (n, 1, 1, F + s)."""
-    rows, seen = [], []
+def _find_ends(ends: Tensor, split: Sequence[tuple[Tensor, tuple[int, int]]], first: int) -> Tensor:
+    """Row of each pick's EOS: (Q,)."""
+    rows = []
     for picks, (count, width) in split:
-        end = ends[picks]  # (n,)
-        rows.append(torch.arange(count, device=picks.device) * width + first + end)
-        positions = torch.arange(before + width, device=picks.device)
-        seen.append((positions <= before + end[:, None])[:, None, None])
+        rows.append(torch.arange(count, device=picks.device) * width + first + ends[picks])
         first += count * width
-    return torch.cat(rows), seen
-
-
-def _attend(
-    qkv: Tensor, before: int, owners: Tensor | None, groups: Groups, causal: Sequence[Tensor], num_heads: int
-) -> Tensor:
-    """Attention along every path, (U, 3W) to (U, W)."""
-    width = qkv.shape[1] // 3
-    in_prefixes = len(qkv) - sum(count * each for count, each in groups)
-    q, kv = qkv.split([width, 2 * width], dim=1)
-    paths = _keys_values(kv, in_prefixes, before, owners, groups)
-    of_prefixes, *of_groups = q.split([in_prefixes, *(count * each for count, each in groups)])
-    prefix_kv = kv[:in_prefixes].unflatten(0, (-1, before))  # (C, F, 2W)
-    mixed = [_mix(of_prefixes.unflatten(0, (-1, before)), prefix_kv, None, num_heads)]  # (C * F, W)
-    for part, path, mask, (count, _) in zip(of_groups, paths, causal, groups, strict=True):
-        mixed.append(_mix(part.unflatten(0, (count, -1)), path, mask, num_heads))  # (n * s, W)
-    return torch.cat(mixed)
-
-
-def _keys_values(kv: Tensor, in_prefixes: int, before: int, owners: Tensor | None, groups: Groups) -> list[Tensor]:
-    """Keys and values along the whole path of each pick: from (U, 2W) to (n, F + s, 2W) of each group."""
-    prefixes, *suffixes = kv.split([in_prefixes, *(count * width for count, width in groups)])
-    prefixes = prefixes.unflatten(0, (-1, before))  # (C, F, 2W)
-    if owners is not None:
-        prefixes = prefixes.index_select(0, owners)  # (Q, F, 2W)
-    return [
-        torch.cat([prefix, suffix.unflatten(0, (count, width))], dim=1)
-        for prefix, suffix, (count, width) in zip(
-            prefixes.split([count for count, _ in groups]), suffixes, groups, strict=True
-        )
-    ]
-
-
-def _mix(q: Tensor, kv: Tensor, mask: Tensor | None, num_heads: int) -> Tensor:
-    """Attention of queries (n, a, W) over keys and values (n, b, 2W), causal where no mask is given: (n * a, W)."""
-    q, k, v = (
-        part.unflatten(-1, (num_heads, -1)).transpose(1, 2)  # (n, H, a or b, W / H)
-        for part in (q, *kv.chunk(2, dim=-1))
-    )
-    mixed = attend(q, k, v, mask, is_causal=mask is None)
-    return mixed.transpose(1, 2).flatten(0, 1).flatten(1)
+    return torch.cat(rows)

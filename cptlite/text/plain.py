@@ -15,7 +15,8 @@ from torch import Tensor
 
 from cptlite.backbones import TextTower
 from cptlite.text.layout import PromptLayout
-from cptlite.text.picked import Groups, PickedEncode
+from cptlite.text.picked import PickedEncode
+from cptlite.text.trunk import Groups
 
 __all__ = ["prepare_plain", "prepare_plain_picked"]
 

@@ -1,39 +1,39 @@
 """The packing plan of a layout: which rows the text encoder has to run, and how they are packed for attention.
 
 Attention is causal and only the EOS row is read. So rows after EOS never matter, and prompts that begin alike share
-their first rows in every layer: the rows to run are the nodes of a trie. "dog" and "dog house" around one context of
-two vectors, V0 and V1, have 6 + 7 = 13 rows, and 9 different ones; they are numbered position by position::
+their first rows in every layer. What prompts around one context have in common by their form, SOS and the context as
+far as it comes before the name, is the context's *prefix*: it is run once. What follows is a trie, its rows the nodes:
+names that begin alike share rows too. "dog" and "dog house" around one context of two vectors, V0 and V1::
 
-    position   0     1    2    3       4         5       6
-    dog        SOS - V0 - V1 - dog -+- .       - EOS
-    dog house                       +- house   - .     - EOS
+    prefix   0 SOS   1 V0   2 V1
 
-    row        0     1    2    3       4         6
-                                       5         7       8
+    cell     0       1      2      3       4      5
+    row      3 dog   4 .    5 EOS  6 house 7 .    8 EOS
 
-    paths      dog         0  1  2  3  4  6
-               dog house   0  1  2  3  5  7  8
+    paths    dog         3  4  5
+             dog house   3  6  7  8
 
-Linear layers run on the rows as they are. Attention runs on blocks, which hold whole paths, so that a row finds in its
-block all that it may attend to: the rows before it on its path. One block of nine cells takes both paths::
+Rows stand in the order that attention takes them: prefixes, then blocks. A block holds whole paths of one context, so
+that a row finds in its prefix and its block all that it may attend to: its prefix, and the rows before it on its path.
+The two paths make one block of six cells; with at most four cells they would make two, and "dog" would be run twice::
 
-    cell            0  1  2  3  4  5  6  7  8
-    row             0  1  2  3  4  6  5  7  8
-    row 6 sees      x  x  x  x  x  x  .  .  .
-    row 7 sees      x  x  x  x  .  .  x  x  .
+    cell            0  1  2  3  4  5
+    row 5 sees      x  x  x  .  .  .    and the prefix
+    row 8 sees      x  .  .  x  x  x
 
-With at most seven cells it would take two blocks, and rows 0 to 3 would stand in both. The first cell that holds a
-row is its canonical one: the row's result is read from there. All other cells, padding too, are duplicates::
+Blocks of one width are a *group*: one slab of memory, one call of attention. A block may be padded to the width of a
+wider group, with cells that nothing reads.
 
-    block 0         0  1  2  3  4  6  (0)      padded with row 0
-    block 1        (0)(1)(2)(3) 5  7  8        (duplicates)
-
-Axes: P prompts, S positions, U unique rows, E of them EOS, N blocks of M cells.
+Axes: P prompts, S positions, C contexts, F positions of a prefix, U rows, E of them EOS, N blocks, n of a group, s
+cells of a block.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,31 +43,32 @@ from cptlite.text.layout import PromptLayout
 
 __all__ = ["TextPlan", "count_rows", "plan_rows"]
 
-# Large enough that few rows stand in two blocks, small enough that attention over a block stays cheap; measured.
-BLOCK_SIZE = 96
+BLOCK_SIZE = 64  # cells: more make attention dearer, fewer have more rows run twice; measured
+MAX_PADDING = 0.01  # of the rows: more would leave fewer groups, and make the linear layers dearer
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextPlan:
-    """Unique rows and their blocks; the module's docstring works an example.
+    """Rows, and the blocks they stand in; the module's docstring works an example.
 
     Attributes
     ----------
     tokens, slots, positions : Tensor of shape (U,), int64
-        What stands at each unique row, as in `PromptLayout`, and its position.
+        What stands at each row, as in `PromptLayout`, and its position. First come the C prefixes, F rows each, then
+        the blocks, group by group.
     eos_rows : Tensor of shape (E,), int64
         Rows that are the EOS of some prompt, each once.
     eos_of_prompt : Tensor of shape (P,), int64
         Which of the EOS rows is each prompt's.
-    block_rows : Tensor of shape (N, M), int64
-        Row in each cell; a block is padded with row 0.
-    attn_mask : Tensor of shape (N, M, M), bool
-        Whether the cell at the second axis attends to that at the third: its row's ancestors and itself. A padded cell
-        sees itself only.
-    canonical_cells : Tensor of shape (U,), int64
-        The cell, of N * M, that each row's result is read from.
-    duplicate_cells : Tensor of shape (N * M - U,), int64
-        All other cells.
+    prefix_length : int
+        F.
+    owners : Tensor of shape (N,), int64
+        The context, of C, of each block.
+    groups : tuple of (int, int)
+        Blocks n of each group, and their cells s.
+    masks : tuple of Tensor of shape (n, 1, s, F + s), bool
+        Whether a cell of a block sees a position of its prefix, or another cell: all of the prefix, its row's ancestors
+        in the block, and itself.
     """
 
     tokens: Tensor
@@ -75,95 +76,159 @@ class TextPlan:
     positions: Tensor
     eos_rows: Tensor
     eos_of_prompt: Tensor
-    block_rows: Tensor
-    attn_mask: Tensor
-    canonical_cells: Tensor
-    duplicate_cells: Tensor
+    prefix_length: int
+    owners: Tensor
+    groups: tuple[tuple[int, int], ...]
+    masks: tuple[Tensor, ...]
 
     def to(self, device: torch.device) -> TextPlan:
         """Return the plan with its tensors on a device."""
-        return TextPlan(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+        moved: dict[str, Any] = {name: each.to(device) for name, each in vars(self).items() if isinstance(each, Tensor)}
+        return replace(self, **moved, masks=tuple(mask.to(device) for mask in self.masks))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Block:
+    """Paths of one context that are run side by side: their nodes without the prefix, and the prompts they are of."""
+
+    context: int
+    cells: dict[int, int]  # from node to cell
+    prompts: Sequence[int]
 
 
 def plan_rows(layout: PromptLayout, *, block_size: int = BLOCK_SIZE) -> TextPlan:
-    """Find the unique rows of a layout and pack them.
+    """Find the rows of a layout and pack them.
 
     Parameters
     ----------
     layout : PromptLayout
     block_size : int
-        Cells of a block, M, at most; a longer prompt gets a block of its own length.
+        Cells of a block, at most; a longer path gets a block of its own length.
 
     Returns
     -------
     TextPlan
         On the CPU.
     """
-    paths = _trie_paths(layout)
-    block_rows, attn_mask = _pack_blocks(paths, layout.eos_positions, block_size)
-    # Row 0 pads both arrays. It is SOS, with which every prompt and block begins: no first place is padding.
-    _, first_places = np.unique(paths, return_index=True)  # (U,)
-    _, canonical_cells = np.unique(block_rows, return_index=True)  # (U,)
-    eos_rows, eos_of_prompt = np.unique(
-        paths[np.arange(len(paths)), layout.eos_positions], return_inverse=True
-    )  # (E,), (P,)
+    nodes, before = _trie_nodes(layout), layout.prefix_length
+    paths = [row[before : end + 1].tolist() for row, end in zip(nodes, layout.eos_positions, strict=True)]
+    contexts, first_prompts, context_of = np.unique(layout.owners, return_index=True, return_inverse=True)
+    blocks = list(_pack_blocks(paths, context_of, block_size))
+    blocks.sort(key=lambda block: -len(block.cells))  # stable
+    groups = _make_groups([len(block.cells) for block in blocks])
+    widths = np.repeat([width for _, width in groups], [count for count, _ in groups])  # (N,)
+    starts = len(contexts) * before + np.cumsum(widths) - widths  # (N,), first row of each block
+
+    _, first_places = np.unique(nodes, return_index=True)  # of each node, in (P, S)
+    places = np.full(len(contexts) * before + int(widths.sum()), -1)  # (U,), in (P, S); -1 for padding
+    places[: len(contexts) * before] = (first_prompts[:, None] * nodes.shape[1] + np.arange(before)).flatten()
+    eos = np.zeros(len(layout), np.int64)  # row of each prompt's
+    for block, start in zip(blocks, starts, strict=True):
+        places[start : start + len(block.cells)] = first_places[list(block.cells)]
+        for prompt in block.prompts:
+            eos[prompt] = start + block.cells[paths[prompt][-1]]
+    eos_rows, eos_of_prompt = np.unique(eos, return_inverse=True)  # (E,), (P,)
+    padding = places < 0
     arrays = {
-        "tokens": layout.tokens.reshape(-1)[first_places],  # (U,)
-        "slots": layout.slots.reshape(-1)[first_places],  # (U,)
-        "positions": first_places % paths.shape[1],
+        "tokens": np.where(padding, 0, layout.tokens.reshape(-1)[places]),
+        "slots": np.where(padding, -1, layout.slots.reshape(-1)[places]),
+        "positions": np.where(padding, 0, places % nodes.shape[1]),
         "eos_rows": eos_rows,
         "eos_of_prompt": eos_of_prompt,
-        "block_rows": block_rows,
-        "attn_mask": attn_mask,
-        "canonical_cells": canonical_cells,
-        "duplicate_cells": np.setdiff1d(np.arange(block_rows.size), canonical_cells),
+        "owners": np.array([block.context for block in blocks]),
     }
-    return TextPlan(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+    taken = iter(blocks)
+    masks = tuple(_masks([next(taken) for _ in range(count)], paths, before, width) for count, width in groups)
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return TextPlan(**tensors, prefix_length=before, groups=tuple(groups), masks=masks)
 
 
 def count_rows(layout: PromptLayout) -> int:
-    """Count the unique rows U of a layout, without packing them."""
-    return int(_trie_paths(layout).max()) + 1
+    """Count the rows that a layout cannot do without: every node once, and a prefix for each context."""
+    before, owners = layout.prefix_length, layout.owners
+    nodes = _trie_nodes(layout)[:, before:]
+    owned = (nodes + owners[:, None] * (nodes.max() + 1))[nodes > 0]  # a name that comes first has a node for all
+    return len(np.unique(owners)) * before + len(np.unique(owned))
 
 
-def _trie_paths(layout: PromptLayout) -> np.ndarray:
-    """Find the unique row at each position of each prompt, (P, S); 0 after EOS.
+def _trie_nodes(layout: PromptLayout) -> np.ndarray:
+    """Find the node at each position of each prompt, (P, S); 0, which is SOS, after EOS.
 
-    Two prompts have the same row at a position if they have the same row before it and the same thing stands there.
+    Two prompts have the same node at a position if they have the same one before it and the same thing stands there.
     """
     # One number for what stands there: tokens from 0 up, slots from -1 down.
     symbols = np.where(layout.slots >= 0, -1 - layout.slots, layout.tokens)  # (P, S)
-    paths = np.zeros_like(symbols)
-    parents = np.zeros(len(layout), np.int64)  # row before the position, of each prompt
-    num_rows = 0
+    nodes = np.zeros_like(symbols)
+    parents = np.zeros(len(layout), np.int64)  # node before the position, of each prompt
+    count = 0
     for position in range(symbols.shape[1]):
         prompts = np.flatnonzero(layout.eos_positions >= position)
-        nodes = np.stack([parents[prompts], symbols[prompts, position]], axis=1)
-        unique, index = np.unique(nodes, axis=0, return_inverse=True)
-        parents[prompts] = paths[prompts, position] = num_rows + index.reshape(-1)
-        num_rows += len(unique)
-    return paths
+        pairs = np.stack([parents[prompts], symbols[prompts, position]], axis=1)
+        unique, index = np.unique(pairs, axis=0, return_inverse=True)
+        parents[prompts] = nodes[prompts, position] = count + index.reshape(-1)
+        count += len(unique)
+    return nodes
 
 
-def _pack_blocks(paths: np.ndarray, eos_positions: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row in each cell, (N, M), and which cells each cell attends to, (N, M, M).
+def _pack_blocks(paths: Sequence[Sequence[int]], context_of: np.ndarray, block_size: int) -> Iterator[_Block]:
+    """Pack the paths of each context into as few blocks as best fit finds, largest part first.
 
-    Prompts are taken in the trie's order, so that neighbours share rows; a block is closed when the next does not fit.
+    Prompts whose names begin alike, a part, stay together, unless they are too many for a block.
     """
-    blocks: list[dict[int, int]] = []  # from row to cell, by block
-    block_paths: list[list[list[int]]] = []  # cells of each path, by block
-    for prompt in np.lexsort(paths.T[::-1]):
-        path = paths[prompt, : eos_positions[prompt] + 1].tolist()
-        if not blocks or len(blocks[-1].keys() | path) > block_size:
-            blocks.append({})
-            block_paths.append([])
-        cells = blocks[-1]
-        block_paths[-1].append([cells.setdefault(row, len(cells)) for row in path])
-    size = max(map(len, blocks))
-    block_rows = np.zeros((len(blocks), size), np.int64)
-    attn_mask = np.tile(np.eye(size, dtype=bool), (len(blocks), 1, 1))
-    for block, cells in enumerate(blocks):
-        block_rows[block, : len(cells)] = list(cells)
-        for path in block_paths[block]:
-            attn_mask[block][np.ix_(path, path)] |= np.tri(len(path), dtype=bool)
-    return block_rows, attn_mask
+    order = sorted(range(len(paths)), key=lambda prompt: (context_of[prompt], paths[prompt]))
+    for context, prompts in groupby(order, key=lambda prompt: int(context_of[prompt])):
+        fullest: list[list[_Block]] = [[] for _ in range(block_size + 1)]  # blocks, by the number of free cells
+        whole: list[_Block] = []
+        for part in sorted(_parts(prompts, paths, block_size, context), key=lambda part: -len(part.cells)):
+            size = len(part.cells)
+            free = next((free for free in range(size, block_size + 1) if fullest[free]), None)
+            if free is not None:
+                host = fullest[free].pop()
+                new = [node for node in part.cells if node not in host.cells]  # not all: names that begin alike meet
+                cells = host.cells | {node: len(host.cells) + cell for cell, node in enumerate(new)}
+                part = replace(host, cells=cells, prompts=[*host.prompts, *part.prompts])
+            left = block_size - len(part.cells)
+            (fullest[left] if left > 0 else whole).append(part)
+        yield from whole
+        for blocks in fullest:
+            yield from blocks
+
+
+def _parts(prompts: Iterator[int], paths: Sequence[Sequence[int]], block_size: int, context: int) -> Iterator[_Block]:
+    """Take prompts of a context, in the trie's order, apart by the first node, and again where a block is too small."""
+    for _, alike in groupby(prompts, key=lambda prompt: paths[prompt][0]):
+        cells: dict[int, int] = {}
+        held: list[int] = []
+        for prompt in alike:
+            if held and len(cells.keys() | paths[prompt]) > block_size:
+                yield _Block(context=context, cells=cells, prompts=held)
+                cells, held = {}, []
+            for node in paths[prompt]:
+                cells.setdefault(node, len(cells))
+            held.append(prompt)
+        yield _Block(context=context, cells=cells, prompts=held)
+
+
+def _make_groups(widths: Sequence[int]) -> list[tuple[int, int]]:
+    """Make groups of blocks, widest first: blocks of a width, joined with those of the next where little is padded."""
+    groups = [[len(list(same)), width] for width, same in groupby(widths)]
+    spare = MAX_PADDING * sum(widths)
+    while len(groups) > 1:
+        costs = [count * (wider - width) for (_, wider), (count, width) in zip(groups, groups[1:], strict=False)]
+        cheapest = int(np.argmin(costs))
+        if costs[cheapest] > spare:
+            break
+        spare -= costs[cheapest]
+        groups[cheapest][0] += groups.pop(cheapest + 1)[0]
+    return [(count, width) for count, width in groups]
+
+
+def _masks(blocks: Sequence[_Block], paths: Sequence[Sequence[int]], before: int, width: int) -> Tensor:
+    """Which positions of its prefix and cells of its block each cell sees, (n, 1, s, F + s)."""
+    masks = np.tile(np.eye(width, dtype=bool), (len(blocks), 1, 1))
+    for mask, block in zip(masks, blocks, strict=True):
+        for prompt in block.prompts:
+            path = [block.cells[node] for node in paths[prompt]]
+            mask[np.ix_(path, path)] |= np.tri(len(path), dtype=bool)
+    seen = np.concatenate([np.ones((len(blocks), width, before), bool), masks], axis=2)
+    return torch.from_numpy(seen[:, None])

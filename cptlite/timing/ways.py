@@ -23,6 +23,7 @@ from torch import Tensor
 from cptlite.backbones import Backbone, TextTower
 from cptlite.text.encoder import PromptEncoder, TextEncoder
 from cptlite.text.fused import prepare_fused
+from cptlite.text.layers import freeze_layers
 from cptlite.text.layout import PromptLayout, layout_prompts
 from cptlite.text.picking import PromptPicker
 from cptlite.text.plain import prepare_plain
@@ -142,6 +143,8 @@ def prepare_ways(
     A fraction of 1 leaves ``subsampled`` out.
     """
     tower, usual_tower = backbone.text_tower, usual.text_tower
+    for layer in freeze_layers(tower):  # weights, packed too, are no part of a step's memory
+        layer.pack()
     layouts = [_layout(backbone, names, [0] * len(names)) for names in tasks.values()]
     owners = [index for index, names in enumerate(tasks.values()) for _ in names]
     together = _layout(backbone, [name for names in tasks.values() for name in names], owners)

@@ -61,7 +61,7 @@ def test_state_dict_nested_state_dict_and_safetensors(state: dict[str, Tensor], 
 @pytest.mark.slow
 def test_jit_archive(state: dict[str, Tensor], digest: str, tmp_path: Path) -> None:
     """OpenAI's files are traced models with the weights and a few facts as buffers."""
-    model = load_backbone("random:demo:7").model
+    model = load_backbone("random:demo:7", linear_backend="torch").model
     for fact in ("input_resolution", "context_length", "vocab_size"):
         value = {"input_resolution": 64, "context_length": 77, "vocab_size": 49408}[fact]
         if hasattr(model, fact):

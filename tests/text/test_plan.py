@@ -9,6 +9,7 @@ import pytest
 from letters import Letters
 
 from cptlite.backbones import Tokenizer
+from cptlite.text import plan as planning
 from cptlite.text.layout import PromptLayout, layout_prompts, layout_texts
 from cptlite.text.plan import TextPlan, count_rows, plan_rows
 
@@ -20,79 +21,109 @@ MIXED = {
     "name first": (["ab", "abc", "b", "ab"], [0, 0, 0, 1], "front"),
     "one prompt": (["ab"], [0], "middle"),
     "a long one": (["abcdefghijklmnop", "a", "b"], [0, 0, 0], "end"),
+    "cut apart, and met again": (["abcdefg" + "h" * 9, "abcdx", "abcdy"], [0, 0, 0], "end"),
+    "contexts without prompts": (["ab", "b"], [1, 3], "end"),
+    "a context for each": (["ab", "abcde", "b", "abc", "cdefghi"], [0, 1, 2, 3, 4], "end"),
 }
+Seen = tuple[tuple[int, int], ...]
 
 
-def prefixes(layout: PromptLayout, prompt: int) -> list[tuple[tuple[int, int], ...]]:
+def prefixes(layout: PromptLayout, prompt: int) -> list[Seen]:
     """What each position of a prompt depends on: token and slot of all up to it."""
     end = layout.eos_positions[prompt] + 1
     symbols = list(zip(layout.tokens[prompt, :end].tolist(), layout.slots[prompt, :end].tolist(), strict=True))
     return [tuple(symbols[: position + 1]) for position in range(end)]
 
 
-def seen_from(plan: TextPlan, cell: int) -> tuple[tuple[int, int], ...]:
-    """Token and slot of all that a cell attends to, by position."""
-    block, index = divmod(cell, plan.block_rows.shape[1])
-    rows = plan.block_rows[block][plan.attn_mask[block, index]]
-    rows = rows[plan.positions[rows].argsort()]
-    assert plan.positions[rows].tolist() == list(range(len(rows)))
-    return tuple(zip(plan.tokens[rows].tolist(), plan.slots[rows].tolist(), strict=True))
+def seen_by_rows(plan: TextPlan) -> list[Seen | None]:
+    """Token and slot of all that each row attends to, by position; None of padding."""
+    before = plan.prefix_length
+    contexts = (len(plan.tokens) - sum(count * width for count, width in plan.groups)) // before
+    seen = [list(range(row - row % before, row + 1)) for row in range(contexts * before)]
+    owners = iter(plan.owners.tolist())
+    for (count, width), masks in zip(plan.groups, plan.masks, strict=True):
+        assert masks.shape == (count, 1, width, before + width)
+        for mask in masks[:, 0]:
+            prefix, start = next(owners) * before, len(seen)
+            rows = [*range(prefix, prefix + before), *range(start, start + width)]
+            seen += [[rows[cell] for cell in line.nonzero().flatten().tolist()] for line in mask]
+    found: list[Seen | None] = []
+    for row, others in enumerate(seen):
+        assert others[-1] == row or row in others
+        by_position = sorted(others, key=lambda other: int(plan.positions[other]))
+        is_padding = plan.positions[row] == 0 and row >= contexts * before
+        if not is_padding:
+            assert [int(plan.positions[other]) for other in by_position] == list(range(len(others)))
+        symbols = tuple((int(plan.tokens[other]), int(plan.slots[other])) for other in by_position)
+        found.append(None if is_padding else symbols)
+    return found
 
 
 def test_the_worked_example() -> None:
     layout = layout_prompts(["dog", "dog house"], Tokenizer(), context_length=2)
-    plan = plan_rows(layout, block_size=9)
-    assert plan.positions.tolist() == [0, 1, 2, 3, 4, 4, 5, 5, 6]
+    plan = plan_rows(layout, block_size=6)
+    assert (plan.prefix_length, plan.groups, plan.owners.tolist()) == (3, ((1, 6),), [0])
+    assert plan.positions.tolist() == [0, 1, 2, 3, 4, 5, 4, 5, 6]
     assert plan.slots.tolist() == [-1, 0, 1, -1, -1, -1, -1, -1, -1]
-    assert plan.eos_rows[plan.eos_of_prompt].tolist() == [6, 8]
-    assert plan.block_rows.tolist() == [[0, 1, 2, 3, 4, 6, 5, 7, 8]]
-    assert plan.attn_mask[0, 5].tolist() == [True] * 6 + [False] * 3
-    assert plan.attn_mask[0, 7].tolist() == [True] * 4 + [False] * 2 + [True] * 2 + [False]
-    assert plan.duplicate_cells.tolist() == []
-    plan = plan_rows(layout, block_size=7)
-    assert plan.block_rows.tolist() == [[0, 1, 2, 3, 4, 6, 0], [0, 1, 2, 3, 5, 7, 8]]
-    assert plan.canonical_cells.tolist() == [0, 1, 2, 3, 4, 11, 5, 12, 13]
-    assert plan.duplicate_cells.tolist() == [6, 7, 8, 9, 10]
-    assert plan.attn_mask[0, 6].tolist() == [False] * 6 + [True]
+    assert plan.eos_rows[plan.eos_of_prompt].tolist() == [5, 8]
+    assert plan.masks[0][0, 0, 2].tolist() == [True] * 3 + [True] * 3 + [False] * 3
+    assert plan.masks[0][0, 0, 5].tolist() == [True] * 3 + [True, False, False] + [True] * 3
+    plan = plan_rows(layout, block_size=4)
+    assert plan.groups == ((1, 4), (1, 3))
+    assert plan.positions.tolist() == [0, 1, 2, 3, 4, 5, 6, 3, 4, 5]
+    assert plan.tokens[3] == plan.tokens[7], '"dog" is run twice'
 
 
 def test_plan_shares_prefixes_only() -> None:
     layout = layout_prompts(["ab", "ac", "ab"], Letters(), context_length=2, contexts=[0, 0, 1])
-    # SOS is shared by all; context 0: 2 + a b . $ + c . $; context 1: 2 + a b . $
-    assert count_rows(layout) == len(plan_rows(layout).tokens) == 1 + (2 + 4 + 3) + (2 + 4)
+    # Context 0: SOS + 2, then a b . $ + c . $; context 1: SOS + 2, then a b . $
+    assert count_rows(layout) == len(plan_rows(layout).tokens) == (3 + 4 + 3) + (3 + 4)
 
 
-@pytest.mark.parametrize("block_size", [1, 9, 12, 96])
+@pytest.mark.parametrize("padding", [0.0, 9.0])
+@pytest.mark.parametrize("block_size", [1, 5, 9, 12, 14, 96])
 @pytest.mark.parametrize("case", MIXED)
-def test_every_cell_sees_its_rows_ancestors_and_nothing_else(case: str, block_size: int) -> None:
+def test_every_row_sees_its_ancestors_and_nothing_else(
+    case: str, block_size: int, padding: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "MAX_PADDING", padding)
     names, contexts, position = MIXED[case]
     layout = layout_prompts(names, Letters(), context_length=2, contexts=contexts, position=position)
     plan = plan_rows(layout, block_size=block_size)
-    wanted = {prefix for prompt in range(len(layout)) for prefix in prefixes(layout, prompt)}
-    of_row = [seen_from(plan, cell) for cell in plan.canonical_cells.tolist()]
-    assert sorted(of_row) == sorted(wanted)  # each once
-    rows = plan.block_rows.flatten()
-    assert rows[plan.canonical_cells].tolist() == list(range(len(of_row)))
-    for cell in plan.duplicate_cells.tolist():
-        block, index = divmod(cell, plan.block_rows.shape[1])
-        is_padding = rows[cell] == 0 and index > 0
-        assert plan.attn_mask[block, index].sum() == 1 if is_padding else seen_from(plan, cell) == of_row[rows[cell]]
-    assert sorted([*plan.canonical_cells.tolist(), *plan.duplicate_cells.tolist()]) == list(range(len(rows)))
+    seen = seen_by_rows(plan)
+    real = [each for each in seen if each is not None]
+    assert set(real) == {prefix for prompt in range(len(layout)) for prefix in prefixes(layout, prompt)}
+    assert len(plan.tokens) - len(real) <= padding * sum(count * width for count, width in plan.groups)
+    if block_size == 96:
+        assert len(real) == count_rows(layout)
     for prompt, row in enumerate(plan.eos_rows[plan.eos_of_prompt].tolist()):
-        assert of_row[row] == prefixes(layout, prompt)[-1]
+        assert seen[row] == prefixes(layout, prompt)[-1]
+    assert len(plan.groups) == 1 or not padding
 
 
-@pytest.mark.parametrize(("block_size", "sizes"), [(1, (3, 7)), (7, (3, 7)), (8, (2, 8)), (12, (2, 8)), (13, (1, 13))])
-def test_blocks_are_as_large_as_asked_unless_a_prompt_is_longer(block_size: int, sizes: tuple[int, int]) -> None:
-    layout = layout_prompts(["a", "b", "cde"], Letters(), context_length=1)  # rows: 5, 3 more, 5 more
-    assert plan_rows(layout, block_size=block_size).block_rows.shape == sizes
+@pytest.mark.parametrize(
+    ("block_size", "groups"),
+    [(1, ((1, 5), (2, 3))), (5, ((1, 5), (2, 3))), (6, ((1, 6), (1, 5))), (8, ((1, 8), (1, 3))), (11, ((1, 11),))],
+)
+def test_blocks_are_as_large_as_asked_unless_a_path_is_longer(
+    block_size: int, groups: tuple[tuple[int, int], ...]
+) -> None:
+    layout = layout_prompts(["a", "b", "cde"], Letters(), context_length=1)  # 3, 3 and 5 rows behind the prefix
+    assert plan_rows(layout, block_size=block_size).groups == groups
 
 
 def test_names_that_begin_alike_share_a_block_in_any_order() -> None:
     names = [f"{letter}xyz{index}" for index in range(5) for letter in "abc"]
-    plan = plan_rows(layout_texts(names, Letters()), block_size=1 + 4 + 5 * 2)
-    assert plan.block_rows.shape == (3, 15)
-    assert plan.block_rows.flatten()[plan.duplicate_cells].tolist() == [0, 0]  # SOS alone stands in every block
+    plan = plan_rows(layout_texts(names, Letters()), block_size=4 + 5 * 2)
+    assert plan.groups == ((3, 14),)
+
+
+def test_little_is_padded_and_that_where_it_saves_most() -> None:
+    widths = [64] * 50 + [63] * 2 + [50] * 20 + [5]
+    spare = planning.MAX_PADDING * sum(widths)
+    assert planning._make_groups(widths) == [(52, 64), (20, 50), (1, 5)]
+    assert 2 <= spare < 2 + 45
+    assert planning._make_groups([7]) == [(1, 7)]
 
 
 def test_equal_prompts_share_everything() -> None:
@@ -105,4 +136,6 @@ def test_equal_prompts_share_everything() -> None:
 @pytest.mark.parametrize("suite", TRIE_ROWS)
 def test_row_counts_of_general10(suite: str, shared_dir: Path) -> None:
     names = json.loads((shared_dir / "fewshot" / "general10_classes.json").read_text())[suite]
-    assert count_rows(layout_prompts(names, Tokenizer(), context_length=16)) == 17 + TRIE_ROWS[suite]
+    layout = layout_prompts(names, Tokenizer(), context_length=16)
+    assert count_rows(layout) == 17 + TRIE_ROWS[suite]
+    assert len(plan_rows(layout).tokens) <= 1.1 * count_rows(layout)
