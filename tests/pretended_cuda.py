@@ -191,6 +191,9 @@ class _Operations(TorchDispatchMode):
     def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
         named = dict(named or {})
         name = operation.overloadpacket.__name__
+        if torch._C._dispatch_has_kernel_for_dispatch_key(operation.name(), "CompositeImplicitAutograd"):
+            with self:  # of tensors of inference, what is made of other operations comes in one piece
+                return operation.decompose(*arguments, **named)
         given = _tensors(arguments, named)
         on_gpu = [tensor for tensor in given if self.claims.on_gpu(tensor)]
         target = self._target(name, given, bool(on_gpu), named.get("device"))

@@ -29,7 +29,7 @@ from cptlite.text.encoder import TextEncoder
 
 @pytest.fixture(scope="module")
 def residual() -> Backbone:
-    return load_backbone("random:demo", device="cpu")
+    return load_backbone("random:demo", device="cpu", linear_backend="torch")
 
 
 @pytest.fixture(scope="module")

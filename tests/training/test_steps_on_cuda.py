@@ -34,7 +34,7 @@ FULL_RECIPE = Recipe(recipe=FULL, **{**RECIPES[FULL], "epochs": 4})
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    return load_backbone("random:demo", device="cpu")
+    return load_backbone("random:demo", device="cpu", linear_backend="torch")
 
 
 @pytest.fixture
