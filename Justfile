@@ -56,15 +56,9 @@ build:
 bench *options:
     {{cptlite}} bench --device cpu --json bench/results/cpu.json --plot bench/results/cpu.png {{options}}
 
-# Time this machine's GPU at every suite's sizes, whole trainings among them, then run the tests that need one.
-bench-gpu *options:
-    {{cptlite}} bench --device cuda --suite plant6 --suite fashion20 --suite general10 \
-        --json bench/results/gpu.json --plot bench/results/gpu.png {{options}}
-    {{cptlite}} bench train --device cuda --suite general10 --epochs 50 --runs 1 --repeats 1 \
-        --json bench/results/gpu-general10-run.json {{options}}
-    {{cptlite}} bench train --device cuda --suite plant6 --epochs 50 --runs 15 --repeats 1 \
-        --json bench/results/gpu-plant6-runs.json {{options}}
-    {{python}} -m pytest -m gpu
+# What this machine's GPU has to show, nine minutes a call until all is done; scripts/gpu_day.py explains its parts.
+gpu-day *options:
+    {{python}} scripts/gpu_day.py {{options}}
 
 # Train the small CLIP that the package ships for the demo.
 pretrain-demo *options:

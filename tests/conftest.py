@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before whatever makes a team of threads: processes side by side (pytest -n 2) have one each.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -14,6 +16,9 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from pretended_cuda import Pretended
 
 # The same examples on every machine; pytest --hypothesis-profile=default draws others.
 settings.register_profile("repeatable", derandomize=True, database=None)
@@ -61,3 +66,12 @@ def shared_dir() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the reference data folder {SHARED}; CPTLITE_SHARED may name another")
     return SHARED
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretended]:
+    """Pretend a GPU for the length of a test."""
+    from pretended_cuda import pretend
+
+    with pretend(monkeypatch).entered() as pretended:
+        yield pretended

@@ -240,6 +240,9 @@ def _set_precision(model: CLIP, dtype: torch.dtype) -> CLIP:
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear, nn.MultiheadAttention)):
             module.to(dtype)
+        elif isinstance(module, ResidualAttentionBlock) and module.attn_mask is not None:
+            # No buffer: CLIP would copy it to the device in every forward, which a step waits for and no graph records.
+            module.attn_mask = module.attn_mask.to(model.text_projection.device)
     model.text_projection.data = model.text_projection.data.to(dtype)
     if hasattr(model.visual, "proj"):
         model.visual.proj.data = model.visual.proj.data.to(dtype)

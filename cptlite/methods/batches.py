@@ -7,7 +7,7 @@ b of them, c of the classes, M patches of an image, D joint dimension.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +67,11 @@ class Batch:
             classes=None if self.classes is None else function(self.classes),
             task_rows=self.task_rows,
         )
+
+    def blank(self) -> Batch:
+        """Zeros of the same shapes, but for the labels of rows that stand task by task: 0 is a class of the first."""
+        zeros = self.map(torch.zeros_like)
+        return zeros if self.task_rows is None else replace(zeros, labels=self.labels.clone())
 
     def parts(self, class_tasks: Tensor, class_ranges: Sequence[tuple[int, int]]) -> list[Part]:
         """Take the batch apart: task by task where its rows stand so, else all of it, other tasks masked.

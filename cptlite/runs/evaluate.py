@@ -155,16 +155,17 @@ def _predict(
     cache, rows = test.cache, np.flatnonzero(test.tasks == index)
     labels, halved = test.labels[rows], 0 < size < place.size
     base = _base_mask(place, size).to(device)  # (C,)
+    columns = None if place.columns is None else torch.tensor(place.columns, device=device)  # (C,)
     # Whole from the start: what is added chunk by chunk lies between the chunks' memory, which never gets free.
     best, of_half, ranks = torch.empty(3, len(rows), dtype=torch.int64, device=device)
     likely = torch.empty(len(rows), device=device)
     sound, ranked = torch.empty(2, len(rows), dtype=torch.bool, device=device)
     for here, chunk in _chunks(cache, rows, patches):
-        features = torch.from_numpy(chunk).to(device)  # (B, D) or (B, M, D)
+        features = torch.from_numpy(chunk).to(device, non_blocking=True)  # (B, D) or (B, M, D)
         scores = classifier.scores(features, place.classes)
-        if place.columns is not None:
-            scores = scores[:, list(place.columns)]
-        own = torch.from_numpy(labels[here]).to(device).long()  # (B,)
+        if columns is not None:
+            scores = scores.index_select(1, columns)
+        own = torch.from_numpy(labels[here]).to(device, non_blocking=True).long()  # (B,)
         best[here] = scores.argmax(dim=-1)  # of scores (B, C)
         if halved:
             of_half[here] = scores.masked_fill(base[own][:, None] != base, float("-inf")).argmax(dim=-1)

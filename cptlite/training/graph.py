@@ -63,7 +63,7 @@ def record(
     if replays < LEAST_REPLAYS:
         return step, f"not recorded: too few steps ({replays} of {LEAST_REPLAYS})"
     # Captured on zeros, so that a replay that does nothing, or does not read its inputs, is seen to differ.
-    inputs = batch.map(torch.zeros_like)
+    inputs = batch.blank()
     try:
         replay, (losses, gradients) = capture(step, inputs)
     except RuntimeError as error:

@@ -6,9 +6,11 @@ scored, D joint dimension.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,18 @@ from cptlite.training.sampling import ClassSampler
 __all__ = ["TrainingState"]
 
 CHECKPOINT_SECONDS = 10.0
+READ_SECONDS = 1.0  # between looks at the losses, on a device that a look waits for
+AT_ONCE = ("cpu",)  # devices on which a loss is there as soon as its step is taken
+
+
+@dataclass(kw_only=True)
+class _Epoch:
+    """What is known of an epoch that is done: its number, its first step, losses of all, and seconds until its end."""
+
+    number: int
+    first_step: int
+    losses: list[Tensor]
+    seconds: float = 0.0
 
 
 class TrainingState:
@@ -46,7 +60,8 @@ class TrainingState:
     folder : Path, optional
         Keeps ``log.jsonl`` and a checkpoint there; a checkpoint found there is gone on from.
     on_epoch : callable, optional
-        Called with the number of epochs done and the epoch's mean loss.
+        Called with the number of epochs done and the epoch's mean loss. A GPU would have to be waited for after each:
+        there it is told of several at a time, every second and at the end; log and checkpoint come as late.
 
     Attributes
     ----------
@@ -100,7 +115,8 @@ class TrainingState:
         if folder:
             resume(folder, self)
         self._losses: list[Tensor] = []  # of the epoch's steps so far
-        self._started = self._saved = time.monotonic()
+        self._unread: list[_Epoch] = []
+        self._started = self._saved = self._read = time.monotonic()
 
     @property
     def finished(self) -> bool:
@@ -132,7 +148,7 @@ class TrainingState:
         Raises
         ------
         CptliteError
-            At the end of an epoch: the loss is not a number any more, or the disk is full.
+            When losses are read: one is not a number any more, or the disk is full.
         """
         for name, gradient in gradients.items():
             self.learnables[name].grad = gradient
@@ -165,40 +181,69 @@ class TrainingState:
         """Draw the order of the rows and the view of each; set the learning rate."""
         count, num_views = self.rows.features.shape[:2]
         device, generator = self.rows.features.device, self.generator
-        self._order = torch.randperm(count, generator=generator).to(device)
+        self._order = torch.randperm(count, generator=generator).to(device, non_blocking=True)
         self._views = torch.zeros(count, dtype=torch.int64, device=device)
         if num_views > 1:
-            self._views = torch.randint(1, num_views, (count,), generator=generator).to(device)
+            self._views = torch.randint(1, num_views, (count,), generator=generator).to(device, non_blocking=True)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate(self.epochs_done, self.epochs)
         self._started = time.monotonic()
 
     def _end_epoch(self, num_runs: int) -> None:
-        """Read the losses; log them, keep a checkpoint now and then."""
-        losses, epoch = torch.stack(self._losses).tolist(), self.epochs_done  # the one host synchronisation of an epoch
+        """Count the epoch; where that is due, read losses, log them and keep a checkpoint now and then."""
+        epoch = _Epoch(number=self.epochs_done, first_step=self.steps_done, losses=self._losses)
+        self._unread.append(epoch)
         self._losses = []
-        if not all(map(math.isfinite, losses)):
-            if self.steps_done == 0 and not math.isfinite(losses[0]):  # nothing was stepped before
-                raise CptliteError(
-                    "the loss is not a number in the first step, before anything was learned: give the method's own "
-                    "options values nearer to their defaults, or --precision float32"
-                )
-            raise CptliteError(
-                f"the training diverged: the loss stopped being a number in epoch {epoch + 1} with --lr "
-                f"{self.recipe.lr:g}: give a smaller --lr"
-            )
-        self.seconds += (time.monotonic() - self._started) / num_runs
-        if self.folder:
-            facts = {"lr": self.recipe.learning_rate(epoch, self.epochs), "seconds": round(self.seconds, 3)}
-            steps = enumerate(losses, start=self.steps_done)
-            write_log(self.folder, [{"step": step, "epoch": epoch, "loss": loss, **facts} for step, loss in steps])
         self.epochs_done += 1
-        self.steps_done += len(losses)
+        self.steps_done += len(epoch.losses)
+        due = self.rows.labels.device.type in AT_ONCE or self.finished or time.monotonic() - self._read > READ_SECONDS
+        losses = self._read_losses() if due else []
+        now = time.monotonic()
+        self.seconds += (now - self._started) / num_runs
+        epoch.seconds = round(self.seconds, 3)
+        if not due:
+            return
+        epochs, self._unread, self._read = self._unread, [], now
+        means = self._note(epochs, losses)
         if self.folder and time.monotonic() - self._saved > CHECKPOINT_SECONDS:
             save_checkpoint(self.folder, self)
             self._saved = time.monotonic()
         if self.on_epoch:
-            self.on_epoch(self.epochs_done, sum(losses) / len(losses))
+            for each, mean in zip(epochs, means, strict=True):
+                self.on_epoch(each.number + 1, mean)
+
+    def _read_losses(self) -> list[float]:
+        """Losses of all steps that are not read yet: the one place where a training waits for its device."""
+        return torch.stack([loss for epoch in self._unread for loss in epoch.losses]).tolist()
+
+    def _note(self, epochs: Sequence[_Epoch], losses: Sequence[float]) -> list[float]:
+        """Log some epochs; the mean loss of each."""
+        lines, means, taken = [], [], iter(losses)
+        try:
+            for epoch in epochs:
+                of_epoch = list(itertools.islice(taken, len(epoch.losses)))
+                self._check_finite(epoch, of_epoch)
+                facts = {"lr": self.recipe.learning_rate(epoch.number, self.epochs), "seconds": epoch.seconds}
+                steps = enumerate(of_epoch, start=epoch.first_step)
+                lines += [{"step": step, "epoch": epoch.number, "loss": loss, **facts} for step, loss in steps]
+                means.append(sum(of_epoch) / len(of_epoch))
+        finally:  # of what went well before
+            if self.folder and lines:
+                write_log(self.folder, lines)
+        return means
+
+    def _check_finite(self, epoch: _Epoch, losses: Sequence[float]) -> None:
+        if all(map(math.isfinite, losses)):
+            return
+        if epoch.first_step == 0 and not math.isfinite(losses[0]):  # nothing was stepped before
+            raise CptliteError(
+                "the loss is not a number in the first step, before anything was learned: give the method's own "
+                "options values nearer to their defaults, or --precision float32"
+            )
+        raise CptliteError(
+            f"the training diverged: the loss stopped being a number in epoch {epoch.number + 1} with --lr "
+            f"{self.recipe.lr:g}: give a smaller --lr"
+        )
 
 
 def _order_by_task(labels: Tensor, task_sizes: Sequence[int]) -> tuple[tuple[int, ...], Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def backbone() -> Backbone:
     return load_backbone("random:demo")
 
 
-def make_method(backbone: Backbone, name: str, runs: int = 1) -> PromptMethod:
+def make_method(backbone: Backbone, name: str, runs: int = 1, **options: Any) -> PromptMethod:
     """A method of the table with few context tokens, where it has any."""
     tasks = TASKS
     if name == "cocoop":  # one task at a time
@@ -35,7 +36,7 @@ def make_method(backbone: Backbone, name: str, runs: int = 1) -> PromptMethod:
     problem = Problem(tasks=tasks, text=TextEncoder(backbone.text_tower, backbone.tokenizer))
     entry = find_method(name)
     short = {"context_length": 4} if hasattr(entry.new_options(), "context_length") else {}
-    return entry.method(problem, entry.new_options(**short), runs=runs)
+    return entry.method(problem, entry.new_options(**short, **options), runs=runs)
 
 
 def rows_for(name: str, count: int) -> FewShotRows:

@@ -101,6 +101,17 @@ def test_a_recorded_step_is_replayed_to_the_same_bytes(
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)  # of every step, not of an epoch's last one
 
 
+def test_rows_that_stand_task_by_task_are_captured_with_classes_of_their_task(
+    recorder: Callable[[Capture], None],
+) -> None:
+    recipe = Recipe(epochs=60, batch_size=0, lr=0.05)
+    plain = trained(20, recipe=recipe, cuda_graphs=False)
+    recorder(capture)
+    recorded = trained(20, recipe=recipe)
+    assert [state.graph for state in recorded] == ["recorded"]
+    assert learned(recorded[0]) == learned(plain[0])
+
+
 @pytest.mark.parametrize(
     ("way", "reason"),
     [
