@@ -48,7 +48,7 @@ ORDER = {
     "cli": (
         "console groups options",
         "bench cache caches choose datasets methods report train_options",
-        "demo eval train",
+        "demo eval export train",
     ),
     "datasets": (
         "specs text_files types views",
@@ -70,8 +70,8 @@ ORDER = {
         "files folders guards matching predictions seen",
         "evaluate rows",
         "learn load",
-        "execute reevaluate",
-        "estimate sweep",
+        "card execute onnx_model reevaluate",
+        "estimate export sweep",
     ),
     "text": ("layout", "layers plan", "fused picked", "plain", "paths", "picking", "encoder"),
     "timing": ("clock figure pictures report sizes tasks", "ways", "cache probe text train", "bench"),

@@ -17,6 +17,7 @@ from cptlite.cli.caches import caches, verify
 from cptlite.cli.datasets import datasets
 from cptlite.cli.demo import demo
 from cptlite.cli.eval import evaluate
+from cptlite.cli.export import export
 from cptlite.cli.groups import CommandGroup
 from cptlite.cli.methods import methods
 from cptlite.cli.report import report
@@ -75,6 +76,7 @@ app.command(rich_help_panel=TRAIN)(methods)
 app.command(rich_help_panel=TRAIN, cls=TrainCommand)(train)
 app.command("eval", rich_help_panel=RESULTS)(evaluate)
 app.command(rich_help_panel=RESULTS)(report)
+app.command(rich_help_panel=RESULTS)(export)
 app.command(rich_help_panel=RESULTS)(bench)
 
 
