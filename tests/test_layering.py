@@ -38,16 +38,24 @@ ANY = "*"
 ORDER = {
     "api": ("fitted", "few_shot"),
     "backbones": (
-        "architectures clip pickles",
+        "absent architectures clip pickles",
         "archives configs layouts names patches tokenizer weights",
         "checkpoints",
         "backbone",
     ),
-    "cache": ("format", "parts structure", "read", "verify write", "folder", "encode_pass", "encode"),
+    "cache": (
+        "arrays format",
+        "columns parts structure",
+        "read sources",
+        "labelled verify write",
+        "folder",
+        "encode_pass imported",
+        "encode",
+    ),
     "classifiers": ("base", "state", "image_conditioned linear tip transport", "joined", "stored", "store"),
     "cli": (
         "console groups options",
-        "bench cache caches choose datasets methods report train_options",
+        "bench cache caches choose datasets import_features methods report train_options",
         "demo eval export train",
     ),
     "datasets": (

@@ -19,6 +19,7 @@ from cptlite.cli.demo import demo
 from cptlite.cli.eval import evaluate
 from cptlite.cli.export import export
 from cptlite.cli.groups import CommandGroup
+from cptlite.cli.import_features import import_features
 from cptlite.cli.methods import methods
 from cptlite.cli.report import report
 from cptlite.cli.train import train
@@ -70,6 +71,7 @@ RESULTS = "See results"
 app.command(rich_help_panel=START)(demo)
 app.command(rich_help_panel=DATA)(datasets)
 app.command(rich_help_panel=DATA)(cache)
+app.command("import-features", rich_help_panel=DATA)(import_features)
 app.command(rich_help_panel=DATA)(caches)
 app.command(rich_help_panel=DATA)(verify)
 app.command(rich_help_panel=TRAIN)(methods)

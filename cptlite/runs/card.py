@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cptlite.backbones.architectures import ARCHITECTURES
+from cptlite.backbones.names import feature_space
 from cptlite.datasets.text_files import shown
 from cptlite.runs.load import FinishedRun
 
@@ -145,8 +146,11 @@ def _limits(run: FinishedRun) -> Iterator[str]:
         yield "- Some tasks were held out: of these no image was learned from, their classes come from names."
     if run.config.classes == "base":
         yield "- It was learned from the first half of each task's classes; the others come from their names alone."
-    yield "- It scores features of exactly these weights, preprocessed as CLIP does; other weights of the same name"
-    yield "  give wrong scores without an error."
+    if run.stored.backbone.preprocess:
+        yield "- It scores features of exactly these weights, preprocessed as CLIP does; other weights of the same name"
+        yield "  give wrong scores without an error."
+    else:
+        yield "- It scores features made as those it learned from, which cptlite did not make; others get wrong scores."
 
 
 def _use(facts: Mapping[str, Any], file: str) -> Sequence[str]:
@@ -170,16 +174,21 @@ def _use(facts: Mapping[str, Any], file: str) -> Sequence[str]:
     known = name in ARCHITECTURES and name not in OWN
     divided = ["features = features / features.norm(dim=-1, keepdim=True)"] if facts["unit_length"] else []
     model = repr(name) if known else '"PATH OF THE WEIGHTS"'
+    encoded = [
+        f'model, preprocess = clip.load({model}, device="cpu")',
+        'features = model.encode_image(preprocess(Image.open("IMAGE.jpg"))[None]).float()',
+    ]
+    if feature_space(name):
+        encoded = [f"# features: (B, {facts['backbone']['embed_dim']}), float32, as they were imported"]
     lines = [
         "```python",
-        "import clip, json, torch",
-        "from PIL import Image",
+        "import json" if feature_space(name) else "import clip, json",
+        *([] if feature_space(name) else ["from PIL import Image"]),
         "from safetensors import safe_open",
         "",
         f'with safe_open({file!r}, "pt") as file:',
         '    weights, bias, facts = *map(file.get_tensor, ("weights", "bias")), json.loads(file.metadata()["cptlite"])',
-        f'model, preprocess = clip.load({model}, device="cpu")',
-        'features = model.encode_image(preprocess(Image.open("IMAGE.jpg"))[None]).float()',
+        *encoded,
         *divided,
         'scores, task = facts["scale"] * features @ weights.T + bias, facts["tasks"][0]',
         'print(facts["class_names"][task["start"] + int(scores[0, task["start"] : task["stop"]].argmax())])',

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from safetensors.torch import save
 
 import cptlite
-from cptlite.backbones import is_checkpoint_path
+from cptlite.backbones import check_user_named, is_checkpoint_path, load_backbone
 from cptlite.classifiers import (
     BackboneFacts,
     Classifier,
@@ -25,11 +25,11 @@ from cptlite.classifiers import (
     exp32,
     load_classifier,
 )
-from cptlite.errors import UsageError
+from cptlite.errors import DataError, UsageError
 from cptlite.files import sha256_of, write_alone
 from cptlite.runs.card import model_card
 from cptlite.runs.files import CLASSIFIER, CONFIG, read_json
-from cptlite.runs.load import FinishedRun, backbone_of, read_run
+from cptlite.runs.load import FinishedRun, read_run
 from cptlite.runs.onnx_model import pack_onnx
 
 __all__ = ["FORMATS", "ExportReport", "export_run"]
@@ -215,4 +215,12 @@ def _onnx(
     given: str | None,
 ) -> tuple[bytes, float]:
     """Load the run's image tower on the CPU in float32, whatever it computed in, and put the classifier behind it."""
-    return pack_onnx(classifier, backbone_of(run.stored.backbone, given, folder, precision="float32"), facts)
+    learned_with = run.stored.backbone
+    check_user_named(learned_with.name, given, folder)
+    backbone = load_backbone(given or learned_with.name, device="cpu", precision="float32")
+    if backbone.weights_sha256 != learned_with.weights_sha256:
+        raise DataError(
+            f"wanted the weights that were {learned_with.name!r} when the run was trained (sha256 "
+            f"{learned_with.weights_sha256[:12]}...), got others ({backbone.weights_sha256[:12]}...): put those back"
+        )
+    return pack_onnx(classifier, backbone, facts)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cptlite.backbones import Backbone, check_user_named, load_backbone
+from cptlite.backbones import check_user_named, load_backbone
 from cptlite.classifiers import BackboneFacts, StoredClassifier, load_classifier
 from cptlite.config import RunConfig, resolve_config
 from cptlite.environment import find_device
@@ -17,7 +17,7 @@ from cptlite.errors import DataError, UsageError
 from cptlite.runs.files import CLASSIFIER, check_files, read_json, read_results
 from cptlite.text.encoder import TextEncoder
 
-__all__ = ["FinishedRun", "backbone_of", "read_run", "text_of"]
+__all__ = ["FinishedRun", "read_run", "text_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,20 +82,7 @@ def read_run(folder: Path, *, device: torch.device | str = "cpu", backbone: str 
 def text_of(
     config: RunConfig, device: torch.device | str, given: str | None, source: Path | str, facts: BackboneFacts
 ) -> TextEncoder:
-    """Load the text encoder of a run's backbone again, to encode as the run did; errors are those of `backbone_of`."""
-    backbone = backbone_of(facts, given, source, device=device, precision=facts.precision)
-    return TextEncoder(backbone.text_tower, backbone.tokenizer, config.text_path, memory=config.text_memory)
-
-
-def backbone_of(
-    facts: BackboneFacts,
-    given: str | None,
-    source: Path | str,
-    *,
-    device: torch.device | str = "cpu",
-    precision: str = "auto",
-) -> Backbone:
-    """Load the backbone of a run again: by its name, or as it is given.
+    """Load the text encoder of a run's backbone again, to encode as the run did: by its name, or as it is given.
 
     Raises
     ------
@@ -106,10 +93,10 @@ def backbone_of(
     """
     if given is None:
         check_user_named(facts.name, given, source)
-    backbone = load_backbone(given or facts.name, device=str(device), precision=precision)
+    backbone = load_backbone(given or facts.name, device=str(device), precision=facts.precision)
     if backbone.weights_sha256 != facts.weights_sha256:
         raise DataError(
             f"wanted the weights that were {facts.name!r} when this classifier was trained (sha256 "
             f"{facts.weights_sha256[:12]}...), got others ({backbone.weights_sha256[:12]}...): put those back"
         )
-    return backbone
+    return TextEncoder(backbone.text_tower, backbone.tokenizer, config.text_path, memory=config.text_memory)
