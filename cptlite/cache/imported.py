@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +22,11 @@ from cptlite.cache.format import DTYPES, Fingerprint, cache_path, differences
 from cptlite.cache.labelled import ImportRequest, label_rows, read_request
 from cptlite.cache.read import open_cache
 from cptlite.cache.sources import FeatureTable
-from cptlite.cache.write import SplitContent, write_cache, writing
+from cptlite.cache.write import SplitContent, has_leftovers, write_cache, writing
 from cptlite.datasets.text_files import shown
 from cptlite.datasets.types import SPLITS, Dataset
 from cptlite.datasets.views import ViewConfig
-from cptlite.errors import DataError, UsageError
+from cptlite.errors import CptliteError, DataError, UsageError
 
 __all__ = ["ImportReport", "import_features", "look_through"]
 
@@ -128,6 +129,9 @@ def import_features(
         splits = {split: _content(table, dataset, places, split, dtype) for split in SPLITS}
         with writing(path, lock=lock):
             write_cache(path, fingerprint=fingerprint, tasks=dataset.tasks, splits=splits, facts={"device": UNKNOWN})
+    elif lock and has_leftovers(path):  # killed after the renaming of the file
+        with suppress(CptliteError), writing(path):
+            pass
     return ImportReport(
         path=path,
         backbone=backbone.name,

@@ -20,7 +20,10 @@ def export(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", help="The file, in .safetensors or .onnx; the card is FILE.md beside it.", rich_help_panel=WHERE
+            "--out",
+            readable=False,
+            help="The file, in .safetensors or .onnx; the card is FILE.md beside it.",
+            rich_help_panel=WHERE,
         ),
     ],
     format: Annotated[

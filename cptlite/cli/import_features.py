@@ -52,6 +52,7 @@ def import_features(
         Path | None,
         typer.Option(
             "--metadata",
+            readable=False,
             help="Table of labels, paths and splits in the order of the rows: csv, parquet, or npy of labels.",
             rich_help_panel=ROWS,
             show_default=False,
@@ -61,6 +62,7 @@ def import_features(
         Path | None,
         typer.Option(
             "--class-names",
+            readable=False,
             help="Class names in label order: a line each, or JSON.",
             rich_help_panel=ROWS,
             show_default=False,

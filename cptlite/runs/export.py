@@ -26,7 +26,7 @@ from cptlite.classifiers import (
     load_classifier,
 )
 from cptlite.errors import DataError, UsageError
-from cptlite.files import sha256_of, write_alone
+from cptlite.files import read_file, sha256_of, write_alone
 from cptlite.runs.card import model_card
 from cptlite.runs.files import CLASSIFIER, CONFIG, read_json
 from cptlite.runs.load import FinishedRun, read_run
@@ -90,7 +90,7 @@ def export_run(
     backbone : str, optional
         The checkpoint's path, of a run whose backbone is one; asked for by ONNX alone.
     force : bool
-        Replace files that are there.
+        Replace files that are there and hold something else.
 
     Returns
     -------
@@ -99,7 +99,7 @@ def export_run(
     Raises
     ------
     UsageError
-        An unknown format, a file that is there, or a classifier that no file of this format holds.
+        An unknown format, another file that is there, or a classifier that no file of this format holds.
     DataError
         There is no such run, or a file of it is damaged; other weights than the run's.
     CptliteError
@@ -110,7 +110,7 @@ def export_run(
     if (folder / CLASSIFIER).is_file():  # what needs a text encoder is refused before that is loaded
         load_classifier(folder / CLASSIFIER, text=partial(_refuse, "image-conditioned", kind))
     run = read_run(folder)
-    _check_places(folder, run, (out, card), force)
+    _check_places(folder, run, (out, card))
     classifier = _fitting(run.stored.classifier, kind)
     facts = _facts(run, classifier)
     if kind == "onnx":
@@ -121,8 +121,12 @@ def export_run(
     environment = read_json(folder / CONFIG).get("environment", {})
     sha256 = sha256_of(content)
     text = model_card(run, facts, environment, file=out.name, sha256=sha256, difference=difference)
-    write_alone(out, content)
-    write_alone(card, text.encode())
+    files = {out: content, card: text.encode()}
+    for path in files if not force else ():
+        if path.exists() and read_file(path) != files[path]:
+            raise UsageError(f"{path} is there already, and another: give --force to replace it, or another --out")
+    for path, each in files.items():
+        write_alone(path, each)
     return ExportReport(
         path=out,
         card=card,
@@ -143,15 +147,14 @@ def _format_of(out: Path, format: str) -> str:
     return by_suffix[out.suffix]
 
 
-def _check_places(folder: Path, run: FinishedRun, paths: tuple[Path, ...], force: bool) -> None:
-    """Refuse to write over the run's own files, and over any without being told so."""
+def _check_places(folder: Path, run: FinishedRun, paths: tuple[Path, ...]) -> None:
+    """Refuse to write over the run's own files, and over folders."""
     own = {(folder / name).resolve() for name in run.results.get("files", {CLASSIFIER: ""})}
     for path in paths:
         if path.resolve() in own:
             raise UsageError(f"{path} is the run's own file, which stays as it is: give another --out")
-        if path.is_dir() or (path.exists() and not force):
-            advice = "give another --out" if path.is_dir() else "give --force to replace it, or another --out"
-            raise UsageError(f"{path} is there already: {advice}")
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder: give another --out")
 
 
 def _fitting(classifier: Classifier, format: str) -> LinearClassifier | TipClassifier:

@@ -129,6 +129,7 @@ def test_no_file_is_written_over(probed: Path, tmp_path: Path) -> None:
     assert card.read_text().startswith("# linear-probe on shelf")
     own = call(probed, "--out", probed / "classifier.safetensors", "--force")
     assert own.exit_code == 2 and "own file" in own.stderr
+    assert call(probed, "--out", out).exit_code == 0, "the same again"
     (tmp_path / "d.safetensors").mkdir()
     assert call(probed, "--out", tmp_path / "d.safetensors", "--force").exit_code == 2
 
