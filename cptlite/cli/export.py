@@ -49,9 +49,9 @@ def export(
 ) -> None:
     """Write a run's classifier for use without cptlite, and a model card beside it.
 
-    safetensors holds class weights, names, tasks, logit scale and preprocessing of methods whose scores are products
-    with fixed weights; onnx the image tower with the classifier, for batches of any size, compared with the run's own
-    scores in ONNX Runtime before it is written.
+    safetensors: class weights, names, tasks, logit scale and preprocessing.
+
+    onnx: image tower and classifier, for batches of any size, compared with the run.
     """
     from cptlite.runs.export import export_run
 

@@ -25,8 +25,8 @@ def import_features(
     source: Annotated[
         list[str],
         typer.Argument(
-            help="Files or folders of features, [train=|val=|test=]PATH: npz, npy, safetensors, pt, Lightly's CSV, or "
-            "clip-retrieval's folder.",
+            help="Files or folders of features, PATH or train=PATH, val=PATH, test=PATH: npz, npy, safetensors, pt, "
+            "Lightly's CSV, clip-retrieval's folder, a folder of such files.",
             show_default=False,
         ),
     ],
@@ -110,8 +110,9 @@ def import_features(
 ) -> None:
     """Take in features that other programs made, with labels and splits.
 
-    They become a cache like those of the command cache, whose fingerprint says where they came from. Nothing in a file
-    is run: arrays of Python objects and pickles of anything but tensors are refused.
+    They become a cache whose fingerprint says where they came from.
+
+    Nothing in a file is run: objects and pickles of anything but tensors are refused.
     """
     if backbone and encoder:
         raise UsageError("--backbone names what made the features, and so does --encoder: give one of them")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
 from feature_files import clip_retrieval, make_rows
 from typer.testing import CliRunner, Result
 
+import cptlite
 from cptlite.cli import app
+from cptlite.errors import DataError
 
 QUICK = ("--shots", "4", "--json")
 
@@ -53,6 +56,18 @@ def test_a_fitting_text_tower_lets_prompts_be_learned(folder: Path, tmp_path: Pa
     words = ("--backbone", "random:demo", "--cache-dir", folder / "cache", "--out", tmp_path)
     assert score(call("train", "--method", "softcpt", "--epochs", "2", *words, *QUICK)) > 0
     assert score(call("train", "--method", "linear-probe", *words, *QUICK)) > 0.9
+
+
+def test_python_takes_them_by_their_name(folder: Path) -> None:
+    space = cptlite.load_backbone("features:some-clip:128", device="cpu")
+    caches = cptlite.open_caches(folder / "cache", space)
+    model = cptlite.FewShotClassifier("prototype", space, shots=4, seed=1).fit(caches)
+    assert model.evaluate(caches)["trees"]["acc1"] > 0.9
+    assert pickle.loads(pickle.dumps(model)).class_names_ == ["ash", "elm", "oak"]
+    with pytest.raises(DataError, match="wants a text tower"):
+        cptlite.FewShotClassifier("kgcoop", space, shots=4, seed=1).fit(caches)
+    for cache in caches:
+        cache.close()
 
 
 def test_imported_caches_are_listed_and_are_no_pass_over_images(folder: Path) -> None:
