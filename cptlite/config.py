@@ -37,7 +37,7 @@ __all__ = [
 OWN_ROWS = ("shots", "seed")
 """Fields in which runs that train together may differ."""
 
-SAME_NUMBERS = ("device", "text_path", "text_memory", "cuda_graphs")
+SAME_NUMBERS = ("device", "text_path", "text_memory", "cuda_graphs", "linear_backend")
 """Fields that say how a number is reached; they move it by rounding at most."""
 
 MAX_JOINED_NAMES = 3  # of datasets, in the name of their suite
@@ -90,6 +90,9 @@ class RunConfig(Options):
     cuda_graphs: bool = option(True, "Record a step on the GPU and replay it.")
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     precision: str = option("auto", "Of the frozen towers: auto, float32, fp16 or bf16.")
+    linear_backend: str = option(
+        "auto", "Runs frozen linear layers: onednn packs them, on a CPU.", choices=("auto", "onednn", "torch")
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,6 +18,7 @@ from cptlite.backbones.absent import NoTowers
 from cptlite.backbones.architectures import PIXEL_MEAN, PIXEL_STD
 from cptlite.backbones.checkpoints import find_state_dict
 from cptlite.backbones.clip import CLIP, ResidualAttentionBlock
+from cptlite.backbones.linear import FrozenBlock, find_linear_backend, freeze_blocks
 from cptlite.backbones.names import backbone_slug, feature_space
 from cptlite.backbones.patches import count_patches, encode_with_patches
 from cptlite.backbones.tokenizer import Tokenizer
@@ -45,6 +46,8 @@ class TextTower:
     projection : Tensor of shape (W, D)
     logit_scale : float
         The *log* of the factor on the cosine similarities.
+    linear_backend : str
+        What runs the linear layers: ``onednn`` or ``torch``.
     """
 
     token_embedding: Tensor
@@ -53,9 +56,10 @@ class TextTower:
     final_norm: nn.Module
     projection: Tensor
     logit_scale: float
+    linear_backend: str = "torch"
 
     @cached_property
-    def blocks(self) -> tuple[ResidualAttentionBlock, ...]:
+    def blocks(self) -> tuple[ResidualAttentionBlock | FrozenBlock, ...]:
         """The transformer's residual attention blocks, in order."""
         resblocks = self.transformer.resblocks
         assert isinstance(resblocks, nn.Sequential)
@@ -94,6 +98,8 @@ class Backbone:
         Hex digest of the weights as float32, by sorted key: equal for the same weights in any file format.
     precision : str
         One of `PRECISIONS`; what the towers compute in.
+    linear_backend : str
+        What runs the linear layers of its transformers: ``onednn`` or ``torch``.
     model : nn.Module
         ``clip.model.CLIP``, in evaluation mode, without gradients.
     """
@@ -101,6 +107,7 @@ class Backbone:
     name: str
     weights_sha256: str
     precision: str
+    linear_backend: str = "torch"
     model: CLIP = field(repr=False)
 
     @property
@@ -157,6 +164,7 @@ class Backbone:
             final_norm=model.ln_final,
             projection=model.text_projection,
             logit_scale=float(model.logit_scale),
+            linear_backend=self.linear_backend,
         )
 
     @torch.inference_mode()
@@ -187,7 +195,9 @@ class Backbone:
         return pooled.float(), patches.float()
 
 
-def load_backbone(name: str, *, device: str = "auto", precision: str = "auto") -> Backbone:
+def load_backbone(
+    name: str, *, device: str = "auto", precision: str = "auto", linear_backend: str = "auto"
+) -> Backbone:
     """Load a frozen CLIP.
 
     Parameters
@@ -200,6 +210,8 @@ def load_backbone(name: str, *, device: str = "auto", precision: str = "auto") -
         ``auto`` takes the GPU where there is one.
     precision : str
         ``auto``, or one of `PRECISIONS`. Auto is float32 on the CPU, bf16 on a GPU.
+    linear_backend : str
+        ``auto``, ``onednn`` (frozen weights packed for the CPU) or ``torch`` (``F.linear``); see `find_linear_backend`.
 
     Returns
     -------
@@ -208,19 +220,21 @@ def load_backbone(name: str, *, device: str = "auto", precision: str = "auto") -
     Raises
     ------
     UsageError
-        Unknown name, device or precision.
+        Unknown name, device, precision or linear backend.
     DataError
         The weights are missing, cannot be downloaded, are not a CLIP of OpenAI's form, or not finite.
     """
     place = find_device(device)
     kind = _resolve_precision(precision, place)
+    linear = find_linear_backend(linear_backend, place, PRECISIONS[kind])
     if (space := feature_space(name)) is not None:
         absent: Any = NoTowers(name, space[1]).to(place)
         return Backbone(name=name, weights_sha256=absent.sha256, precision=kind, model=absent)
     model = build_clip(find_state_dict(name), name)
     weights = weights_sha256(model)
     model = _set_precision(model.requires_grad_(False).eval().to(place), PRECISIONS[kind])
-    return Backbone(name=name, weights_sha256=weights, precision=kind, model=model)
+    freeze_blocks(model, linear)
+    return Backbone(name=name, weights_sha256=weights, precision=kind, linear_backend=linear, model=model)
 
 
 def _resolve_precision(precision: str, device: torch.device) -> str:

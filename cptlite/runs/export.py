@@ -220,7 +220,7 @@ def _onnx(
     """Load the run's image tower on the CPU in float32, whatever it computed in, and put the classifier behind it."""
     learned_with = run.stored.backbone
     check_user_named(learned_with.name, given, folder)
-    backbone = load_backbone(given or learned_with.name, device="cpu", precision="float32")
+    backbone = load_backbone(given or learned_with.name, device="cpu", precision="float32", linear_backend="torch")
     if backbone.weights_sha256 != learned_with.weights_sha256:
         raise DataError(
             f"wanted the weights that were {learned_with.name!r} when the run was trained (sha256 "

@@ -93,7 +93,9 @@ def text_of(
     """
     if given is None:
         check_user_named(facts.name, given, source)
-    backbone = load_backbone(given or facts.name, device=str(device), precision=facts.precision)
+    linear = config.linear_backend if torch.device(device).type == "cpu" else "auto"
+    how = {"precision": facts.precision, "linear_backend": linear}
+    backbone = load_backbone(given or facts.name, device=str(device), **how)
     if backbone.weights_sha256 != facts.weights_sha256:
         raise DataError(
             f"wanted the weights that were {facts.name!r} when this classifier was trained (sha256 "

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoint_fakes import tiny_state
 from run_bench import BACKBONE, DATASETS, RunBench, classifier_of, least, results_of
 from safetensors import safe_open
 from trees import draw_classes
@@ -220,6 +221,22 @@ def test_onnx_scores_pixels_as_the_run_does(bench: RunBench, tmp_path: Path, met
     facts = json.loads(session.get_modelmeta().custom_metadata_map["cptlite"])
     assert facts["class_names"] == [name for names in DATASETS.values() for name in names]
     assert b"site-packages" not in report.path.read_bytes()
+
+
+@pytest.mark.slow
+def test_onnx_of_a_vision_transformer_whatever_runs_its_linear_layers(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "vit.pt"
+    torch.save(tiny_state(), path)
+    backbone = load_backbone(str(path), device="cpu")
+    draw_classes(tmp_path / "leaves", ["ash", "elm"], images=8)
+    (spec,) = load_catalog().resolve([str(tmp_path / "leaves")])
+    encode_dataset(read_dataset(spec, tmp_path), backbone, tmp_path / "cache", views=ViewConfig())
+    config = least("prototype", backbone=str(path), datasets=("leaves",))
+    folder = RunBench(backbone, tmp_path / "cache", tmp_path).train("runs", config)
+    done = call(folder, "--out", tmp_path / "m.onnx", "--backbone", path)
+    assert done.exit_code == 0, done.output
 
 
 @pytest.mark.slow
