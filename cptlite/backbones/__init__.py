@@ -2,7 +2,7 @@
 
 from cptlite.backbones.backbone import PRECISIONS, Backbone, TextTower, load_backbone
 from cptlite.backbones.clip import CLIP
-from cptlite.backbones.names import backbone_slug, check_user_named, is_checkpoint_path, same_backbone
+from cptlite.backbones.names import backbone_slug, check_user_named, feature_space, is_checkpoint_path, same_backbone
 from cptlite.backbones.tokenizer import Tokenizer
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Tokenizer",
     "backbone_slug",
     "check_user_named",
+    "feature_space",
     "is_checkpoint_path",
     "load_backbone",
     "same_backbone",

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cptlite.backbones.absent import NoTowers
 from cptlite.backbones.architectures import PIXEL_MEAN, PIXEL_STD
 from cptlite.backbones.checkpoints import find_state_dict
 from cptlite.backbones.clip import CLIP, ResidualAttentionBlock
 from cptlite.backbones.linear import FrozenBlock, find_linear_backend, freeze_blocks
-from cptlite.backbones.names import backbone_slug
+from cptlite.backbones.names import backbone_slug, feature_space
 from cptlite.backbones.patches import count_patches, encode_with_patches
 from cptlite.backbones.tokenizer import Tokenizer
 from cptlite.backbones.weights import build_clip, weights_sha256
@@ -115,6 +116,11 @@ class Backbone:
         return backbone_slug(self.name)
 
     @property
+    def has_towers(self) -> bool:
+        """Whether it can encode; False of features that were made elsewhere by what is not here."""
+        return not isinstance(self.model, NoTowers)
+
+    @property
     def embed_dim(self) -> int:
         """Joint dimension D."""
         return self.model.text_projection.shape[1]
@@ -131,7 +137,9 @@ class Backbone:
 
     @property
     def preprocess_spec(self) -> dict[str, Any]:
-        """CLIP's image preprocessing as data, for the cache's fingerprint."""
+        """CLIP's image preprocessing as data, for the cache's fingerprint; nothing where it is not known."""
+        if not self.has_towers:
+            return {}
         return {
             "resize": self.resolution,
             "interpolation": "bicubic",
@@ -196,7 +204,8 @@ def load_backbone(
     ----------
     name : str
         An OpenAI name (``RN50``, ``ViT-B/16``, ...), a checkpoint path (JIT archive, state dict or safetensors, in
-        OpenAI's, open_clip's or Hugging Face's key names), ``random:NAME[:SEED]``, or ``demo``.
+        OpenAI's, open_clip's or Hugging Face's key names), ``random:NAME[:SEED]``, ``demo``, or
+        ``features:ENCODER:DIMENSION`` for features made elsewhere, of which there are no towers.
     device : str
         ``auto`` takes the GPU where there is one.
     precision : str
@@ -218,6 +227,9 @@ def load_backbone(
     place = find_device(device)
     kind = _resolve_precision(precision, place)
     linear = find_linear_backend(linear_backend, place, PRECISIONS[kind])
+    if (space := feature_space(name)) is not None:
+        absent: Any = NoTowers(name, space[1]).to(place)
+        return Backbone(name=name, weights_sha256=absent.sha256, precision=kind, model=absent)
     model = build_clip(find_state_dict(name), name)
     weights = weights_sha256(model)
     model = _set_precision(model.requires_grad_(False).eval().to(place), PRECISIONS[kind])

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 from pathlib import Path
 
 from cptlite.backbones.architectures import ARCHITECTURES
 from cptlite.errors import UsageError
 
-__all__ = ["backbone_slug", "check_user_named", "is_checkpoint_path", "same_backbone"]
+__all__ = ["backbone_slug", "check_user_named", "feature_space", "is_checkpoint_path", "same_backbone"]
+
+FEATURES = re.compile(r"features:([\w.-]{1,100}):([1-9]\d{0,5})", re.ASCII)
+
+
+def feature_space(name: str) -> tuple[str, int] | None:
+    """Take ``features:ENCODER:DIMENSION`` apart, the name of what made features elsewhere; None for another name."""
+    match = FEATURES.fullmatch(name)
+    return (match[1], int(match[2])) if match else None
 
 
 def is_checkpoint_path(name: str) -> bool:
     """Whether a backbone of this name is read from a file that the name itself points to."""
-    return name not in ARCHITECTURES and name.partition(":")[0] != "random"
+    return name not in ARCHITECTURES and name.partition(":")[0] != "random" and feature_space(name) is None
 
 
 def same_backbone(one: str, other: str) -> bool:
@@ -59,7 +68,7 @@ def backbone_slug(name: str) -> str:
         suffix = f"-seed{seed}" if seed not in ("", "0") else ""
         return f"random-{architecture.replace('/', '-').replace('@', '-')}{suffix}"
     if not is_checkpoint_path(name):
-        return name.replace("/", "-").replace("@", "-")
+        return name.replace("/", "-").replace("@", "-").replace(":", "-")
     path = Path(name)
     # Two checkpoints of one file name in different folders must not share caches.
     digest = hashlib.sha256(os.path.realpath(path).encode(errors="surrogateescape")).hexdigest()[:8]

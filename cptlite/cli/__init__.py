@@ -17,7 +17,9 @@ from cptlite.cli.caches import caches, verify
 from cptlite.cli.datasets import datasets
 from cptlite.cli.demo import demo
 from cptlite.cli.eval import evaluate
+from cptlite.cli.export import export
 from cptlite.cli.groups import CommandGroup
+from cptlite.cli.import_features import import_features
 from cptlite.cli.methods import methods
 from cptlite.cli.report import report
 from cptlite.cli.train import train
@@ -69,12 +71,14 @@ RESULTS = "See results"
 app.command(rich_help_panel=START)(demo)
 app.command(rich_help_panel=DATA)(datasets)
 app.command(rich_help_panel=DATA)(cache)
+app.command("import-features", rich_help_panel=DATA)(import_features)
 app.command(rich_help_panel=DATA)(caches)
 app.command(rich_help_panel=DATA)(verify)
 app.command(rich_help_panel=TRAIN)(methods)
 app.command(rich_help_panel=TRAIN, cls=TrainCommand)(train)
 app.command("eval", rich_help_panel=RESULTS)(evaluate)
 app.command(rich_help_panel=RESULTS)(report)
+app.command(rich_help_panel=RESULTS)(export)
 app.command(rich_help_panel=RESULTS)(bench)
 
 

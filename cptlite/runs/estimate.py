@@ -19,7 +19,7 @@ from cptlite.methods.base import Problem
 from cptlite.methods.batches import Batch
 from cptlite.runs.execute import new_problems
 from cptlite.runs.learn import naming_memory
-from cptlite.runs.rows import check_caches, count_rows
+from cptlite.runs.rows import check_caches, check_text, count_rows
 from cptlite.training.recipe import FULL, RECIPES, Recipe
 
 __all__ = ["Estimate", "estimate"]
@@ -66,6 +66,7 @@ def estimate(configs: Sequence[RunConfig], backbone: Backbone, caches: Sequence[
     first = configs[0]
     if first.recipe is None:
         return None
+    check_text(first, backbone)
     check_caches(caches, configs)
     problem, _ = new_problems(first, backbone, caches)
     rows = {config.shots: count_rows(caches, config) for config in configs}

@@ -36,7 +36,7 @@ from cptlite.runs.files import (
 from cptlite.runs.folders import run_folder
 from cptlite.runs.learn import OnEpoch, Run, learn_runs, learned_files
 from cptlite.runs.predictions import pack_predictions, suite_scores
-from cptlite.runs.rows import check_caches, draw_few_shots, no_rows, short_rows
+from cptlite.runs.rows import check_caches, check_text, draw_few_shots, no_rows, short_rows
 from cptlite.runs.seen import seen_sizes, seen_tasks
 from cptlite.text.encoder import TextEncoder
 
@@ -99,6 +99,7 @@ def execute_runs(
     results = {config: None if force else _settled(config, caches, folder, lock) for config, folder in folders.items()}
     pending = [config for config, found in results.items() if found is None]
     if pending:
+        check_text(pending[0], backbone)
         check_caches(caches, pending)
         check_test_rows(caches, seen_sizes(pending[0], [task for cache in caches for task in cache.tasks]))
     with ExitStack() as held:
@@ -139,6 +140,7 @@ def learn_in_memory(
     DataWarning
         Rows are short: what `short_rows` says.
     """
+    check_text(config, backbone)
     check_caches(caches, [config])
     for name, lines in short_rows(caches, [config]).items():
         for line in lines:

@@ -12,17 +12,19 @@ from itertools import product
 import numpy as np
 import torch
 
+from cptlite.backbones import Backbone
 from cptlite.cache import FeatureCache
 from cptlite.cache.verify import check_classes
 from cptlite.config import RunConfig
 from cptlite.datasets.checks import Labelled, counted, short_classes
 from cptlite.errors import DataError
 from cptlite.methods.base import FewShotRows
+from cptlite.methods.table import METHODS, MethodEntry
 from cptlite.runs.guards import check_features, sound_features
 from cptlite.runs.seen import seen_sizes
 from cptlite.splits import check_shots, few_shot_rows
 
-__all__ = ["check_caches", "count_rows", "draw_few_shots", "no_rows", "short_rows"]
+__all__ = ["check_caches", "check_text", "count_rows", "draw_few_shots", "no_rows", "short_rows"]
 
 UNSEEN = -1
 
@@ -47,6 +49,27 @@ def check_caches(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -
         for cache, own in seen:
             classes, numbers = _classes(cache, "train"), _numbers(cache, own, 0)
             check_shots(classes[numbers[classes] != UNSEEN], max(config.shots for config in needy))
+
+
+def check_text(config: RunConfig, backbone: Backbone) -> None:
+    """Refuse a method that encodes prompts where features alone are here.
+
+    Raises
+    ------
+    DataError
+        It says which methods do without.
+    """
+    if not backbone.has_towers and _needs_text(config.entry):
+        others = ", ".join(name for name, entry in METHODS.items() if not _needs_text(entry))
+        raise DataError(
+            f"{config.method} encodes prompts and wants a text tower, got {backbone.name!r}, features made elsewhere "
+            f"without one: give one of {others}, or import them anew with --backbone NAME if they are those of a CLIP"
+        )
+
+
+def _needs_text(entry: MethodEntry) -> bool:
+    """Whether a method encodes prompts: all do but probes of image features alone, which say so."""
+    return entry.stepped or getattr(entry.load(), "needs_text", True)
 
 
 def count_rows(caches: Sequence[FeatureCache], config: RunConfig) -> list[int]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import h5py
 from fault_process import Fate, die, run
+from feature_files import LAYOUTS, make_rows
 from trees import draw_classes
 
 from cptlite.cache.write import replace_words
@@ -80,6 +81,8 @@ def _train(method: str, *more: str) -> list[Command]:
     return _states(Command(name=f"train {method}", words=words, outputs=("runs",), finds=("cache",)), force=True)
 
 
+FEATURES = ("import-features", "features/f.npz", "--name", "trees", "--backbone", "random:demo")
+EXPORT = ("export", RUN, "--out", "exports/m.safetensors")
 BENCH = ("bench", "cache", "--backbone", "random:demo", "--images", "2", "--seconds", "0.001", "--repeats", "1")
 COMMANDS = [
     *_states(Command(name="cache", words=CACHE, outputs=("cache",), finds=("coins", "leaves")), force=True),
@@ -87,6 +90,8 @@ COMMANDS = [
     *_train("softcpt", *STEPS),
     *_train("kgcoop", *STEPS),
     *_train("prototype"),
+    *_states(Command(name="import-features", words=FEATURES, outputs=("cache",), finds=("features",)), force=True),
+    *_states(Command(name="export", words=EXPORT, outputs=("exports",), finds=("runs",)), force=True),
     Command(name="eval", words=("eval", RUN), outputs=("runs",), finds=("runs", "cache")),
     Command(name="report --out", words=("report", "--out", "plots"), outputs=("plots",), finds=("runs",)),
     Command(
@@ -115,6 +120,8 @@ class Shelf:
         self.made = folder / "made"
         for name, classes in DATASETS.items():
             draw_classes(self.made / name, classes, images=8)
+        (self.made / "features").mkdir()
+        LAYOUTS["npz"](self.made / "features", make_rows(128))
         for words in ((*CACHE, "-d", "coins"), (*TRAIN, "prototype")):
             ended = run(words, self.made)
             assert ended.code == 0, ended

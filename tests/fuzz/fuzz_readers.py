@@ -25,6 +25,8 @@ from rich.console import Console
 from cptlite.backbones.checkpoints import read_state_dict
 from cptlite.backbones.weights import build_clip
 from cptlite.cache import list_caches, open_cache, verify_cache
+from cptlite.cache.imported import look_through
+from cptlite.cache.labelled import ImportRequest, label_rows, read_request
 from cptlite.cache.parts import PartStore, _read_identity, find_stores
 from cptlite.classifiers.store import ENTRY, unpack_classifier
 from cptlite.datasets import load_catalog, read_dataset
@@ -78,6 +80,22 @@ def in_dataset(**layout: Any) -> Callable[[Path], None]:
     def read(folder: Path) -> None:
         dataset = read_dataset(spec, folder)
         _check_dataset(dataset)
+
+    return read
+
+
+def read_features(*names: str) -> Callable[[Path], None]:
+    """Read features of the first name, with the table of the second, as far as they are before they are written."""
+    spec = DatasetSpec(name="fuzzed", layout=Layout(directory=".", reader="folders"), task_name="things")
+
+    def read(folder: Path) -> None:
+        metadata = folder / names[1] if len(names) > 1 else None
+        request = ImportRequest(sources=(("", folder / names[0]),), spec=spec, metadata=metadata)
+        table = read_request(request)
+        look_through(table, "float32")
+        dataset, places = label_rows(request, table)
+        _check_dataset(dataset)
+        assert all(0 <= places[path] < table.num_rows for rows in dataset.splits.values() for path in rows.paths)
 
     return read
 

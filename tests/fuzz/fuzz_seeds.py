@@ -43,6 +43,32 @@ SOFTCPT = {
     "test": [["a/2.png", [1], [0]]],
     "meta": {"taskid2cname": [["ash", "oak"], ["ripe", "raw"]], "taskid2tname": ["tree", "fruit"]},
 }
+
+
+def feature_arrays(**columns: Any) -> dict[str, Any]:
+    """Six features of two classes, and what is said of them."""
+    features = np.arange(1, 19, dtype=np.float32).reshape(6, 3)
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    return {"features": features, "labels": labels, "paths": [f"a/{row}.png" for row in range(6)], **columns}
+
+
+def numpy_file(content: Any, *, packed: bool = False) -> bytes:
+    """An array as npy, a dict of them as npz."""
+    file = io.BytesIO()
+    if isinstance(content, dict):
+        (np.savez_compressed if packed else np.savez)(file, **content)
+    else:
+        np.save(file, content)
+    return file.getvalue()
+
+
+LIGHTLY = (
+    b"filenames,embedding_0,embedding_1,labels\na/1.png,0.5,1e-3,0\na/2.png,-1,2,1\nb/1.png,1,1,0\nb/2.png,2,2,1\n"
+)
+METADATA = b"path,label,split\n" + b"".join(
+    f"a/{row}.png,{('ash', 'oak')[row % 2]},{split}\n".encode()
+    for row, split in enumerate(("train", "train", "val", "val", "test", "test"))
+)
 MANIFEST = b"""[datasets.leaves]
 directory = "leaves"
 images = "."

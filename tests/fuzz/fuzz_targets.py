@@ -69,6 +69,17 @@ def listed(reader: str, names: Sequence[str], contents: Iterable[bytes], **layou
     )
 
 
+ARRAY_WORDS = (
+    b"'|O'",
+    b"'<U9'",
+    b"'<f8'",
+    b"(99999999, 9)",
+    b"\x93NUMPY",
+    b"\x01\x00",
+    b"\x03\x00",
+    b"PK\x03\x04",
+    b"()",
+)
 JSON_WORDS = tuple(b'null true 1e999 -1 NaN Infinity 1.5 "" {} [] [[]] 9223372036854775808'.split())
 KEYS = tuple(f'"{name}"'.encode() for name in (*seeds.RESULTS, *seeds.CONFIG["config"], "sha256", "metric", "acc1"))
 SEALED = {**seeds.RESULTS, "sha256": "0" * 64}
@@ -233,6 +244,30 @@ TARGETS: dict[str, Target] = {
         read=readers.read_backbone("clip.safetensors"),
         seeds=lambda: [seeds.text(seeds.HUGGING_FACE), seeds.text(seeds.OPEN_CLIP)],
         words=JSON_WORDS,
+    ),
+    "features-npz": Target(
+        place=readers.file("f.npz"),
+        read=readers.read_features("f.npz"),
+        seeds=lambda: [seeds.numpy_file(seeds.feature_arrays(), packed=packed) for packed in (False, True)],
+        words=ARRAY_WORDS,
+    ),
+    "features-npy": Target(
+        place=readers.files("m.csv", "f.npy"),
+        read=readers.read_features("f.npy", "m.csv"),
+        seeds=lambda: [CUT.join((seeds.METADATA, seeds.numpy_file(seeds.feature_arrays()["features"])))],
+        words=(*ARRAY_WORDS, b'"', b";", b"train", b"../", b"\xff\xfe"),
+    ),
+    "features-torch": Target(
+        place=readers.file("f.pt"),
+        read=readers.read_features("f.pt"),
+        seeds=lambda: [seeds.torch_file({"features": torch.ones(4, 3), "labels": torch.tensor([0, 1, 0, 1])})],
+        words=PICKLE_WORDS,
+    ),
+    "features-csv": Target(
+        place=readers.file("f.csv"),
+        read=readers.read_features("f.csv"),
+        seeds=lambda: [seeds.LIGHTLY],
+        words=(b'"', b"nan", b"1e999", b"embedding_2", b"embedding_99999999", b"../", b"\xff\xfe"),
     ),
     "archive": Target(
         place=readers.file("clip.pt"),

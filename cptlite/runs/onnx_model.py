@@ -1,0 +1,158 @@
+"""From preprocessed pixels to scores as one ONNX graph, compared with what it was made from.
+
+Axes: B images, R pixels a side, K classes of all tasks, N training rows that vote, D joint dimension.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cptlite.backbones import Backbone
+from cptlite.classifiers import LinearClassifier, TipClassifier, exp32
+from cptlite.errors import CptliteError
+
+__all__ = ["TOLERANCE", "pack_onnx"]
+
+TOLERANCE = 1e-4  # of the largest score
+CHECKED = (1, 3)  # images of a batch
+MAX_BYTES = 2**31 - 2**20  # of one message of protobuf, the form of the file
+INPUT, OUTPUT = "images", "scores"
+
+
+class _LinearScores(nn.Module):
+    """`LinearClassifier.scores` of all classes behind an image tower: (B, 3, R, R) to (B, K)."""
+
+    def __init__(self, visual: nn.Module, classifier: LinearClassifier) -> None:
+        super().__init__()
+        self.visual, self.unit_length = visual, classifier.unit_length
+        self.weights = nn.Buffer(exp32(classifier.logit_scale) * classifier.weights.float())  # (K, D)
+        self.bias = nn.Buffer(classifier.bias.float())  # (K,)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.visual(images)  # (B, D)
+        return (F.normalize(features, dim=-1) if self.unit_length else features) @ self.weights.T + self.bias
+
+
+class _TipScores(nn.Module):
+    """`TipClassifier.scores` of all classes behind an image tower: (B, 3, R, R) to (B, K)."""
+
+    def __init__(self, visual: nn.Module, classifier: TipClassifier) -> None:
+        super().__init__()
+        self.visual = visual
+        self.weights = nn.Buffer(exp32(classifier.logit_scale) * classifier.weights.float())  # (K, D)
+        self.keys = nn.Buffer(classifier.keys.float())  # (N, D)
+        self.sharpness = nn.Buffer(classifier.beta[classifier.key_labels].float())  # (N,)
+        votes = F.one_hot(classifier.key_labels, len(classifier.weights)).float()  # (N, K)
+        self.votes = nn.Buffer(votes * classifier.alpha.float())  # (N, K)
+
+    def forward(self, images: Tensor) -> Tensor:
+        units = F.normalize(self.visual(images), dim=-1)  # (B, D)
+        affinity = units @ self.keys.T  # (B, N)
+        return units @ self.weights.T + (self.sharpness * (affinity - 1)).exp() @ self.votes
+
+
+def pack_onnx(
+    classifier: LinearClassifier | TipClassifier, backbone: Backbone, facts: Mapping[str, Any]
+) -> tuple[bytes, float]:
+    """Make the content of an ONNX file whose batch is of any size, and compare its scores with the classifier's.
+
+    Parameters
+    ----------
+    classifier : LinearClassifier or TipClassifier
+    backbone : Backbone
+        Whose features it scores, on the CPU in float32.
+    facts : mapping
+        Written beside the graph, as JSON under ``cptlite``.
+
+    Returns
+    -------
+    content : bytes
+    difference : float
+        The largest between scores of ONNX Runtime and of the classifier, as a share of the largest score.
+
+    Raises
+    ------
+    CptliteError
+        A package is not installed, the graph is too large for one file, or its scores are others.
+    """
+    visual = backbone.model.visual
+    size = sum(value.nbytes for value in visual.state_dict().values())
+    if size > MAX_BYTES:
+        raise CptliteError(
+            f"wanted an image tower of at most {MAX_BYTES / 2**30:.1f} GiB, which is what one ONNX file holds, got "
+            f"{size / 2**30:.1f}: give --format safetensors and load the tower with clip or open_clip"
+        )
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 (what the exporter takes)
+    except ImportError as error:
+        raise CptliteError(
+            f"--format onnx needs the packages onnx, onnxruntime and onnxscript, and {error.name} is not installed. "
+            f"Install them with: pip install 'cptlite[onnx]'"
+        ) from None
+    model = (_TipScores if isinstance(classifier, TipClassifier) else _LinearScores)(visual, classifier)  # type: ignore
+    content = _export(model.eval(), backbone.resolution, facts)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return content, _compare(session, classifier, backbone)
+
+
+def _export(model: nn.Module, side: int, facts: Mapping[str, Any]) -> bytes:
+    """Trace a model and take what is of this machine out of the graph: where each operation stood in which file."""
+    example = torch.zeros(2, 3, side, side)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            verbose=False,
+        )
+        assert program is not None
+        graph = program.model
+        for node in graph.graph.all_nodes():
+            node.metadata_props.clear()
+        graph.metadata_props.clear()
+        graph.metadata_props["cptlite"] = json.dumps(facts, sort_keys=True)
+        return bytes(program.model_proto.SerializeToString())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks on its own work from the user."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@torch.no_grad()
+def _compare(session: Any, classifier: LinearClassifier | TipClassifier, backbone: Backbone) -> float:
+    draw, worst = torch.Generator().manual_seed(0), 0.0
+    for count in CHECKED:
+        images = torch.randn(count, 3, backbone.resolution, backbone.resolution, generator=draw)
+        wanted = classifier.scores(backbone.encode_images(images).to(classifier.weights.dtype))  # (B, K)
+        found = torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
+        worst = max(worst, float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12)))
+    if not worst <= TOLERANCE:
+        raise CptliteError(
+            f"wanted scores of the ONNX graph within {TOLERANCE:g} of the classifier's largest, got {worst:.2g}: "
+            f"nothing was written; give --format safetensors, and report the versions of torch and onnxscript"
+        )
+    return worst
