@@ -27,6 +27,7 @@ from cptlite.errors import UsageError
 __all__ = ["PRECISIONS", "Backbone", "TextTower", "load_backbone"]
 
 PRECISIONS = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TEXT_PARTS = ("transformer", "token_embedding", "positional_embedding", "ln_final")  # of the text tower alone
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,6 +143,7 @@ class Backbone:
     def text_tower(self) -> TextTower:
         """The frozen text encoder."""
         model = self.model
+        assert hasattr(model, TEXT_PARTS[0]), "this backbone was loaded with images_only"
         return TextTower(
             token_embedding=model.token_embedding.weight,
             positional_embedding=model.positional_embedding,
@@ -179,7 +181,7 @@ class Backbone:
         return pooled.float(), patches.float()
 
 
-def load_backbone(name: str, *, device: str = "auto", precision: str = "auto") -> Backbone:
+def load_backbone(name: str, *, device: str = "auto", precision: str = "auto", images_only: bool = False) -> Backbone:
     """Load a frozen CLIP.
 
     Parameters
@@ -191,6 +193,9 @@ def load_backbone(name: str, *, device: str = "auto", precision: str = "auto") -
         ``auto`` takes the GPU where there is one.
     precision : str
         ``auto``, or one of `PRECISIONS`. Auto is float32 on the CPU, bf16 on a GPU.
+    images_only : bool
+        Let go of the text tower as soon as all weights are digested: it takes no memory, and `Backbone.text_tower` is
+        an error.
 
     Returns
     -------
@@ -207,6 +212,9 @@ def load_backbone(name: str, *, device: str = "auto", precision: str = "auto") -
     kind = _resolve_precision(precision, place)
     model = build_clip(find_state_dict(name), name)
     weights = weights_sha256(model)
+    if images_only:
+        for part in TEXT_PARTS:
+            delattr(model, part)
     model = _set_precision(model.requires_grad_(False).eval().to(place), PRECISIONS[kind])
     return Backbone(name=name, weights_sha256=weights, precision=kind, model=model)
 
