@@ -31,6 +31,7 @@ __all__ = [
     "default_options",
     "differ_in_rows_alone",
     "known_options",
+    "methods_for",
     "resolve_config",
 ]
 
@@ -111,6 +112,11 @@ class RunConfig(Options):
         return getattr(self.options, "variant", "")
 
     @property
+    def label(self) -> str:
+        """The method with its variant, where it has one."""
+        return "-".join(word for word in (self.method, self.variant) if word)
+
+    @property
     def recipe_name(self) -> str:
         """Name of the recipe; where a method has but one way, that of its paper."""
         return self.recipe.recipe if self.recipe else PAPER
@@ -122,7 +128,7 @@ class RunConfig(Options):
 
     def _check_unseen(self) -> None:
         """Refuse classes and tasks that are not learned from where the method has no weights for them."""
-        label = "-".join(word for word in (self.method, self.variant) if word)
+        label = self.label
         scope = self.entry.scope_of(self.variant)
         if self.classes == "base" and self.held_out_tasks:
             raise UsageError(
@@ -132,12 +138,12 @@ class RunConfig(Options):
         if self.classes == "base" and scope == "class":
             raise UsageError(
                 f"{label} learns numbers for each class from its images, so it has none for a new class: leave "
-                f"--classes base out, or give a method whose weights come from names: {_methods_for('task')}"
+                f"--classes base out, or give a method whose weights come from names: {methods_for('task')}"
             )
         if self.held_out_tasks and scope != "everything":
             raise UsageError(
                 f"{label} learns numbers for each {scope} from its images, so it has none for a task that is held out: "
-                f"leave --held-out-task out, or give a method that all tasks share: {_methods_for('everything')}"
+                f"leave --held-out-task out, or give a method that all tasks share: {methods_for('everything')}"
             )
         if self.held_out_tasks and self.separate:
             raise UsageError(
@@ -266,7 +272,7 @@ def _recipe_fields(name: str, options: MethodOptions) -> dict[str, Any]:
     return RECIPES.get(name, {}) | ({"steps_per_batch": options.released_steps} if name == RELEASED else {})
 
 
-def _methods_for(scope: str) -> str:
+def methods_for(scope: str) -> str:
     """Name the methods, with those variants of theirs, whose numbers are for a task's new classes or for new tasks."""
     enough = {scope, "everything"}
     said = []
