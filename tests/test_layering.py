@@ -67,10 +67,10 @@ ORDER = {
     "methods": ("batches options", "base", "templates", "probes prompts", "table"),
     "methods.probes": ("estimator", ANY, "per_task zero_shot"),
     "methods.prompts": ("class_weights", "coop", ANY),
-    "reporting": ("results", "configurations", "folds", "summaries", "plots tables", "predicted"),
+    "reporting": ("figures results", "configurations", "folds", "summaries", "plots tables", "mistakes predicted"),
     "runs": (
         "files folders guards image_features matching predictions seen",
-        "evaluate prompts rows",
+        "evaluate mistakes prompts rows",
         "learn load predict",
         "by_name execute reevaluate",
         "estimate reuse sweep",

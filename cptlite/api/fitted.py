@@ -33,7 +33,7 @@ from cptlite.datasets.types import Task
 from cptlite.errors import DataError, UsageError
 from cptlite.runs.image_features import ImageReading, encode_images
 from cptlite.runs.load import FinishedRun, Towers, check_backbone
-from cptlite.runs.reevaluate import score_caches
+from cptlite.runs.reevaluate import predict_caches
 from cptlite.text.encoder import TextEncoder
 
 __all__ = ["FittedClassifier", "tasks_of"]
@@ -81,7 +81,8 @@ class FittedClassifier:
         DataError
             Features of other weights, or a task without test rows.
         """
-        return score_caches(self._fitted, self.config_, caches, self._device)
+        predictions = predict_caches(self._fitted, self.config_, caches, self._device)
+        return {each.task.id: each.scores() for each in predictions}
 
     def class_weights(self) -> np.ndarray:
         """Class weights of a linear classifier; a probe's biases are in ``classifier_.bias``.

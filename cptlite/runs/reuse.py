@@ -16,7 +16,7 @@ from cptlite.runs.by_name import classify_by_name, extend_classifier, name_task
 from cptlite.runs.load import FinishedRun, Towers, read_run
 from cptlite.runs.matching import find_task
 from cptlite.runs.predict import Choice, choose_tasks
-from cptlite.runs.reevaluate import EVAL
+from cptlite.runs.reevaluate import check_outside
 
 __all__ = ["Reusable", "read_reusable"]
 
@@ -79,21 +79,9 @@ class Reusable:
         return extend_classifier(self._need_run(), self._one_task(words), classes)
 
     def check_outside(self, path: Path | None) -> None:
-        """Refuse to write among a run's own files, which its results have the digests of.
-
-        Raises
-        ------
-        UsageError
-            The path lies in the folder, and not in its ``eval``.
-        """
-        folder = self.path.resolve()
-        if self.run is None or path is None or folder not in path.resolve().parents:
-            return
-        if path.resolve().relative_to(folder).parts[0] != EVAL:
-            raise UsageError(
-                f"wanted a path that is not among the run's own files, got {shown(path)}: give one in "
-                f"{shown(self.path / EVAL)}, or in another folder"
-            )
+        """Refuse to write among a run's own files; see `check_outside`."""
+        if self.run is not None:
+            check_outside(self.path, path)
 
     def _one_task(self, words: Sequence[str]) -> str:
         if len(words) == 1 or (not words and len(self.stored.tasks) == 1):
