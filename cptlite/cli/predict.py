@@ -31,6 +31,7 @@ __all__ = ["CheckpointOption", "ClassesOption", "class_names", "predict"]
 
 STDIN, STDOUT = "-", Path("-")
 SHOWN_BAD = 20
+TICK = 64  # images; those of a batch come at once, and would look like a speed if each was shown
 
 RunArgument = Annotated[
     Path,
@@ -112,9 +113,9 @@ def predict(
 ) -> None:
     """Name the likeliest classes of images, by each task of a finished run.
 
-    Images are read as they are needed, whatever their number. A probability is the softmax over a task's classes; one
-    that cannot be read is told and counted, and the others are answered all the same. With --classes a task is asked
-    for other classes, and a run whose method all tasks share for other tasks, without any training.
+    Images are read as they are needed, whatever their number; one that cannot be read is told and counted, and the
+    others are answered all the same. A probability is the softmax over a task's classes. With --classes a task is asked
+    for other classes, and, of a method that all tasks share, a new task for its own, without any training.
     """
     from cptlite.datasets.images import quiet_pillow
     from cptlite.environment import find_device
@@ -171,7 +172,7 @@ def _of_images(
 
     counts = [count_images(word) for word in words if word != STDIN]
     if others := sum(count.others for count in counts):
-        note(f"left out: {others} files that do not end as images do")
+        note(f"left out: {others} {'file' if others == 1 else 'files'} of other kinds than images")
     listed = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)  # a path is any bytes
     paths = chain.from_iterable(filter(str.strip, listed) if word == STDIN else find_images(word) for word in words)
     backbone = found.towers.images(found.stored.backbone)
@@ -228,6 +229,7 @@ def _open_sinks(
 def _hand_on(said: Iterator[ImagePrediction], sinks: list[Sink], tick: Tick, total: int | None) -> tuple[int, int]:
     """Hand each prediction on as it comes; say which images could not be read, and count these and all."""
     count = bad = 0
+    tick(0, total)
     for count, prediction in enumerate(said, start=1):
         if prediction.reason:
             bad += 1
@@ -235,7 +237,8 @@ def _hand_on(said: Iterator[ImagePrediction], sinks: list[Sink], tick: Tick, tot
                 note(f"unreadable: {shown(prediction.image)}: {shown(prediction.reason)}")
         for sink in sinks:
             sink.add(prediction)
-        tick(count, total)
+        if count % TICK == 0:
+            tick(count, total)
     for sink in sinks:
         sink.finish()
     return count, bad

@@ -165,7 +165,7 @@ def test_bad_images_are_told_and_counted_and_the_others_are_answered(run: Path, 
     words = (run, photos, photos / "notes.txt", "-t", "leaves", "--csv", tmp_path / "out.csv")
     done = predict(*words)
     refused(done, 1, "unreadable:", "01.png: not an image", "notes.txt: not an image", "could not read 3 of 25 images")
-    assert "left out: 1 files that do not end as images do" in done.stderr
+    assert "left out: 1 file of other kinds than images" in done.stderr
     assert len({row["image"] for row in rows_of((tmp_path / "out.csv").read_text())}) == 22
     skipped = predict(*words, "--skip-bad", "--json")
     assert skipped.exit_code == 0 and skipped.stderr.count("unreadable:") == 3
