@@ -38,7 +38,7 @@ __all__ = [
 OWN_ROWS = ("shots", "seed")
 """Fields in which runs that train together may differ."""
 
-SAME_NUMBERS = ("device", "text_path", "text_memory", "cuda_graphs")
+SAME_NUMBERS = ("device", "text_path", "text_memory", "cuda_graphs", "linear_backend")
 """Fields that say how a number is reached; they move it by rounding at most."""
 
 MAX_JOINED_NAMES = 3  # of datasets, in the name of their suite
@@ -91,6 +91,9 @@ class RunConfig(Options):
     cuda_graphs: bool = option(True, "Record a step on the GPU and replay it.")
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     precision: str = option("auto", "Of the frozen towers: auto, float32, fp16 or bf16.")
+    linear_backend: str = option(
+        "auto", "Runs frozen linear layers: onednn packs them, on a CPU.", choices=("auto", "onednn", "torch")
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,11 +115,6 @@ class RunConfig(Options):
         return getattr(self.options, "variant", "")
 
     @property
-    def label(self) -> str:
-        """The method with its variant, where it has one."""
-        return "-".join(word for word in (self.method, self.variant) if word)
-
-    @property
     def recipe_name(self) -> str:
         """Name of the recipe; where a method has but one way, that of its paper."""
         return self.recipe.recipe if self.recipe else PAPER
@@ -128,7 +126,7 @@ class RunConfig(Options):
 
     def _check_unseen(self) -> None:
         """Refuse classes and tasks that are not learned from where the method has no weights for them."""
-        label = self.label
+        label = "-".join(word for word in (self.method, self.variant) if word)
         scope = self.entry.scope_of(self.variant)
         if self.classes == "base" and self.held_out_tasks:
             raise UsageError(

@@ -21,10 +21,10 @@ import torch
 import cptlite
 from cptlite.errors import UsageError
 
-__all__ = ["PeakMemory", "describe_environment", "find_device", "measure_peak", "usable_cores"]
+__all__ = ["PeakMemory", "describe_environment", "find_device", "measure_peak", "processor_vendor", "usable_cores"]
 
 PACKAGES = ("torch", "clip-anytorch", "numpy", "h5py", "scikit-learn")
-CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+CLEAR_REFS, STATUS, CPU_INFO = Path("/proc/self/clear_refs"), Path("/proc/self/status"), Path("/proc/cpuinfo")
 RESET_PEAK = "5"  # what clear_refs takes for "set the peak resident size to the present one"
 
 
@@ -161,9 +161,19 @@ def _commit() -> str | None:
     return run.stdout.strip()
 
 
+def processor_vendor() -> str:
+    """Vendor that the processor names itself, such as ``AuthenticAMD``; empty where the system does not say."""
+    return _of_processor("vendor_id") or ""
+
+
 def _processor() -> str:
+    return _of_processor("model name") or platform.processor() or platform.machine()
+
+
+def _of_processor(name: str) -> str | None:
+    """Find what Linux says of the first core."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+        return None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), None)

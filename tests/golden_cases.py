@@ -17,13 +17,14 @@ from started import Started
 from torch import Tensor
 
 from cptlite.backbones import Backbone
+from cptlite.backbones.linear import find_linear_backend, freeze_blocks, runnable_backends
 from cptlite.backbones.weights import build_clip
 from cptlite.datasets.types import Task
 from cptlite.methods.base import Problem, PromptMethod
 from cptlite.methods.options import PromptOptions
 from cptlite.methods.prompts.coop import CoOp
 from cptlite.methods.prompts.softcpt import VARIANTS, SoftCPT, SoftCPTOptions
-from cptlite.text.encoder import TextEncoder
+from cptlite.text.encoder import TEXT_PATHS, TextEncoder
 
 FOLDER = Path(os.environ.get("CPTLITE_GOLDEN_DIR", Path(__file__).parent / "golden"))
 TAG = os.environ.get("CPTLITE_GOLDEN_TAG", "dev")
@@ -43,8 +44,8 @@ def description(part: str) -> dict[str, Any]:
 
 
 @cache
-def golden_backbone() -> Backbone:
-    """The small CLIP the recordings were made with, float32.
+def golden_backbone(linear_backend: str = "auto") -> Backbone:
+    """The small CLIP the recordings were made with, float32, its linear layers run by one of the backends.
 
     Tokens that no recording uses are zeros there, so that other words would all be one: here they get vectors too.
     """
@@ -54,12 +55,21 @@ def golden_backbone() -> Backbone:
     drawn = tokens[used[:, 0]].std() * torch.randn(tokens.shape, generator=torch.Generator().manual_seed(0))
     state["token_embedding.weight"] = tokens.where(used, drawn)
     model = build_clip(state, "golden").requires_grad_(False).eval()
-    return Backbone(name="golden", weights_sha256="", precision="float32", model=model)
+    linear = find_linear_backend(linear_backend, torch.device("cpu"), torch.float32)
+    freeze_blocks(model, linear)
+    return Backbone(name="golden", weights_sha256="", precision="float32", linear_backend=linear, model=model)
 
 
-def text_encoder(path: str) -> TextEncoder:
-    """The recordings' text encoder through one of the text paths."""
-    backbone = golden_backbone()
+EVERY_WAY = [
+    f"{path} by {backend}" for path in TEXT_PATHS for backend in runnable_backends(torch.device("cpu"), torch.float32)
+]
+"""Both text paths by every linear backend that is here: the rule picks one of these."""
+
+
+def text_encoder(way: str) -> TextEncoder:
+    """The recordings' text encoder through one of the text paths, or one of `EVERY_WAY`."""
+    path, _, linear_backend = way.partition(" by ")
+    backbone = golden_backbone(linear_backend or "auto")
     return TextEncoder(backbone.text_tower, backbone.tokenizer, path)
 
 

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 
 import cptlite
 from cptlite import FewShotClassifier, load_classifier, open_cache, open_caches
+from cptlite.api.few_shot import SETTLED
 from cptlite.backbones import Backbone, load_backbone
 from cptlite.cache import FeatureCache
 from cptlite.classifiers import JoinedClassifier
@@ -154,7 +155,7 @@ def test_the_same_bytes_as_the_command_line(
     assert (model.num_parameters_, model.choices_) == (results["parameters"], results["choices"])
     config = json.loads((folder / "config.json").read_text())["config"]
     ours = model.config_.to_json()
-    assert {name for name in config if config[name] != ours[name]} <= {"suite", "datasets", "device", "precision"}
+    assert {name for name in config if config[name] != ours[name]} <= set(SETTLED)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -39,7 +39,7 @@ ORDER = {
     "api": ("fitted", "few_shot"),
     "backbones": (
         "architectures clip pickles",
-        "archives configs layouts names patches tokenizer weights",
+        "archives configs layouts linear names patches tokenizer weights",
         "checkpoints",
         "backbone",
         "images",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from golden_cases import (
+    EVERY_WAY,
     FOLDER,
     build_case,
     by_our_names,
@@ -31,7 +32,6 @@ from cptlite.methods.prompts.coop import CoOp
 from cptlite.methods.prompts.kgcoop import KgCoOp, KgCoOpOptions
 from cptlite.methods.prompts.plot import Plot, PlotOptions
 from cptlite.methods.prompts.prograd import ProGrad, ProGradOptions, project
-from cptlite.text.encoder import TEXT_PATHS
 from cptlite.training.recipe import Recipe
 
 STEPS = 10
@@ -78,7 +78,7 @@ def check_gradients(started: Started, gradients: dict[str, torch.Tensor], case: 
         assert (gradient - wanted).norm() <= 1e-3 * wanted.norm(), name
 
 
-@pytest.mark.parametrize("path", TEXT_PATHS)
+@pytest.mark.parametrize("path", EVERY_WAY)
 @pytest.mark.parametrize("name", description("cases")["cases"])
 def test_multi_task_case(name: str, path: str) -> None:
     started = build_case(name, path)
@@ -109,7 +109,7 @@ def single_case(name: str, path: str) -> tuple[Started, torch.Tensor]:
     return start_from(method, recording("single"), f"{name}/init/", case["params"]), torch.from_numpy(labels).long()
 
 
-@pytest.mark.parametrize("path", TEXT_PATHS)
+@pytest.mark.parametrize("path", EVERY_WAY)
 @pytest.mark.parametrize("name", SINGLE)
 def test_single_task_case(name: str, path: str) -> None:
     started, labels = single_case(name, path)
@@ -153,7 +153,7 @@ def plot_case(path: str) -> tuple[Started, dict[str, np.ndarray], torch.Tensor, 
     return started, case, local, torch.from_numpy(arrays["labels"])
 
 
-@pytest.mark.parametrize("path", TEXT_PATHS)
+@pytest.mark.parametrize("path", EVERY_WAY)
 def test_plot(path: str) -> None:
     check_steps(*plot_case(path))
 
@@ -161,7 +161,7 @@ def test_plot(path: str) -> None:
 def test_zero_shot_text_features() -> None:
     facts = description("single")
     texts = [facts["template"].format(name.replace("_", " ")) for name in facts["classes"]]
-    for path in TEXT_PATHS:
+    for path in EVERY_WAY:
         assert_close(
             single_task_problem(path).text.encode_texts(texts),
             recording("single")["zeroshot_text_features"],

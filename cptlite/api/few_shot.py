@@ -23,7 +23,7 @@ from cptlite.runs.load import read_run
 
 __all__ = ["FewShotClassifier", "load_run"]
 
-SETTLED = ("suite", "datasets", "device", "precision")
+SETTLED = ("suite", "datasets", "device", "precision", "linear_backend")
 """Fields of a configuration that lie in backbone and caches, and are no options."""
 
 
@@ -39,7 +39,7 @@ class FewShotClassifier(FittedClassifier, BaseEstimator):
     method : str
         As ``--method``: ``"softcpt"``, ``"linear-probe"``, ...
     backbone : Backbone, optional
-        The one that made the features; its device and precision are used. Only `fit` needs it.
+        The one that made the features; its device, precision and linear backend are used. Only `fit` needs it.
     **options
         What ``cptlite train --method NAME --help`` lists, such as ``shots=16, seed=1, epochs=50, strength=4.0``; the
         others take the method's defaults.
@@ -165,6 +165,7 @@ class FewShotClassifier(FittedClassifier, BaseEstimator):
             "suite": "python",
             "device": str(backbone.device),
             "precision": backbone.precision,
+            "linear_backend": backbone.linear_backend,
         }
         return resolve_config({**self.options, **settled, "method": self.method})
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cptlite.backbones.architectures import PIXEL_MEAN, PIXEL_STD
 from cptlite.backbones.checkpoints import find_state_dict
 from cptlite.backbones.clip import CLIP, ResidualAttentionBlock
+from cptlite.backbones.linear import FrozenBlock, find_linear_backend, freeze_blocks
 from cptlite.backbones.names import backbone_slug
 from cptlite.backbones.patches import count_patches, encode_with_patches
 from cptlite.backbones.tokenizer import Tokenizer
@@ -24,10 +25,10 @@ from cptlite.backbones.weights import build_clip, weights_sha256
 from cptlite.environment import find_device
 from cptlite.errors import UsageError
 
-__all__ = ["PRECISIONS", "Backbone", "TextTower", "load_backbone"]
+__all__ = ["PRECISIONS", "Backbone", "TextTower", "load_backbone", "load_image_tower"]
 
 PRECISIONS = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-TEXT_PARTS = ("transformer", "token_embedding", "positional_embedding", "ln_final")  # of the text tower alone
+TEXT_PARTS = ("token_embedding", "positional_embedding", "ln_final")  # of the text tower alone, beside its blocks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,6 +46,8 @@ class TextTower:
     projection : Tensor of shape (W, D)
     logit_scale : float
         The *log* of the factor on the cosine similarities.
+    linear_backend : str
+        What runs the linear layers: ``onednn`` or ``torch``.
     """
 
     token_embedding: Tensor
@@ -53,9 +56,10 @@ class TextTower:
     final_norm: nn.Module
     projection: Tensor
     logit_scale: float
+    linear_backend: str = "torch"
 
     @cached_property
-    def blocks(self) -> tuple[ResidualAttentionBlock, ...]:
+    def blocks(self) -> tuple[ResidualAttentionBlock | FrozenBlock, ...]:
         """The transformer's residual attention blocks, in order."""
         resblocks = self.transformer.resblocks
         assert isinstance(resblocks, nn.Sequential)
@@ -94,6 +98,8 @@ class Backbone:
         Hex digest of the weights as float32, by sorted key: equal for the same weights in any file format.
     precision : str
         One of `PRECISIONS`; what the towers compute in.
+    linear_backend : str
+        What runs the linear layers of its transformers: ``onednn`` or ``torch``.
     model : nn.Module
         ``clip.model.CLIP``, in evaluation mode, without gradients.
     """
@@ -101,6 +107,7 @@ class Backbone:
     name: str
     weights_sha256: str
     precision: str
+    linear_backend: str = "torch"
     model: CLIP = field(repr=False)
 
     @property
@@ -143,7 +150,7 @@ class Backbone:
     def text_tower(self) -> TextTower:
         """The frozen text encoder."""
         model = self.model
-        assert hasattr(model, TEXT_PARTS[0]), "this backbone was loaded with images_only"
+        assert hasattr(model, TEXT_PARTS[0]), "this backbone was loaded without its text tower"
         return TextTower(
             token_embedding=model.token_embedding.weight,
             positional_embedding=model.positional_embedding,
@@ -151,6 +158,7 @@ class Backbone:
             final_norm=model.ln_final,
             projection=model.text_projection,
             logit_scale=float(model.logit_scale),
+            linear_backend=self.linear_backend,
         )
 
     @torch.inference_mode()
@@ -181,7 +189,9 @@ class Backbone:
         return pooled.float(), patches.float()
 
 
-def load_backbone(name: str, *, device: str = "auto", precision: str = "auto", images_only: bool = False) -> Backbone:
+def load_backbone(
+    name: str, *, device: str = "auto", precision: str = "auto", linear_backend: str = "auto"
+) -> Backbone:
     """Load a frozen CLIP.
 
     Parameters
@@ -193,9 +203,8 @@ def load_backbone(name: str, *, device: str = "auto", precision: str = "auto", i
         ``auto`` takes the GPU where there is one.
     precision : str
         ``auto``, or one of `PRECISIONS`. Auto is float32 on the CPU, bf16 on a GPU.
-    images_only : bool
-        Let go of the text tower as soon as all weights are digested: it takes no memory, and `Backbone.text_tower` is
-        an error.
+    linear_backend : str
+        ``auto``, ``onednn`` (frozen weights packed for the CPU) or ``torch`` (``F.linear``); see `find_linear_backend`.
 
     Returns
     -------
@@ -204,19 +213,36 @@ def load_backbone(name: str, *, device: str = "auto", precision: str = "auto", i
     Raises
     ------
     UsageError
-        Unknown name, device or precision.
+        Unknown name, device, precision or linear backend.
     DataError
         The weights are missing, cannot be downloaded, are not a CLIP of OpenAI's form, or not finite.
     """
+    return _load(name, device, precision, linear_backend, text=True)
+
+
+def load_image_tower(
+    name: str, *, device: str = "auto", precision: str = "auto", linear_backend: str = "auto"
+) -> Backbone:
+    """Load a frozen CLIP as `load_backbone` does, but let go of its text tower as soon as all weights are digested.
+
+    It takes no memory then, and `Backbone.text_tower` is an error.
+    """
+    return _load(name, device, precision, linear_backend, text=False)
+
+
+def _load(name: str, device: str, precision: str, linear_backend: str, *, text: bool) -> Backbone:
     place = find_device(device)
     kind = _resolve_precision(precision, place)
+    linear = find_linear_backend(linear_backend, place, PRECISIONS[kind])
     model = build_clip(find_state_dict(name), name)
     weights = weights_sha256(model)
-    if images_only:
+    if not text:
+        model.transformer.resblocks = nn.Sequential()
         for part in TEXT_PARTS:
             delattr(model, part)
     model = _set_precision(model.requires_grad_(False).eval().to(place), PRECISIONS[kind])
-    return Backbone(name=name, weights_sha256=weights, precision=kind, model=model)
+    freeze_blocks(model, linear)
+    return Backbone(name=name, weights_sha256=weights, precision=kind, linear_backend=linear, model=model)
 
 
 def _resolve_precision(precision: str, device: torch.device) -> str:

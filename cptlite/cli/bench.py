@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cptlite.cli.console import note, print_table, show_configuration
-from cptlite.cli.options import HOW, WHAT, BackboneOption, DeviceOption, PrecisionOption
+from cptlite.cli.options import HOW, WHAT, BackboneOption, DeviceOption, LinearBackendOption, PrecisionOption
 from cptlite.datasets.text_files import read_json, shown
 from cptlite.errors import DataError
 from cptlite.files import write_alone
@@ -45,6 +45,7 @@ def bench(
     backbone: BackboneOption = "random:ViT-B/32",
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
+    linear_backend: LinearBackendOption = "auto",
     repeats: Annotated[
         int,
         typer.Option("--repeats", help="Timed repeats of a figure at most; median counts.", rich_help_panel=HOW),
@@ -61,6 +62,10 @@ def bench(
         int,
         typer.Option("--epochs", help="Time whole trainings of so many epochs, not steps.", rich_help_panel=HOW),
     ] = 0,
+    recipe: Annotated[
+        str,
+        typer.Option("--recipe", help="Of train: paper, or full, of which the whole is timed.", rich_help_panel=HOW),
+    ] = "paper",
     class_fraction: Annotated[
         float,
         typer.Option("--class-fraction", help="Time a text step on such a share of classes too.", rich_help_panel=HOW),
@@ -88,12 +93,14 @@ def bench(
         backbone=backbone,
         device=device,
         precision=precision,
+        linear_backend=linear_backend,
         repeats=repeats,
         seconds=seconds,
         shots=shots,
         runs=runs,
         epochs=epochs,
         images=images,
+        recipe=recipe,
         class_fraction=class_fraction,
     )
     told = {"stages": plan.stages or "all", "suites": plan.suites, "class names": classes or "made up"}

@@ -18,6 +18,7 @@ from cptlite.cli.options import (
     DatasetOption,
     DeviceOption,
     JsonOption,
+    LinearBackendOption,
     PrecisionOption,
     RootOption,
 )
@@ -64,6 +65,7 @@ def cache(
     ] = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
+    linear_backend: LinearBackendOption = "auto",
     batch_size: Annotated[
         int, typer.Option("--batch-size", help="Images per batch of the encoder.", rich_help_panel=HOW)
     ] = 64,
@@ -120,15 +122,14 @@ def cache(
     from cptlite.cache.format import cache_path
     from cptlite.datasets.checks import refuse_warnings
 
-    encoder = load_backbone(backbone, device=device, precision=precision)
+    encoder = load_backbone(backbone, device=device, precision=precision, linear_backend=linear_backend)
     show_configuration(
         "cache",
         {
             "datasets": [each.name for each in found],
             "backbone": encoder.name,
             "weights": encoder.weights_sha256[:12],
-            "device": encoder.device,
-            "precision": encoder.precision,
+            **{name: getattr(encoder, name) for name in ("device", "precision", "linear_backend")},
             "cache_dir": cache_dir,
             **{f"views.{name}": value for name, value in asdict(wanted_views).items()},
             "dtype": dtype,

@@ -15,6 +15,7 @@ __all__ = [
     "DatasetOption",
     "DeviceOption",
     "JsonOption",
+    "LinearBackendOption",
     "PrecisionOption",
     "RootOption",
 ]
@@ -56,5 +57,13 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or 
 PrecisionOption = Annotated[
     str,
     typer.Option("--precision", help="Of the frozen towers: auto, float32, fp16 or bf16.", rich_help_panel=HOW),
+]
+LinearBackendOption = Annotated[
+    str,
+    typer.Option(
+        "--linear-backend",
+        help="Runs frozen linear layers: auto, onednn (packs them, on a CPU) or torch.",
+        rich_help_panel=HOW,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.", rich_help_panel=HOW)]

@@ -104,7 +104,8 @@ def train(
     grid = {name: settings.pop(name, None) or [getattr(RunConfig, name)] for name in REPEATED}
     with CacheFolder(cache_dir) as cached:
         base = _configure(dataset or [], backbone, cached, suite, {"method": method, **settings})
-        loaded = load_backbone(base.backbone, device=base.device, precision=base.precision)
+        how = {"device": base.device, "precision": base.precision, "linear_backend": base.linear_backend}
+        loaded = load_backbone(base.backbone, **how)
         caches = cached.open(loaded, base.datasets)
         pairs = list(dict.fromkeys(product(grid["shots"], grid["seed"])))
         groups = [
@@ -113,7 +114,7 @@ def train(
         ]
         folders = [run_folder(out, config) for config in chain(*groups)]
         finished = not force and all((folder / "results.json").exists() for folder in folders)
-        resolved = {"device": loaded.device, "precision": loaded.precision, "cache_dir": cache_dir, **grid}
+        resolved = {name: getattr(loaded, name) for name in how} | {"cache_dir": cache_dir, **grid}
         show_configuration("train", base.to_json() | resolved | {"run": folders})
         if strict or not finished:
             _warn(caches, groups, strict)

@@ -55,7 +55,8 @@ def name_task(run: FinishedRun, word: str, names: Sequence[str]) -> Task:
         raise UsageError("wanted a task and names of its classes, got none or an empty one: give --task and --classes")
     if twice := same_names(names):
         raise UsageError(f"wanted each class once, got {twice[0]!r} again: leave it out")
-    known, label = find_task(run.stored.tasks, word), run.config.label
+    known = find_task(run.stored.tasks, word)
+    label = "-".join(filter(None, (run.config.method, run.config.variant)))
     scope = _scope(run.config, len(run.stored.tasks))
     if scope == "class":
         of_it = f"{known.id!r} has ({', '.join(known.class_names)})" if known else f"a task has ({_listed(run)})"

@@ -176,7 +176,7 @@ def _begin(config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache]
         train = val = no_rows(backbone.embed_dim, device)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-        environment = describe_environment(device)
+        environment = describe_environment(device) | {"linear_backend": backbone.linear_backend}
         write_json(folder / CONFIG, {**_identity(config, caches), "environment": environment})
     return Run(config=config, train=train, val=val, folder=folder, load_seconds=time.monotonic() - started)
 

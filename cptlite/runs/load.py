@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cptlite.backbones import Backbone, check_user_named, load_backbone
+from cptlite.backbones import Backbone, check_user_named, load_backbone, load_image_tower
 from cptlite.classifiers import BackboneFacts, StoredClassifier, load_classifier
 from cptlite.config import RunConfig, resolve_config
 from cptlite.datasets.text_files import shown
@@ -36,6 +37,8 @@ class Towers:
     text_path : str
     text_memory : float
         As of `TextEncoder`.
+    linear_backend : str
+        Of the towers, on a CPU.
     """
 
     source: Path | str
@@ -44,13 +47,15 @@ class Towers:
     precision: str | None = None
     text_path: str = "fused"
     text_memory: float = TEXT_MEMORY
+    linear_backend: str = "auto"
     _whole: Backbone | None = field(default=None, init=False, repr=False)
     _images: Backbone | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def of(cls, config: RunConfig, source: Path | str, **settings: Any) -> Towers:
         """Towers that encode as a run did."""
-        return cls(source=source, text_path=config.text_path, text_memory=config.text_memory, **settings)
+        settings |= {name: getattr(config, name) for name in ("text_path", "text_memory", "linear_backend")}
+        return cls(source=source, **settings)
 
     def text(self, facts: BackboneFacts) -> TextEncoder:
         """Text encoder of the backbone that a classifier was learned with.
@@ -62,19 +67,20 @@ class Towers:
         DataError
             Its weights are not there, or it is not the one that there was.
         """
-        self._whole = self._whole or self._load(facts)
+        self._whole = self._whole or self._load(load_backbone, facts)
         return TextEncoder(self._whole.text_tower, self._whole.tokenizer, self.text_path, memory=self.text_memory)
 
     def images(self, facts: BackboneFacts) -> Backbone:
         """Backbone for images; without a text tower, unless prompts were encoded before. Errors are those of `text`."""
-        self._images = self._whole or self._images or self._load(facts, images_only=True)
+        self._images = self._whole or self._images or self._load(load_image_tower, facts)
         return self._images
 
-    def _load(self, facts: BackboneFacts, **settings: bool) -> Backbone:
+    def _load(self, load: Callable[..., Backbone], facts: BackboneFacts) -> Backbone:
         if self.given is None:
             check_user_named(facts.name, self.given, self.source)
-        precision = self.precision or facts.precision
-        backbone = load_backbone(self.given or facts.name, device=str(self.device), precision=precision, **settings)
+        linear = self.linear_backend if torch.device(self.device).type == "cpu" else "auto"
+        how = {"precision": self.precision or facts.precision, "linear_backend": linear}
+        backbone = load(self.given or facts.name, device=str(self.device), **how)
         check_backbone(backbone, facts)
         return backbone
 

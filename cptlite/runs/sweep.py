@@ -108,7 +108,8 @@ def _run_group(
     before = torch.get_num_threads()  # with one job this is the caller's own process
     torch.set_num_threads(threads)
     try:
-        backbone = _shared_backbone(configs[0].backbone, configs[0].device, configs[0].precision)
+        first = configs[0]
+        backbone = _shared_backbone(first.backbone, first.device, first.precision, first.linear_backend)
         with CacheFolder(cache_dir, backbone.slug) as folder:
             caches = folder.open(backbone, configs[0].datasets)
             return execute_runs(configs, backbone, caches, out=out, force=force, lock=lock)
@@ -117,6 +118,6 @@ def _run_group(
 
 
 @cache
-def _shared_backbone(name: str, device: str, precision: str) -> Backbone:
+def _shared_backbone(name: str, device: str, precision: str, linear_backend: str) -> Backbone:
     """One backbone a worker process: loading takes as long as a small run."""
-    return load_backbone(name, device=device, precision=precision)
+    return load_backbone(name, device=device, precision=precision, linear_backend=linear_backend)

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from cptlite.backbones import TextTower
+from cptlite.backbones.linear import attend
 from cptlite.text.layers import freeze_layers, mlp, norm
 from cptlite.text.layout import PromptLayout
 from cptlite.text.plan import TextPlan, plan_rows
@@ -44,21 +44,18 @@ def prepare_fused(tower: TextTower, layout: PromptLayout) -> Callable[[Tensor], 
     def encode(contexts: Tensor) -> Tensor:
         x = constant.index_add(0, context_rows, contexts.to(tower.dtype)[context_slots])  # (U, W)
         for layer in layers[:-1]:
-            qkv = F.linear(norm(x, layer.attn_norm), *layer.qkv)  # (U, 3W)
+            qkv = layer.qkv(norm(x, layer.attn_norm))  # (U, 3W)
             q, k, v = _Scatter.apply(qkv, plan).chunk(3, dim=-1)  # (N * M, W) each
             mixed = _Gather.apply(_attend(q, k, v, plan.attn_mask, layer.num_heads), plan)  # (U, W)
-            x = x + F.linear(mixed, *layer.out)
+            x = x + layer.out(mixed)
             x = x + mlp(x, layer)
         # Of the last layer only EOS rows are read, so only they ask, from their canonical cells.
         layer, eos_cells = layers[-1], plan.canonical_cells[plan.eos_rows]
-        (qkv_weight, qkv_bias), width = layer.qkv, x.shape[1]
         normed = norm(x, layer.attn_norm)  # (U, W)
-        kv = F.linear(normed, qkv_weight[width:], qkv_bias[width:])  # (U, 2W)
-        k, v = _Scatter.apply(kv, plan).chunk(2, dim=-1)  # (N * M, W) each
-        eos_q = F.linear(normed[plan.eos_rows], qkv_weight[:width], qkv_bias[:width])  # (E, W)
-        q = torch.zeros_like(k).index_copy(0, eos_cells, eos_q)  # (N * M, W)
+        k, v = _Scatter.apply(layer.kv(normed), plan).chunk(2, dim=-1)  # (N * M, W) each
+        q = torch.zeros_like(k).index_copy(0, eos_cells, layer.q(normed[plan.eos_rows]))  # (N * M, W)
         mixed = _attend(q, k, v, plan.attn_mask, layer.num_heads)[eos_cells]  # (E, W)
-        x = x[plan.eos_rows] + F.linear(mixed, *layer.out)
+        x = x[plan.eos_rows] + layer.out(mixed)
         x = x + mlp(x, layer)
         return (tower.final_norm(x) @ tower.projection).float()[plan.eos_of_prompt]  # (P, D)
 
@@ -71,7 +68,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor, num_heads: int) 
         part.unflatten(0, attn_mask.shape[:2]).unflatten(-1, (num_heads, -1)).transpose(1, 2)  # (N, H, M, W / H)
         for part in (q, k, v)
     )
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask[:, None])
+    mixed = attend(q, k, v, attn_mask[:, None])
     return mixed.transpose(1, 2).flatten(0, 1).flatten(1)  # (N * M, W)
 
 

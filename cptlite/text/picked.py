@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cptlite.backbones import TextTower
+from cptlite.backbones.linear import attend
 from cptlite.text.layers import freeze_layers, mlp, norm
 from cptlite.text.layout import PromptLayout
 
@@ -62,19 +62,19 @@ def prepare_picked(tower: TextTower, layout: PromptLayout) -> PickedEncode:
         x = torch.cat([prefixes.flatten(0, 1), *suffixes])  # (U, W)
         causal = [_see_all_before(before, width, x.device) for _, width in groups]
         for layer in layers[:-1]:
-            qkv = F.linear(norm(x, layer.attn_norm), *layer.qkv)  # (U, 3W)
-            x = x + F.linear(_attend(qkv, before, owners, groups, causal, layer.num_heads), *layer.out)
+            qkv = layer.qkv(norm(x, layer.attn_norm))  # (U, 3W)
+            x = x + layer.out(_attend(qkv, before, owners, groups, causal, layer.num_heads))
             x = x + mlp(x, layer)
         # Of the last layer only EOS rows are read, so only they ask.
-        layer, width = layers[-1], x.shape[1]
-        (qkv_weight, qkv_bias), normed = layer.qkv, norm(x, layer.attn_norm)
-        kv = F.linear(normed, qkv_weight[width:], qkv_bias[width:])  # (U, 2W)
+        layer = layers[-1]
+        normed = norm(x, layer.attn_norm)
+        kv = layer.kv(normed)  # (U, 2W)
         eos_rows, seen = _find_ends(ends, split, len(contexts) * before, before)  # (Q,), (n, 1, 1, F + s) each
-        q = F.linear(normed.index_select(0, eos_rows), qkv_weight[:width], qkv_bias[:width])[:, None]  # (Q, 1, W)
+        q = layer.q(normed.index_select(0, eos_rows))[:, None]  # (Q, 1, W)
         keys_values = _keys_values(kv, len(contexts) * before, before, owners, groups)
         asked = zip(q.split(counts), keys_values, seen, strict=True)
         mixed = torch.cat([_mix(q, kv, mask, layer.num_heads) for q, kv, mask in asked])  # (Q, W)
-        x = x.index_select(0, eos_rows) + F.linear(mixed, *layer.out)
+        x = x.index_select(0, eos_rows) + layer.out(mixed)
         x = x + mlp(x, layer)
         return (tower.final_norm(x) @ tower.projection).float()  # (Q, D)
 
@@ -136,5 +136,5 @@ def _mix(q: Tensor, kv: Tensor, mask: Tensor | None, num_heads: int) -> Tensor:
         part.unflatten(-1, (num_heads, -1)).transpose(1, 2)  # (n, H, a or b, W / H)
         for part in (q, *kv.chunk(2, dim=-1))
     )
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+    mixed = attend(q, k, v, mask, is_causal=mask is None)
     return mixed.transpose(1, 2).flatten(0, 1).flatten(1)

@@ -16,6 +16,7 @@ from cptlite.timing.probe import bench_probe
 from cptlite.timing.sizes import suite_names
 from cptlite.timing.text import bench_text
 from cptlite.timing.train import TrainSizes, bench_train
+from cptlite.training.recipe import FULL, PAPER
 
 __all__ = ["STAGES", "BenchPlan", "run_bench"]
 
@@ -35,7 +36,7 @@ class BenchPlan:
         Sizes to time text, training and probes at.
     classes : mapping of str to sequence of str, optional
         Real class names by task, for the suites whose tasks are all among them; the others get made-up ones.
-    backbone, device, precision : str
+    backbone, device, precision, linear_backend : str
         As `load_backbone` takes them.
     repeats : int
         Timed repeats of each figure, at most.
@@ -46,7 +47,9 @@ class BenchPlan:
     runs : int
         How many runs train together.
     epochs : int
-        Time whole trainings of so many epochs; 0 times steps.
+        Time whole trainings of so many epochs; 0 times steps, but of the full recipe a whole training.
+    recipe : str
+        Of the training: ``paper`` or ``full``.
     images : int
         JPEG files of the caching pass.
     class_fraction : float
@@ -59,11 +62,13 @@ class BenchPlan:
     backbone: str = "random:ViT-B/32"
     device: str = "auto"
     precision: str = "auto"
+    linear_backend: str = "auto"
     repeats: int = 5
     seconds: float = 15.0
     shots: int = 16
     runs: int = 3
     epochs: int = 0
+    recipe: str = PAPER
     images: int = 128
     class_fraction: float = 1.0
 
@@ -78,6 +83,8 @@ class BenchPlan:
             raise UsageError(f"class-fraction must be above 0 and at most 1, got {self.class_fraction}")
         if self.epochs < 0:
             raise UsageError(f"epochs must be 0 (time steps) or more (time whole trainings), got {self.epochs}")
+        if self.recipe not in (PAPER, FULL):
+            raise UsageError(f"cannot time recipe {self.recipe!r}: give {PAPER} or {FULL}")
 
 
 def run_bench(plan: BenchPlan, tell: Callable[[str], None] | None = None) -> dict[str, Any]:
@@ -97,14 +104,16 @@ def run_bench(plan: BenchPlan, tell: Callable[[str], None] | None = None) -> dic
     """
     tell = tell or (lambda words: None)
     tell(f"loading {plan.backbone}")
-    backbone = load_backbone(plan.backbone, device=plan.device, precision=plan.precision)
+    how = {"device": plan.device, "precision": plan.precision}
+    backbone = load_backbone(plan.backbone, linear_backend=plan.linear_backend, **how)
+    usual = load_backbone(plan.backbone, linear_backend="torch", **how)  # what the originals' users run
     suites = {suite: suite_names(suite, backbone.tokenizer, plan.classes) for suite in plan.suites}
     patience = Patience(repeats=plan.repeats, seconds=plan.seconds)
-    sizes = TrainSizes(shots=plan.shots, runs=plan.runs, epochs=plan.epochs)
+    sizes = TrainSizes(shots=plan.shots, runs=plan.runs, epochs=plan.epochs, recipe=plan.recipe)
     clock = _matmul_clock(backbone)
     stages: dict[str, Callable[[Callable[[str], None]], Any]] = {
-        "text": lambda tell: bench_text(backbone, suites, clock, patience, tell, plan.class_fraction),
-        "train": lambda tell: bench_train(backbone, suites, sizes, patience, tell),
+        "text": lambda tell: bench_text(backbone, usual, suites, clock, patience, tell, plan.class_fraction),
+        "train": lambda tell: bench_train(backbone, usual, suites, sizes, patience, tell),
         "cache": lambda tell: bench_cache(backbone, plan.images, patience, tell),
         "probe": lambda tell: bench_probe(backbone, suites, plan.shots, patience, tell),
     }
@@ -117,6 +126,7 @@ def run_bench(plan: BenchPlan, tell: Callable[[str], None] | None = None) -> dic
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "backbone": backbone.name,
         "precision": backbone.precision,
+        "linear_backend": backbone.linear_backend,
         "class_names": "given" if plan.classes is not None else "made up",
         "matmul_gflops": clock.rate / 1e9,
         **figures,

@@ -24,6 +24,7 @@ Tell = Callable[[str], None]
 
 def bench_text(
     backbone: Backbone,
+    usual: Backbone,
     suites: Mapping[str, Mapping[str, Sequence[str]]],
     clock: MatmulClock,
     patience: Patience,
@@ -35,6 +36,8 @@ def bench_text(
     Parameters
     ----------
     backbone : Backbone
+    usual : Backbone
+        The same with PyTorch's own linear layers: of the original's way, and the trimmed one.
     suites : mapping of str to mapping of str to sequence of str
         Class names by task, by suite.
     clock : MatmulClock
@@ -53,7 +56,7 @@ def bench_text(
         ``max_rel_diff`` (from the original; of ``subsampled`` from ``fused`` on the same classes) and ``repeats``.
     """
     for suite, tasks in suites.items():
-        ways = prepare_ways(backbone, tasks, class_fraction)
+        ways = prepare_ways(backbone, usual, tasks, class_fraction)
         bench = _prepare_bench(backbone, len(tasks), sum(map(len, tasks.values())), clock, patience)
         _measure(bench, ways, lambda words, suite=suite: tell(f"{suite}, {words}"))  # type: ignore[misc]
         for way in ways:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,7 +31,7 @@ from cptlite.timing.clock import Patience, median_seconds
 from cptlite.timing.pictures import draw_photos
 from cptlite.timing.tasks import make_problem, make_rows
 from cptlite.training.loop import train
-from cptlite.training.recipe import Recipe
+from cptlite.training.recipe import PAPER, RECIPES, Recipe
 from cptlite.training.state import TrainingState
 
 __all__ = ["TrainSizes", "bench_train"]
@@ -52,16 +52,30 @@ class TrainSizes:
         R of ``together``; 1 leaves that way out.
     epochs : int
         Time whole trainings of so many epochs from the cache, and of steps the text path alone; 0 times steps of every
-        way.
+        way, but of the full recipe a whole training.
+    recipe : str
+        ``paper`` or ``full``.
     """
 
     shots: int = 16
     runs: int = 3
     epochs: int = 0
+    recipe: str = PAPER
+
+    def new_recipe(self) -> Recipe:
+        """Numbers of the recipe, with its epochs."""
+        recipe = Recipe(**{"recipe": self.recipe, **RECIPES[self.recipe]})
+        return replace(recipe, epochs=self.epochs or recipe.epochs_at(self.shots), epochs_per_shot=0)
+
+    @property
+    def whole(self) -> bool:
+        """Whether whole trainings are timed."""
+        return self.epochs > 0 or self.recipe != PAPER
 
 
 def bench_train(
     backbone: Backbone,
+    usual: Backbone,
     suites: Mapping[str, Names],
     sizes: TrainSizes,
     patience: Patience,
@@ -72,6 +86,8 @@ def bench_train(
     Parameters
     ----------
     backbone : Backbone
+    usual : Backbone
+        The same with PyTorch's own linear layers: of ``original``.
     suites : mapping of str to mapping of str to sequence of str
         Class names by task, by suite.
     sizes : TrainSizes
@@ -96,10 +112,12 @@ def bench_train(
                 seconds[way] = (runs, *_time_cached(backbone, method, sizes, patience))
         tell(f"{suite}, text alone")
         text_s = _time_text(_new_method(backbone, names, "fused"), backbone, patience)
-        for way, path in {"images": "fused", "original": "plain"}.items() if not sizes.epochs else ():
-            tell(f"{suite}, {way}")
-            seconds[way] = (1, _time_images(backbone, _new_method(backbone, names, path), patience), 1)
-        steps = max(1, sum(map(len, names.values())) * sizes.shots // Recipe.batch_size)
+        for way, (path, tower) in {"images": ("fused", backbone), "original": ("plain", usual)}.items():
+            if not sizes.whole:
+                tell(f"{suite}, {way}")
+                seconds[way] = (1, _time_images(tower, _new_method(tower, names, path), patience), 1)
+        count = sum(map(len, names.values())) * sizes.shots
+        steps = max(1, count // sizes.new_recipe().batch_of(count))
         for way, (runs, step_s, timed) in seconds.items():
             yield {
                 "suite": suite,
@@ -129,17 +147,16 @@ def _time_cached(backbone: Backbone, method: SoftCPT, sizes: TrainSizes, patienc
     on_gpu = backbone.device.type == "cuda"
     num_classes = len(method.problem.class_names)
     rows = make_rows(backbone, num_classes, sizes.shots, seed=1)
-    if not sizes.epochs and not on_gpu:  # one step an epoch
+    if not sizes.whole and not on_gpu:  # one step an epoch
         rows = FewShotRows(features=rows.features[: Recipe.batch_size], labels=rows.labels[: Recipe.batch_size])
-    count = len(rows.labels)
-    steps = count // min(Recipe.batch_size, count)
-    epochs = sizes.epochs or (-(-STEPS_ON_GPU // steps) if on_gpu else 1)
+    recipe, count = sizes.new_recipe(), len(rows.labels)
+    steps = count // recipe.batch_of(count)
+    epochs = recipe.epochs if sizes.whole else -(-STEPS_ON_GPU // steps) if on_gpu else 1
 
     def run(epochs: int) -> None:
         starts = [method.start(torch.Generator().manual_seed(seed)) for seed in range(method.runs)]
-        recipe = Recipe(epochs=epochs)
-        sizes = method.problem.task_sizes
-        train(method, [TrainingState(start, rows, recipe, seed=0, task_sizes=sizes) for start in starts])
+        how: dict[str, Any] = {"seed": 0, "task_sizes": method.problem.task_sizes}
+        train(method, [TrainingState(start, rows, replace(recipe, epochs=epochs), **how) for start in starts])
 
     run(1)  # warm-up
     seconds = median_seconds(lambda: run(epochs), backbone.device, patience, warm_up=False)

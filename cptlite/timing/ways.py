@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -133,9 +134,14 @@ class _SomeClasses(Way):
         return classes[None]
 
 
-def prepare_ways(backbone: Backbone, tasks: Mapping[str, Sequence[str]], class_fraction: float) -> list[Way]:
-    """Prepare the ways on class names by task; a fraction of 1 leaves ``subsampled`` out."""
-    tower = backbone.text_tower
+def prepare_ways(
+    backbone: Backbone, usual: Backbone, tasks: Mapping[str, Sequence[str]], class_fraction: float
+) -> list[Way]:
+    """Prepare the ways on class names by task, ``original`` and ``trimmed`` on the usual backbone.
+
+    A fraction of 1 leaves ``subsampled`` out.
+    """
+    tower, usual_tower = backbone.text_tower, usual.text_tower
     layouts = [_layout(backbone, names, [0] * len(names)) for names in tasks.values()]
     owners = [index for index, names in enumerate(tasks.values()) for _ in names]
     together = _layout(backbone, [name for names in tasks.values() for name in names], owners)
@@ -143,10 +149,8 @@ def prepare_ways(backbone: Backbone, tasks: Mapping[str, Sequence[str]], class_f
     trimmed = sum(layout.tokens.size for layout in layouts)
     whole = (slice(None), slice(None), prepare_fused(tower, together))
     ways: list[Way] = [
-        _AllClasses(name="original", rows=padded, parts=_by_task(layouts, lambda layout: prepare_plain(tower, layout))),
-        _AllClasses(
-            name="trimmed", rows=trimmed, parts=_by_task(layouts, lambda layout: _prepare_trimmed(tower, layout))
-        ),
+        _AllClasses(name="original", rows=padded, parts=_by_task(layouts, partial(prepare_plain, usual_tower))),
+        _AllClasses(name="trimmed", rows=trimmed, parts=_by_task(layouts, partial(_prepare_trimmed, usual_tower))),
         _AllClasses(name="fused", rows=count_rows(together), parts=[whole]),
     ]
     if class_fraction < 1:

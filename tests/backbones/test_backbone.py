@@ -147,7 +147,7 @@ def test_the_query_of_the_mean_is_the_pooled_feature() -> None:
 
 @pytest.mark.parametrize("name", ["demo", "golden"])
 def test_local_features_in_bf16(name: str) -> None:
-    fine = golden_backbone() if name == "golden" else load_backbone(name)
+    fine = golden_backbone("torch") if name == "golden" else load_backbone(name, linear_backend="torch")
     coarse = replace(fine, model=set_precision(deepcopy(fine.model), torch.bfloat16))
     images = torch.randn(4, 3, fine.resolution, fine.resolution)
     (pooled, local), wanted = coarse.encode_with_patches(images, ALL), fine.encode_with_patches(images, ALL)

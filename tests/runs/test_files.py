@@ -58,7 +58,7 @@ def test_folders_of_defaults_have_the_plain_name(method: str) -> None:
 def given_where_known(method: str) -> dict[str, Any]:
     """Options that move no number, where the method has them."""
     known = {each.name for _, each in known_options(METHODS[method])}
-    given = {"text_path": "plain", "text_memory": 1.0, "cuda_graphs": False}
+    given = {"text_path": "plain", "text_memory": 1.0, "cuda_graphs": False, "linear_backend": "torch"}
     assert {*given, "device"} == set(SAME_NUMBERS)
     return {name: value for name, value in given.items() if name in known}
 

@@ -141,7 +141,8 @@ def test_prompts_are_encoded_as_the_run_encoded_them(
     folder = bench.train("runs", config)
     assert not loaded
     run = cptlite.load_run(folder)
-    assert loaded == [(BACKBONE, {"device": "cpu", "precision": "float32"})], "once for all tasks"
+    how = {"device": "cpu", "precision": "float32", "linear_backend": "auto"}
+    assert loaded == [(BACKBONE, how)], "once for all tasks"
     features = features_of(opened, patches=False)
     wanted = scores_of(learn_in_memory(config, bench.backbone, opened).classifier, features)
     assert run.scores(features).tobytes() == wanted.tobytes()

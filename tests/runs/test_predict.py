@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from PIL import Image
 from run_bench import DATASETS, RunBench, least, results_of
 
 import cptlite
-from cptlite.backbones import Backbone, load_backbone
+from cptlite.backbones import Backbone, load_backbone, load_image_tower
 from cptlite.cache import FeatureCache
 from cptlite.errors import CptliteError, DataError, UsageError
 from cptlite.methods.table import METHODS
@@ -84,38 +84,41 @@ def test_cached_rows_are_predicted_with_their_labels(bench: RunBench, opened: li
 
 
 @pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Options of every loading of a backbone."""
-    found: list[dict[str, Any]] = []
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, str]]]:
+    """Name and options of every loading of a backbone."""
+    found: list[tuple[str, dict[str, str]]] = []
+    for loader in (load_backbone, load_image_tower):
 
-    def load(name: str, **options: Any) -> Backbone:
-        found.append(options)
-        return load_backbone(name, **options)
+        def load(name: str, loader: Callable[..., Backbone] = loader, **options: str) -> Backbone:
+            found.append((loader.__name__, options))
+            return loader(name, **options)
 
-    monkeypatch.setattr("cptlite.runs.load.load_backbone", load)
+        monkeypatch.setattr(f"cptlite.runs.load.{loader.__name__}", load)
     return found
 
 
 def test_the_text_tower_is_loaded_where_prompts_are_encoded_alone(
-    bench: RunBench, caches: Path, opened: list[FeatureCache], loads: list[dict[str, Any]]
+    bench: RunBench, caches: Path, opened: list[FeatureCache], loads: list[tuple[str, dict[str, str]]]
 ) -> None:
     images = images_of(caches, opened[0])
     softcpt = cptlite.load_run(bench.train("runs", least("softcpt")))
     softcpt.predict(images, "coins")
     softcpt.predict(images, "coins")
-    assert loads == [{"device": "cpu", "precision": "float32", "images_only": True}], "once"
+    how = {"device": "cpu", "precision": "float32", "linear_backend": "auto"}
+    assert loads == [("load_image_tower", how)], "once"
     backbone = softcpt._image_backbone()
-    assert not hasattr(backbone.model, "transformer") and not hasattr(backbone.model, "token_embedding")
-    with pytest.raises(AssertionError, match="images_only"):
+    kept = {name.split(".")[0] for name, _ in backbone.model.named_parameters()}
+    assert kept == {"visual", "text_projection", "logit_scale"}
+    with pytest.raises(AssertionError, match="without its text tower"):
         _ = backbone.text_tower
     del loads[:]
     cocoop = cptlite.load_run(bench.train("runs", least("cocoop")))
     cocoop.predict(images, "coins")
-    assert loads == [{"device": "cpu", "precision": "float32"}], "once, for prompts and images"
+    assert loads == [("load_backbone", how)], "once, for prompts and images"
 
 
 def test_a_backbone_without_its_text_tower_has_the_same_image_features(backbone: Backbone) -> None:
-    alone = load_backbone(backbone.name, device="cpu", images_only=True)
+    alone = load_image_tower(backbone.name, device="cpu")
     assert alone.weights_sha256 == backbone.weights_sha256 and alone.embed_dim == backbone.embed_dim
     images = torch.randn(2, 3, backbone.resolution, backbone.resolution)
     assert torch.equal(alone.encode_images(images), backbone.encode_images(images))
@@ -133,7 +136,7 @@ def test_another_backbone_or_preprocessing_is_refused(
             bench.backbone, replace(facts, preprocess={k: v for k, v in facts.preprocess.items() if k != "crop"})
         )
     monkeypatch.setattr(
-        "cptlite.runs.load.load_backbone", lambda name, **options: load_backbone("random:demo:1", **options)
+        "cptlite.runs.load.load_image_tower", lambda name, **options: load_image_tower("random:demo:1", **options)
     )
     with pytest.raises(DataError, match="got others .*put those back"):
         run.predict(images_of(caches, opened[0]), "coins")

@@ -379,7 +379,7 @@ def test_python_does_the_same(bench: RunBench, opened: list[FeatureCache], what:
     config = configure(method, **what)
     folder = bench.train("runs", config)
     results = json.loads((folder / "results.json").read_text())
-    own = {each.name for _, each in known_options(config.entry)} - {"device", "precision"}
+    own = {each.name for _, each in known_options(config.entry)} - {"device", "precision", "linear_backend"}
     flat = {name: tuple(value) if isinstance(value, list) else value for name, value in config.to_json().items()}
     options = {name: value for name, value in flat.items() if name in own}
     model = cptlite.FewShotClassifier(method, bench.backbone, **options).fit(opened)

@@ -81,7 +81,7 @@ def test_given_names_are_taken_for_suites_they_cover(backbone: Backbone) -> None
 
 
 def test_text_ways_agree(backbone: Backbone, clock: MatmulClock) -> None:
-    figures = list(bench_text(backbone, FEW, clock, ONCE, ignore))
+    figures = list(bench_text(backbone, backbone, FEW, clock, ONCE, ignore))
     assert tuple(row["way"] for row in figures) == WAYS
     original, trimmed, fused = figures
     assert original["rows"] == 5 * 77
@@ -94,7 +94,7 @@ def test_text_ways_agree(backbone: Backbone, clock: MatmulClock) -> None:
 
 def test_a_step_on_some_classes_is_timed_beside_the_others(backbone: Backbone, clock: MatmulClock) -> None:
     many = {"many": {task: [f"{task} {word}" for word in "abcdefghijklmnopqrstuvwxyz"] for task in ("red", "blue")}}
-    figures = list(bench_text(backbone, many, clock, ONCE, ignore, class_fraction=0.1))
+    figures = list(bench_text(backbone, backbone, many, clock, ONCE, ignore, class_fraction=0.1))
     assert tuple(row["way"] for row in figures) == (*WAYS, "subsampled")
     *_, fused, subsampled = figures
     assert subsampled.keys() == fused.keys()
@@ -127,13 +127,13 @@ def test_repeats_end_by_number_or_by_time() -> None:
 
 
 def test_a_slow_first_run_is_timed_and_not_repeated(backbone: Backbone, clock: MatmulClock) -> None:
-    figures = list(bench_text(backbone, FEW, clock, Patience(repeats=3, seconds=1e-9), ignore))
+    figures = list(bench_text(backbone, backbone, FEW, clock, Patience(repeats=3, seconds=1e-9), ignore))
     assert [row["repeats"] for row in figures] == [1, 1, 1]
 
 
 @pytest.mark.slow
 def test_training_ways(backbone: Backbone) -> None:
-    rows = list(bench_train(backbone, FEW, TrainSizes(runs=2), ONCE, ignore))
+    rows = list(bench_train(backbone, backbone, FEW, TrainSizes(runs=2), ONCE, ignore))
     assert [row["way"] for row in rows] == ["cache", "together", "images", "original"]
     assert [row["runs"] for row in rows] == [1, 2, 1, 1]
     assert [row["way"] for row in rows if row["text_s"]] == ["cache"]
@@ -143,7 +143,7 @@ def test_training_ways(backbone: Backbone) -> None:
 
 @pytest.mark.slow
 def test_whole_trainings(backbone: Backbone) -> None:
-    rows = list(bench_train(backbone, FEW, TrainSizes(runs=2, epochs=3), ONCE, ignore))
+    rows = list(bench_train(backbone, backbone, FEW, TrainSizes(runs=2, epochs=3), ONCE, ignore))
     assert [row["way"] for row in rows] == ["cache", "together"]
     assert all(row["steps_timed"] == 6 and row["speedup"] is None for row in rows)
 
