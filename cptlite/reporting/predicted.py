@@ -42,7 +42,7 @@ def _rows_of(prediction: ImagePrediction) -> Iterator[tuple[Any, ...]]:
 
 
 class TableSink:
-    """A row for each task of each image: its best class, the probability in percent, and those that come next.
+    """A row for each task of each image, which the first names: best class, percent, and those that come next.
 
     Parameters
     ----------
@@ -59,10 +59,12 @@ class TableSink:
 
     def add(self, prediction: ImagePrediction) -> None:
         """Take one; an image that could not be read has no row."""
+        image = prediction.image
         for task, ((best, probability), *others) in prediction.tasks.items():
             rest = ", ".join(f"{name} {100 * value:.1f}" for name, value in others)
             row = (best, f"{100 * probability:.1f}", rest)
-            self.rows.append((prediction.image, task, *row) if self.several else (prediction.image, *row))
+            self.rows.append((image, task, *row) if self.several else (image, *row))
+            image = ""
         if len(self.rows) >= TABLE_ROWS:
             self.finish()
 

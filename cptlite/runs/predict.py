@@ -118,18 +118,20 @@ def choose_tasks(stored: StoredClassifier, words: Sequence[str], classes: Sequen
     unknown = [word for word, task in zip(words, tasks, strict=False) if task is None]
     if unknown:
         raise UsageError(f"unknown task {unknown[0]!r}: give one of {', '.join(task.id for task in stored.tasks)}")
-    chosen = {task.id: task for task in tasks if task is not None}
-    asked = [replace(task, class_names=tuple(classes)) if classes else task for task in chosen.values()]
-    return [
-        Choice(
-            task=task.id,
-            class_names=task.class_names,
-            classifier=stored.classifier,
-            classes=place.classes,
-            columns=place.columns,
+    choices = []
+    for task in {task.id: task for task in tasks if task is not None}.values():
+        asked = replace(task, class_names=tuple(classes)) if classes else task
+        (place,) = match_tasks([task], [asked])  # not among other tasks, which may have such classes too
+        choices.append(
+            Choice(
+                task=task.id,
+                class_names=asked.class_names,
+                classifier=stored.classifier,
+                classes=stored.classes_of(task.id),
+                columns=place.columns,
+            )
         )
-        for task, place in zip(asked, match_tasks(stored.tasks, asked), strict=True)
-    ]
+    return choices
 
 
 def predict_images(

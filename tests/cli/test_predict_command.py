@@ -75,10 +75,11 @@ def refused(done: Result, code: int, *messages: str) -> None:
 def test_a_table_names_the_likeliest_classes_of_each_task(run: Path, photos: Path) -> None:
     done = predict(run, photos / "ash", "--top", "2")
     assert done.exit_code == 0, done.output
-    lines = [line.split() for line in done.stdout.splitlines() if str(photos) in line]
-    assert len(lines) == 8 * 3
-    assert [line[1] for line in lines[:3]] == ["coins", "leaves", "shells"]
-    assert all({line[2], line[4]} <= {"ash", "elm", "oak"} for line in lines[1::3])
+    lines = [line.split() for line in done.stdout.splitlines()[4:]]
+    lines = [line[-5:] for line in lines if len(line) > 4]
+    assert len(lines) == 8 * 3 and done.stdout.count(str(photos)) == 8
+    assert [line[0] for line in lines[:3]] == ["coins", "leaves", "shells"]
+    assert all({line[1], line[3]} <= {"ash", "elm", "oak"} for line in lines[1::3])
     alone = predict(run, photos / "ash", "-t", "leaves").stdout
     assert (
         "task" not in alone.splitlines()[2].split() and "leaves" not in alone.replace(str(photos), "").splitlines()[4]
@@ -269,6 +270,19 @@ def test_a_new_task_is_asked_of_a_run_that_all_tasks_share(runs: dict[str, Path]
     known = ("-t", "leaves", "--classes", "ash,fir")
     assert predict(runs["coop-ca"], photos, *known).exit_code == 0
     refused(predict(runs["prototype"], photos, *known), 2, "'leaves' has (ash, elm, oak)")
+
+
+def test_classes_of_another_task_are_new_ones_to_this(runs: dict[str, Path], photos: Path) -> None:
+    words = (photos, "-t", "leaves", "--classes", "dime,penny", "--json")
+    refused(predict(runs["prototype"], *words), 2, "none for a new one")
+    done = predict(runs["coop-ca"], *words)
+    assert done.exit_code == 0, done.output
+    there = predict(runs["coop-ca"], photos, "-t", "coins", "--json")
+    found, other = (json.loads(each.stdout)["results"][0]["tasks"] for each in (done, there))
+    own, others = (
+        {each["class"]: each["probability"] for each in ranked} for ranked in (found["leaves"], other["coins"])
+    )
+    assert own.keys() == others.keys() and own != others, "each task has a context of its own"
 
 
 def test_names_come_from_words_or_a_file(tmp_path: Path) -> None:
