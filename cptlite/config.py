@@ -31,6 +31,7 @@ __all__ = [
     "default_options",
     "differ_in_rows_alone",
     "known_options",
+    "methods_for",
     "resolve_config",
 ]
 
@@ -135,12 +136,12 @@ class RunConfig(Options):
         if self.classes == "base" and scope == "class":
             raise UsageError(
                 f"{label} learns numbers for each class from its images, so it has none for a new class: leave "
-                f"--classes base out, or give a method whose weights come from names: {_methods_for('task')}"
+                f"--classes base out, or give a method whose weights come from names: {methods_for('task')}"
             )
         if self.held_out_tasks and scope != "everything":
             raise UsageError(
                 f"{label} learns numbers for each {scope} from its images, so it has none for a task that is held out: "
-                f"leave --held-out-task out, or give a method that all tasks share: {_methods_for('everything')}"
+                f"leave --held-out-task out, or give a method that all tasks share: {methods_for('everything')}"
             )
         if self.held_out_tasks and self.separate:
             raise UsageError(
@@ -269,7 +270,7 @@ def _recipe_fields(name: str, options: MethodOptions) -> dict[str, Any]:
     return RECIPES.get(name, {}) | ({"steps_per_batch": options.released_steps} if name == RELEASED else {})
 
 
-def _methods_for(scope: str) -> str:
+def methods_for(scope: str) -> str:
     """Name the methods, with those variants of theirs, whose numbers are for a task's new classes or for new tasks."""
     enough = {scope, "everything"}
     said = []

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cptlite.errors import CptliteError, DataError
+from cptlite.errors import CptliteError, DataError, UsageError
 
 __all__ = [
     "BoundedReader",
@@ -28,6 +28,7 @@ __all__ = [
     "naming_full_disk",
     "read_file",
     "replacing",
+    "replacing_alone",
     "sha256_of",
     "table_digest",
     "write_alone",
@@ -104,17 +105,34 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def write_alone(path: Path, content: bytes) -> None:
-    """Write a file that nobody goes on from, as `write_whole` does; what killed processes left of it goes.
+@contextmanager
+def replacing_alone(path: Path) -> Iterator[Path]:
+    """Yield a temporary name as `replacing` does, for a file that nobody goes on from; leftovers of it go.
 
     Its folder is made. It takes no lock, and so removes only what processes left that this machine knows are gone.
+
+    Raises
+    ------
+    UsageError
+        There is something at the path that is no file.
+    CptliteError
+        The disk is full.
     """
+    if path.exists() and not path.is_file():
+        raise UsageError(f"wanted a file to write at {path}, got {file_kind(path.stat().st_mode)}: give another path")
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{escape(path.name)}.*.tmp"):
         process = leftover.name.split(".")[-2]
         if process.isdecimal() and PROCESSES.is_dir() and not (PROCESSES / process).exists():
             leftover.unlink(missing_ok=True)
-    write_whole(path, content)
+    with naming_full_disk(path.parent), replacing(path) as temporary:
+        yield temporary
+
+
+def write_alone(path: Path, content: bytes) -> None:
+    """Write a file that nobody goes on from; see `replacing_alone`."""
+    with replacing_alone(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def sha256_of(content: bytes) -> str:

@@ -8,11 +8,16 @@ Axes: N rows of a task's test split, C classes of the task.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 __all__ = [
+    "CalibrationBin",
     "accuracy",
+    "calibration_bins",
+    "calibration_error",
+    "confusion_matrix",
     "harmonic_mean",
     "mean_and_std",
     "mean_per_class_recall",
@@ -90,6 +95,84 @@ def mean_per_class_recall(labels: np.ndarray, predictions: np.ndarray) -> float:
     """
     recall = recall_by_class(labels, predictions, int(np.max(labels, initial=-1)) + 1)
     return float(np.mean(recall[~np.isnan(recall)]))
+
+
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
+    """Count the rows of each class by what they are predicted as.
+
+    Parameters
+    ----------
+    labels, predictions : ndarray of shape (N,), int
+        True and predicted class within the task.
+    num_classes : int
+        C.
+
+    Returns
+    -------
+    ndarray of shape (C, C), int64
+        By true class, then by predicted one.
+
+    Raises
+    ------
+    ValueError
+        When the shapes differ or there are no rows.
+    """
+    labels, predictions = _checked(labels, predictions)
+    pairs = labels.astype(np.int64) * num_classes + predictions
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+class CalibrationBin(NamedTuple):
+    """Rows whose confidence lies above ``low`` and up to ``high``: how many, and their means, NaN of none."""
+
+    low: float
+    high: float
+    rows: int
+    confidence: float
+    accuracy: float
+
+
+def calibration_bins(right: np.ndarray, confidence: np.ndarray, num_bins: int = 15) -> list[CalibrationBin]:
+    """Compare how sure predictions are with how often they are right, in bins of equal width.
+
+    Parameters
+    ----------
+    right : ndarray of shape (N,), bool
+        Whether the predicted class is the true one.
+    confidence : ndarray of shape (N,), float
+        Probability of the predicted class, in [0, 1].
+    num_bins : int
+
+    Returns
+    -------
+    list of CalibrationBin
+
+    Raises
+    ------
+    ValueError
+        When the shapes differ or there are no rows.
+    """
+    right, confidence = _checked(right, confidence)
+    edges = np.linspace(0, 1, num_bins + 1)
+    places = np.clip(np.digitize(confidence, edges, right=True) - 1, 0, num_bins - 1)  # (N,)
+    bins = []
+    for place, (low, high) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
+        own = places == place
+        means = (float(np.mean(values[own])) if own.any() else float("nan") for values in (confidence, right))
+        bins.append(CalibrationBin(low, high, int(own.sum()), *means))
+    return bins
+
+
+def calibration_error(bins: Sequence[CalibrationBin]) -> float:
+    """Return the expected calibration error (ECE) in [0, 1]: mean over rows of how far their bin is off.
+
+    Notes
+    -----
+    Sum over bins of rows / N * abs(accuracy - confidence). Guo et al., "On Calibration of Modern Neural Networks" (ICML
+    2017), with 15 bins there.
+    """
+    rows = sum(each.rows for each in bins)
+    return sum(each.rows / rows * abs(each.accuracy - each.confidence) for each in bins if each.rows)
 
 
 def suite_score(per_task: Sequence[float]) -> float:

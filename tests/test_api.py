@@ -238,10 +238,18 @@ def test_what_cannot_be_is_refused(fitted: FewShotClassifier, backbone: Backbone
         FewShotClassifier("softcpt", backbone).fit([])
     with pytest.raises(UsageError, match="unknown task 'birds': give one of leaves, shells"):
         fitted.predict(np.zeros((1, backbone.embed_dim)), "birds")
-    with pytest.raises(UsageError, match="wanted the task"):
-        fitted.predict(np.zeros((1, backbone.embed_dim)))
     with pytest.raises(UsageError, match=rf"\(images, {backbone.embed_dim}\), got \(2, 3\)"):
         fitted.scores(np.zeros((2, 3)))
+
+
+def test_without_a_task_all_are_asked(fitted: FewShotClassifier, backbone: Backbone) -> None:
+    features = np.random.default_rng(0).standard_normal((2, backbone.embed_dim))
+    tasks = ("leaves", "shells")
+    assert {id: names.tolist() for id, names in fitted.predict(features).items()} == {
+        id: fitted.predict(features, id).tolist() for id in tasks
+    }
+    shapes = {id: values.shape for id, values in fitted.predict_proba(features).items()}
+    assert shapes == {"leaves": (2, 3), "shells": (2, 2)}
 
 
 def test_votes_are_no_class_weights(backbone: Backbone, caches: list[FeatureCache]) -> None:
@@ -348,8 +356,6 @@ def test_probabilities_are_those_of_a_tasks_classes(fitted: FewShotClassifier, c
     np.testing.assert_allclose(np.log(chances) - np.log(chances[:, :1]), scores - scores[:, :1], atol=1e-3)
     best = np.array(["ash", "elm", "sweet_chestnut"])[chances.argmax(axis=1)]
     assert best.tolist() == fitted.predict(X, "leaves").tolist()
-    with pytest.raises(UsageError, match="wanted the task"):
-        fitted.predict_proba(X)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -45,3 +45,22 @@ def test_mean_and_sample_std() -> None:
     assert metrics.mean_and_std([0.7]) == (0.7, 0.0)
     with pytest.raises(ValueError, match="at least one"):
         metrics.mean_and_std([])
+
+
+def test_confusion_counts_true_against_predicted_classes() -> None:
+    found = metrics.confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 2, 1, 0]), 4)
+    assert found.tolist() == [[1, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    with pytest.raises(ValueError, match="same shape"):
+        metrics.confusion_matrix(np.array([0]), np.array([0, 1]), 2)
+
+
+def test_calibration_compares_sureness_with_accuracy() -> None:
+    confidence = np.array([0.0, 0.1, 0.5, 0.51, 1.0])
+    right = np.array([False, True, True, False, True])
+    bins = metrics.calibration_bins(right, confidence, num_bins=2)
+    assert [(each.low, each.high, each.rows) for each in bins] == [(0, 0.5, 3), (0.5, 1, 2)]  # an edge is the lower's
+    assert [each.confidence for each in bins] == pytest.approx([0.2, 0.755])
+    assert [each.accuracy for each in bins] == pytest.approx([2 / 3, 0.5])
+    assert metrics.calibration_error(bins) == pytest.approx(3 / 5 * (2 / 3 - 0.2) + 2 / 5 * 0.255)
+    sure = metrics.calibration_bins(np.array([True, True]), np.array([1.0, 1.0]))
+    assert metrics.calibration_error(sure) == 0 and len(sure) == 15 and sure[0].rows == 0

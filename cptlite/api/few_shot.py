@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from cptlite.cache import FeatureCache
 from cptlite.classifiers import BackboneFacts, StoredClassifier
 from cptlite.config import OWN_ROWS, RunConfig, check_names, known_options, resolve_config
 from cptlite.errors import UsageError
+from cptlite.runs.by_name import extend_classifier
 from cptlite.runs.execute import learn_in_memory
 from cptlite.runs.learn import OnEpoch
 from cptlite.runs.load import read_run
@@ -102,6 +104,35 @@ class FewShotClassifier(FittedClassifier, BaseEstimator):
         self.choices_, self.num_parameters_ = learned.choices, learned.num_parameters
         return self
 
+    def extend(self, task: str, classes: Sequence[str]) -> Self:
+        """Make a model with further classes, whose weights come from their names, without any training.
+
+        Parameters
+        ----------
+        task : str
+            Id or name of a task; or the words of a new one, of a method that all tasks share.
+        classes : sequence of str
+            Names of the classes to add.
+
+        Returns
+        -------
+        FewShotClassifier
+            Another one, whose other classes have the weights they had; `results_` are still the run's.
+
+        Raises
+        ------
+        UsageError
+            The model was not read by `load_run`, or its method has no weights for such classes.
+        DataError
+            The backbone, or what was learned, is not there.
+        """
+        if self._run is None:
+            raise UsageError("wanted a run that cptlite.load_run has read, got another model: train it into a folder")
+        stored = extend_classifier(self._run, task, classes)
+        model = copy(self)  # as a pickle is made, without what was read
+        model.stored_, model._run = stored, replace(self._run, stored=stored)
+        return model
+
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return method, backbone and the options that were given, as the constructor takes them."""
         return {"method": self.method, "backbone": self.backbone, **self.options}
@@ -149,13 +180,13 @@ def load_run(folder: str | Path, *, device: str = "cpu", backbone: str | None = 
     device : str
         Where scores are computed.
     backbone : str, optional
-        The checkpoint's path, where ``cocoop`` was trained on a backbone that is one; other runs need none.
+        The checkpoint's path, of a run whose backbone is one; where it is never loaded, none is needed.
 
     Returns
     -------
     FewShotClassifier
         Fitted, without a backbone. No cache is opened, and the backbone is loaded only where a score encodes prompts
-        (``cocoop``).
+        (``cocoop``), images are asked for, or further classes.
 
     Raises
     ------
@@ -169,7 +200,7 @@ def load_run(folder: str | Path, *, device: str = "cpu", backbone: str | None = 
         name: flat[name] for name, default in defaults.items() if name in OWN_ROWS or flat[name] != default
     }
     model = FewShotClassifier(run.config.method, **options)
-    model.config_, model.stored_, model.results_ = run.config, run.stored, run.results
+    model.config_, model.stored_, model.results_, model._run = run.config, run.stored, run.results, run
     model.choices_, model.num_parameters_ = run.results["choices"], run.results["parameters"]
     return model
 

@@ -26,9 +26,10 @@ from cptlite.backbones.weights import build_clip, weights_sha256
 from cptlite.environment import find_device
 from cptlite.errors import UsageError
 
-__all__ = ["PRECISIONS", "Backbone", "TextTower", "load_backbone"]
+__all__ = ["PRECISIONS", "Backbone", "TextTower", "load_backbone", "load_image_tower"]
 
 PRECISIONS = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TEXT_PARTS = ("token_embedding", "positional_embedding", "ln_final")  # of the text tower alone, beside its blocks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,6 +158,7 @@ class Backbone:
     def text_tower(self) -> TextTower:
         """The frozen text encoder."""
         model = self.model
+        assert hasattr(model, TEXT_PARTS[0]), "this backbone was loaded without its text tower"
         return TextTower(
             token_embedding=model.token_embedding.weight,
             positional_embedding=model.positional_embedding,
@@ -224,6 +226,20 @@ def load_backbone(
     DataError
         The weights are missing, cannot be downloaded, are not a CLIP of OpenAI's form, or not finite.
     """
+    return _load(name, device, precision, linear_backend, text=True)
+
+
+def load_image_tower(
+    name: str, *, device: str = "auto", precision: str = "auto", linear_backend: str = "auto"
+) -> Backbone:
+    """Load a frozen CLIP as `load_backbone` does, but let go of its text tower as soon as all weights are digested.
+
+    It takes no memory then, and `Backbone.text_tower` is an error.
+    """
+    return _load(name, device, precision, linear_backend, text=False)
+
+
+def _load(name: str, device: str, precision: str, linear_backend: str, *, text: bool) -> Backbone:
     place = find_device(device)
     kind = _resolve_precision(precision, place)
     linear = find_linear_backend(linear_backend, place, PRECISIONS[kind])
@@ -232,6 +248,10 @@ def load_backbone(
         return Backbone(name=name, weights_sha256=absent.sha256, precision=kind, model=absent)
     model = build_clip(find_state_dict(name), name)
     weights = weights_sha256(model)
+    if not text:
+        model.transformer.resblocks = nn.Sequential()
+        for part in TEXT_PARTS:
+            delattr(model, part)
     model = _set_precision(model.requires_grad_(False).eval().to(place), PRECISIONS[kind])
     freeze_blocks(model, linear)
     return Backbone(name=name, weights_sha256=weights, precision=kind, linear_backend=linear, model=model)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from cptlite.backbones import Backbone
+from cptlite.backbones.images import count_workers
 from cptlite.cache.encode_pass import EncodingPass, OnProgress
 from cptlite.cache.format import DTYPES, Fingerprint, cache_path
 from cptlite.cache.parts import PartStore
@@ -24,12 +25,9 @@ from cptlite.cache.write import has_leftovers, replace_words, write_cache, writi
 from cptlite.datasets.text_files import shown
 from cptlite.datasets.types import Dataset
 from cptlite.datasets.views import ViewConfig
-from cptlite.environment import usable_cores
 from cptlite.errors import CptliteError, DataError, UsageError
 
 __all__ = ["EncodeReport", "encode_dataset"]
-
-MAX_WORKERS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +127,8 @@ def encode_dataset(
     """
     start = time.monotonic()
     views = views or ViewConfig()
-    workers = min(usable_cores(), MAX_WORKERS) if workers is None else workers
-    _check_numbers(dtype, batch_size, part_rows, workers)
+    _check_numbers(dtype, batch_size, part_rows)
+    workers = count_workers(workers)
     fingerprint = Fingerprint.of_pass(dataset, backbone, views, dtype, patches=patches)
     path = cache_path(cache_dir, backbone.slug, dataset.name)
     store = PartStore.of_pass(path, fingerprint, part_rows, anew=force)
@@ -159,12 +157,12 @@ def encode_dataset(
     return replace(report, seconds=time.monotonic() - start)
 
 
-def _check_numbers(dtype: str, batch_size: int, part_rows: int, workers: int) -> None:
+def _check_numbers(dtype: str, batch_size: int, part_rows: int) -> None:
     if dtype not in DTYPES:
         raise UsageError(f"features are stored as {' or '.join(DTYPES)}, got dtype {dtype!r}")
-    for name, value, minimum in (("batch-size", batch_size, 1), ("part-rows", part_rows, 1), ("workers", workers, 0)):
-        if value < minimum:
-            raise UsageError(f"{name} must be at least {minimum}, got {value}")
+    for name, value in (("batch-size", batch_size), ("part-rows", part_rows)):
+        if value < 1:
+            raise UsageError(f"{name} must be at least 1, got {value}")
 
 
 def _existing(work: EncodingPass) -> EncodeReport | None:

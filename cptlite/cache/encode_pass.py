@@ -1,6 +1,5 @@
 """The work of an encoding pass: images are read in threads, encoded in batches and stored in parts.
 
-Threads, not processes: Pillow decodes and resizes without the interpreter's lock, and a killed pass leaves no orphans.
 A batch has the same rows and the same shape whatever was done before, because the rounding of a row depends on the
 shape of its batch: so the features of a resumed pass are the same to the byte.
 
@@ -10,9 +9,7 @@ dimension.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -20,11 +17,12 @@ import numpy as np
 import torch
 
 from cptlite.backbones import Backbone
+from cptlite.backbones.images import encode_pixels, read_ahead
 from cptlite.cache.format import Fingerprint
 from cptlite.cache.parts import PartStore
 from cptlite.cache.read import BadImage
 from cptlite.cache.write import SplitContent
-from cptlite.datasets.images import UnreadableImageError, normalise, open_rgb, plain_pixels, quiet_pillow, random_pixels
+from cptlite.datasets.images import UnreadableImageError, open_rgb, plain_pixels, quiet_pillow, random_pixels
 from cptlite.datasets.text_files import shown
 from cptlite.datasets.types import SPLITS, Dataset
 from cptlite.datasets.views import ViewConfig
@@ -33,9 +31,6 @@ from cptlite.errors import CptliteError
 __all__ = ["EncodingPass", "OnProgress"]
 
 OnProgress = Callable[[int, int, str], None]
-# Batches read ahead of the encoder. On the CPU reading ahead would take cores from the encoder.
-PREFETCH = {"cpu": 0}
-PREFETCH_ON_DEVICE = 2
 
 
 @dataclass(frozen=True)
@@ -101,9 +96,13 @@ class EncodingPass:
         self.encoded = {split: self.store.encoded(split, len(self.dataset.splits[split])) for split in SPLITS}
         self.resumed_rows = sum(int(rows.sum()) for rows in self.encoded.values())
         # Made as they are wanted: what waits grows with the images.
-        batches = (batch for split in SPLITS for batch in self._batches(split))
+        batches = ((batch, [(split, row) for row in batch.todo]) for split in SPLITS for batch in self._batches(split))
         self._report(next((split for split in SPLITS if not self.encoded[split].all()), SPLITS[0]))
-        with quiet_pillow(), closing(self._read_images(batches)) as stream:
+        device = torch.device(self.backbone.device)
+        with (
+            quiet_pillow(),
+            closing(read_ahead(batches, self._read_image, workers=self.workers, device=device)) as stream,
+        ):
             for batch, images in stream:
                 self._encode(batch, images)
                 self._report(batch.split)
@@ -137,28 +136,9 @@ class EncodingPass:
                 if len(todo):
                     yield _Batch(split, start, stop, todo, tuple(np.unique(todo // part_rows).tolist()))
 
-    def _read_images(self, batches: Iterator[_Batch]) -> Generator[tuple[_Batch, list[np.ndarray | BadImage]]]:
-        """Each batch with the images of the rows to do."""
-        if self.workers == 0:
-            for batch in batches:
-                yield batch, [self._read_image(batch.split, row) for row in batch.todo]
-            return
-        ahead = PREFETCH.get(torch.device(self.backbone.device).type, PREFETCH_ON_DEVICE)
-        queue: deque = deque()
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="images")
-        try:
-            for batch in batches:
-                queue.append((batch, [pool.submit(self._read_image, batch.split, row) for row in batch.todo]))
-                if len(queue) > ahead:
-                    ready, futures = queue.popleft()
-                    yield ready, [future.result() for future in futures]
-            for ready, futures in queue:
-                yield ready, [future.result() for future in futures]
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _read_image(self, split: str, row: int) -> np.ndarray | BadImage:
-        """Pixels (V, R, R, 3) of one row, the plain view first, or why there are none."""
+    def _read_image(self, place: tuple[str, int]) -> np.ndarray | BadImage:
+        """Pixels (V, R, R, 3) of a row of a split, the plain view first, or why there are none."""
+        split, row = place
         path, side = self.dataset.splits[split].paths[row], self.backbone.resolution
         try:
             image = open_rgb(self.dataset.image_root / path)
@@ -188,19 +168,10 @@ class EncodingPass:
     def _features(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """Pixels (B, V, R, R, 3) to features (B, V, D), and those of patches (B, M, D), in the stored number type."""
         rows, num_views = pixels.shape[:2]
-        flat = torch.from_numpy(pixels).flatten(0, 1).to(self.backbone.device)  # (B * V, R, R, 3)
-        try:
-            images = normalise(flat, self.backbone.preprocess_spec)
-            if self.fingerprint.local:
-                pooled, patches = self.backbone.encode_with_patches(images, slice(None, None, num_views))
-                found = {"features": pooled, "local": patches}
-            else:
-                found = {"features": self.backbone.encode_images(images)}
-        except torch.cuda.OutOfMemoryError as error:
-            raise CptliteError(
-                f"the GPU's memory does not hold {len(flat)} images of {self.backbone.resolution} pixels a side: "
-                f"give a smaller --batch-size; what is encoded so far is kept"
-            ) from error
+        flat = torch.from_numpy(pixels).flatten(0, 1)  # (B * V, R, R, 3)
+        plain = slice(None, None, num_views) if self.fingerprint.local else None
+        pooled, patches = encode_pixels(self.backbone, flat, plain)
+        found = {"features": pooled} if patches is None else {"features": pooled, "local": patches}
         dim, dtype = self.backbone.embed_dim, getattr(torch, self.fingerprint.dtype)
         return {name: value.to(dtype).cpu().numpy().reshape(rows, -1, dim) for name, value in found.items()}
 

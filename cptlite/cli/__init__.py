@@ -18,9 +18,11 @@ from cptlite.cli.datasets import datasets
 from cptlite.cli.demo import demo
 from cptlite.cli.eval import evaluate
 from cptlite.cli.export import export
+from cptlite.cli.extend import extend
 from cptlite.cli.groups import CommandGroup
 from cptlite.cli.import_features import import_features
 from cptlite.cli.methods import methods
+from cptlite.cli.predict import predict
 from cptlite.cli.report import report
 from cptlite.cli.train import train
 from cptlite.cli.train_options import TrainCommand
@@ -66,6 +68,7 @@ def cptlite(
 START = "Start here"
 DATA = "Prepare data"
 TRAIN = "Train"
+USE = "Use what was trained"
 RESULTS = "See results"
 
 app.command(rich_help_panel=START)(demo)
@@ -76,6 +79,8 @@ app.command(rich_help_panel=DATA)(caches)
 app.command(rich_help_panel=DATA)(verify)
 app.command(rich_help_panel=TRAIN)(methods)
 app.command(rich_help_panel=TRAIN, cls=TrainCommand)(train)
+app.command(rich_help_panel=USE)(predict)
+app.command(rich_help_panel=USE)(extend)
 app.command("eval", rich_help_panel=RESULTS)(evaluate)
 app.command(rich_help_panel=RESULTS)(report)
 app.command(rich_help_panel=RESULTS)(export)

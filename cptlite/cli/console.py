@@ -22,9 +22,9 @@ __all__ = ["Tick", "invocation", "note", "print_json", "print_table", "progress"
 
 
 class Tick(Protocol):
-    """Takes how much is done and how much there is in all, and perhaps a stage and what it counts."""
+    """Takes how much is done and how much there is in all, if that is known, and perhaps a stage and what it counts."""
 
-    def __call__(self, done: float, total: int, stage: str = ..., counted: str = ...) -> None:
+    def __call__(self, done: float, total: int | None, stage: str = ..., counted: str = ...) -> None:
         """Show it."""
 
 
@@ -87,7 +87,7 @@ def _word(value: Any) -> str:
 
 
 @contextmanager
-def progress(description: str, unit: str) -> Iterator[Tick]:
+def progress(description: str, unit: str, *, hidden: bool = False) -> Iterator[Tick]:
     """Show how far the work is, how fast it goes and the time left, where stderr is a terminal.
 
     Parameters
@@ -96,6 +96,8 @@ def progress(description: str, unit: str) -> Iterator[Tick]:
         Before the bar.
     unit : str
         What is counted, in the plural: ``"images"``.
+    hidden : bool
+        Show nothing.
 
     Yields
     ------
@@ -103,7 +105,7 @@ def progress(description: str, unit: str) -> Iterator[Tick]:
         To be called with how much is done and how much there is in all, and, where the work comes in stages,
         with another description and unit.
     """
-    if not sys.stderr.isatty():
+    if hidden or not sys.stderr.isatty():
         yield lambda done, total, stage=description, counted=unit: None
         return
     from rich import progress as bars
@@ -120,10 +122,12 @@ def progress(description: str, unit: str) -> Iterator[Tick]:
         Speed(),
         bars.TimeRemainingColumn(),
     )
-    with bars.Progress(*columns, console=_console(stderr=True), transient=True) as bar:
+    # Else what is printed meanwhile would go where the bar is, and not into a pipe.
+    redirected = sys.stdout.isatty()
+    with bars.Progress(*columns, console=_console(stderr=True), transient=True, redirect_stdout=redirected) as bar:
         task = bar.add_task(description, total=None, counted=unit)
 
-        def tick(done: float, total: int, stage: str = description, counted: str = unit) -> None:
+        def tick(done: float, total: int | None, stage: str = description, counted: str = unit) -> None:
             if stage != bar.tasks[0].description:
                 bar.reset(task, description=stage, counted=counted)
             bar.update(task, completed=done, total=total)

@@ -37,6 +37,7 @@ __all__ = [
     "quiet_pillow",
     "random_pixels",
     "random_view",
+    "read_rgb",
 ]
 
 CROP_TRIES = 10
@@ -87,6 +88,25 @@ def open_rgb(path: Path) -> Image.Image:
     except (UnreadableImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise a dozen kinds on broken files
+        raise UnreadableImageError(_reason(error)) from error
+
+
+def read_rgb(source: Path | str | Image.Image) -> Image.Image:
+    """Read an image file as `open_rgb` does, or bring an image that Pillow has opened into the same form.
+
+    Raises
+    ------
+    UnreadableImageError
+        As of `open_rgb`.
+    """
+    if not isinstance(source, Image.Image):
+        return open_rgb(Path(source))
+    try:
+        _check_size(source)
+        return _to_rgb(source)
+    except (UnreadableImageError, MemoryError):
+        raise
+    except Exception as error:  # of a file that Pillow has not read to its end
         raise UnreadableImageError(_reason(error)) from error
 
 

@@ -7,15 +7,14 @@ markers differ as well.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from math import log2
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from cptlite.datasets.text_files import shown
-from cptlite.errors import CptliteError, UsageError
-from cptlite.files import write_alone
+from cptlite.errors import UsageError
+from cptlite.reporting.figures import new_figure, write_figure
 from cptlite.reporting.results import Result
 from cptlite.reporting.summaries import Line, Summary, group_results, line_up, seeds_label
 
@@ -63,26 +62,14 @@ def draw_shots_plot(results: Sequence[Result], path: Path, title: str | None = N
             "a plot wants results over one suite and backbone, "
             f"got {len(groups)}{': ' + '; '.join(groups) if groups else ''}."
         )
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise CptliteError(
-            "drawing a plot needs matplotlib, which is not installed. Install it with: pip install 'cptlite[plot]'"
-        ) from error
-
-    figure = Figure(figsize=(7.2, 4.6), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.2, 4.6)
     axes = figure.add_subplot()
     ((name, together),) = groups.items()
     lines = line_up(together)
     summaries = [summary for line in lines for summary in line.summaries().values()]
     _draw_lines(axes, lines)
     _dress(axes, summaries, title or name)
-    picture = BytesIO()
-    figure.savefig(picture, format="png", facecolor="white")
-    write_alone(path, picture.getvalue())
-    return path
+    return write_figure(figure, path)
 
 
 def _draw_lines(axes: Axes, lines: Sequence[Line]) -> None:

@@ -74,7 +74,7 @@ def run_table(result: Result) -> Table:
     facts = (method_label(result), str(result["suite"]), shots_label(run_shots(result)))
     return Table(
         title=", ".join((*facts, f"seed {result['seed']} (%)")),
-        columns=("task", *columns, "test images"),
+        columns=("task", *columns, f"{result.get('split', 'test')} images"),
         rows=tuple(rows),
         best=frozenset({(len(rows) - 1, 3 if halved else 1)}),
         caption=f"{caption}\n{int(result.get('parameters') or 0):,} learned parameters, "

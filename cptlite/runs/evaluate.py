@@ -1,4 +1,4 @@
-"""The one place that reads test rows: a finished classifier on every task, once.
+"""The one place that reads test rows: a finished classifier on every task, once; or validation rows, as often as asked.
 
 Axes: N test rows of a task, B rows of a chunk, K classes of all tasks in task-major order, C of a task, M patches of an
 image, D joint dimension.
@@ -23,13 +23,13 @@ from cptlite.runs.guards import check_features, check_scores, sound_features, so
 from cptlite.runs.matching import Place, match_tasks
 from cptlite.runs.predictions import TaskPredictions
 
-__all__ = ["check_test_rows", "evaluate", "untested_classes"]
+__all__ = ["check_test_rows", "evaluate", "feature_chunks", "untested_classes"]
 
 CHUNK = 4096
 PATCH_CHUNK = 256  # rows of up to 1 MiB each
 
 
-def check_test_rows(caches: Sequence[FeatureCache], sizes: Sequence[int] = ()) -> None:
+def check_test_rows(caches: Sequence[FeatureCache], sizes: Sequence[int] = (), split: str = "test") -> None:
     """Find out what `evaluate` would fail on before anything is trained: labels alone are read, and nothing is kept.
 
     Parameters
@@ -46,23 +46,23 @@ def check_test_rows(caches: Sequence[FeatureCache], sizes: Sequence[int] = ()) -
     """
     learned = iter(sizes)
     for cache in caches:
-        tasks = cache.row_tasks("test")
-        check_classes(cache, "test", cache.labels("test"), tasks)
+        labels, tasks = cache.labels(split), cache.row_tasks(split)
+        check_classes(cache, split, labels, tasks)
         there = set(tasks.tolist())
         empty = [repr(task.id) for index, task in enumerate(cache.tasks) if index not in there]
         if empty:
             which = f" of {', '.join(empty)}" if there else ""
-            raise DataError(f"{cache.path} has no test rows{which}: leave it out with --dataset, or cache it anew")
+            raise DataError(f"{cache.path} has no {split} rows{which}: leave it out with --dataset, or cache it anew")
         for index, (task, size) in enumerate(zip(cache.tasks, learned, strict=False)):
-            _check_halves(cache, task, cache.labels("test")[tasks == index] < size, size)
+            _check_halves(cache, split, task, labels[tasks == index] < size, size)
 
 
-def _check_halves(cache: FeatureCache, task: Task, of_base: np.ndarray, size: int) -> None:
-    """Refuse a task some of whose classes are new, with test rows of the one half alone."""
+def _check_halves(cache: FeatureCache, split: str, task: Task, of_base: np.ndarray, size: int) -> None:
+    """Refuse a task some of whose classes are new, with rows of the one half alone."""
     if 0 < size < len(task.class_names) and (of_base.all() or not of_base.any()):
         which = "new" if of_base.all() else "base"
         raise DataError(
-            f"{cache.path} has no test rows of the {which} classes of {task.id!r}: leave out --classes base, or the "
+            f"{cache.path} has no {split} rows of the {which} classes of {task.id!r}: leave out --classes base, or the "
             f"dataset with --dataset"
         )
 
@@ -86,8 +86,9 @@ def evaluate(
     patches: bool = False,
     fitted: Sequence[Task] | None = None,
     sizes: Sequence[int] | None = None,
+    split: str = "test",
 ) -> list[TaskPredictions]:
-    """Predict the class of every test row of every task.
+    """Predict the class of every row of a split, of every task.
 
     Parameters
     ----------
@@ -103,6 +104,8 @@ def evaluate(
     sizes : sequence of int, optional
         Number of the classes, the first ones, of each fitted task that were learned from, as of `seen_sizes`; by
         default all.
+    split : str
+        Test rows, unless others are asked for.
 
     Returns
     -------
@@ -122,45 +125,46 @@ def evaluate(
     places = iter(match_tasks(fitted, tasks))
     found = []
     for cache in caches:
-        test = _TestSplit.read(cache)
+        rows = _Split.read(cache, split)
         for index in range(len(cache.tasks)):
             place = next(places)
-            found.append(_predict(classifier, test, index, place, sizes[place.home], device, patches))
+            found.append(_predict(classifier, rows, index, place, sizes[place.home], device, patches))
     return found
 
 
-class _TestSplit(NamedTuple):
-    """What is read once of a cache's test rows, whatever number of tasks they are of."""
+class _Split(NamedTuple):
+    """What is read once of a cache's rows, whatever number of tasks they are of."""
 
     cache: FeatureCache
+    name: str
     labels: np.ndarray
     tasks: np.ndarray
     paths: tuple[str, ...]
 
     @classmethod
-    def read(cls, cache: FeatureCache) -> _TestSplit:
-        return cls(cache, cache.labels("test"), cache.row_tasks("test"), cache.paths("test"))
+    def read(cls, cache: FeatureCache, split: str) -> _Split:
+        return cls(cache, split, cache.labels(split), cache.row_tasks(split), cache.paths(split))
 
 
 def _predict(
     classifier: Classifier,
-    test: _TestSplit,
+    split: _Split,
     index: int,
     place: Place,
     size: int,
     device: torch.device,
     patches: bool,
 ) -> TaskPredictions:
-    """Predict the test rows of one task of a cache, whose fitted task's first ``size`` classes were learned from."""
-    cache, rows = test.cache, np.flatnonzero(test.tasks == index)
-    labels, halved = test.labels[rows], 0 < size < place.size
+    """Predict the rows of one task of a cache, whose fitted task's first ``size`` classes were learned from."""
+    cache, rows = split.cache, np.flatnonzero(split.tasks == index)
+    labels, halved = split.labels[rows], 0 < size < place.size
     base = _base_mask(place, size).to(device)  # (C,)
     columns = None if place.columns is None else torch.tensor(place.columns, device=device)  # (C,)
     # Whole from the start: what is added chunk by chunk lies between the chunks' memory, which never gets free.
     best, of_half, ranks = torch.empty(3, len(rows), dtype=torch.int64, device=device)
     likely = torch.empty(len(rows), device=device)
     sound, ranked = torch.empty(2, len(rows), dtype=torch.bool, device=device)
-    for here, chunk in _chunks(cache, rows, patches):
+    for here, chunk in feature_chunks(cache, split.name, rows, patches=patches):
         features = torch.from_numpy(chunk).to(device, non_blocking=True)  # (B, D) or (B, M, D)
         scores = classifier.scores(features, place.classes)
         if columns is not None:
@@ -173,11 +177,11 @@ def _predict(
         likely[here] = scores.float().softmax(dim=-1).gather(1, best[here, None])[:, 0]
         sound[here] = sound_features(features)
         ranked[here] = sound_scores(scores)
-    check_features(cache, "test", rows, sound)
-    check_scores(cache, rows, ranked)
+    check_features(cache, split.name, rows, sound)
+    check_scores(cache, split.name, rows, ranked)
     return TaskPredictions(
         task=cache.tasks[index],
-        images=tuple(test.paths[row] for row in rows),
+        images=tuple(split.paths[row] for row in rows),
         labels=labels,
         predicted=best.cpu().numpy(),
         ranks=ranks.cpu().numpy(),
@@ -194,12 +198,14 @@ def _base_mask(place: Place, size: int) -> Tensor:
     return torch.tensor([column < size for column in columns])
 
 
-def _chunks(cache: FeatureCache, rows: np.ndarray, patches: bool) -> Iterator[tuple[slice, np.ndarray]]:
-    """Read test features (B, D), or of patches (B, M, D), and where they stand: a big dataset's fill the memory."""
+def feature_chunks(
+    cache: FeatureCache, split: str, rows: np.ndarray, *, patches: bool
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Read plain features (B, D), or of patches (B, M, D), and where they stand: a big dataset's fill the memory."""
     size = PATCH_CHUNK if patches else CHUNK
     for start in range(0, len(rows), size):
         here = slice(start, start + size)
-        yield here, cache.patches("test", rows[here]) if patches else cache.features("test", rows[here], views=0)[:, 0]
+        yield here, cache.patches(split, rows[here]) if patches else cache.features(split, rows[here], views=0)[:, 0]
 
 
 def _ranks(scores: Tensor, labels: Tensor) -> Tensor:

@@ -11,23 +11,19 @@ Damage is seen: each file carries a digest of itself, or ``results.json`` has it
 from __future__ import annotations
 
 import json
-import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from cptlite.backbones import Backbone
 from cptlite.classifiers import BackboneFacts, Classifier, StoredClassifier, pack_classifier
 from cptlite.datasets.text_files import read_text, shown
 from cptlite.errors import CptliteError, DataError, UsageError
-from cptlite.files import is_whole, locked, naming_full_disk, read_file, sha256_of, table_digest, write_whole
+from cptlite.files import is_whole, locked, naming_full_disk, sha256_of, table_digest, write_whole
 from cptlite.methods.base import Problem
-from cptlite.training.checkpoint import CHECKPOINT, LOG, read_log
+from cptlite.training.checkpoint import CHECKPOINT, LOG
 
 __all__ = [
     "CLASSIFIER",
@@ -35,14 +31,12 @@ __all__ = [
     "check_files",
     "finished_results",
     "read_json",
-    "read_prompts",
     "read_results",
     "remove_checkpoints",
     "tidy_finished",
     "write_classifier",
     "write_json",
     "write_predictions",
-    "write_prompts",
     "write_results",
     "writing_run",
 ]
@@ -50,7 +44,6 @@ __all__ = [
 CLASSIFIER, PROMPTS, PREDICTIONS = "classifier.safetensors", "prompts.safetensors", "predictions.csv"
 RESULTS, CONFIG, LOCK = "results.json", "config.json", ".run.lock"
 DIGESTED = (CONFIG, CLASSIFIER, PROMPTS, PREDICTIONS, LOG)
-NO_DIGEST = "0" * 64  # stands for the digest of a file while that is computed
 
 
 def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -200,10 +193,9 @@ def write_results(folder: Path, results: dict[str, Any], written: Iterable[Path]
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
     """Read a table with some keys."""
-    try:
+    content = None
+    with suppress(DataError, ValueError, RecursionError):
         content = json.loads(read_text(path))  # which waits for no pipe
-    except (DataError, ValueError, RecursionError):
-        content = None
     if not isinstance(content, dict) or not content.keys() >= set(keys):
         raise _damaged(path)
     return content
@@ -223,62 +215,6 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str
             yield from ((f"{key}.{name}", was, now) for name, was, now in _differences(there, value))
         elif there != value:
             yield key, there, value
-
-
-def write_prompts(folder: Path, learnables: Mapping[str, Tensor]) -> None:
-    """Write ``prompts.safetensors``: what was learned, by name, and in the metadata a digest of the file.
-
-    The digest is that of the file with zeros in its place.
-    """
-    from safetensors.torch import save
-
-    values = {name: value.detach().cpu().contiguous().clone() for name, value in learnables.items()}
-    content = save(values, metadata={"sha256": NO_DIGEST})
-    write_whole(folder / PROMPTS, content.replace(NO_DIGEST.encode(), sha256_of(content).encode(), 1))
-
-
-def read_prompts(folder: Path | None, learnables: Mapping[str, Tensor]) -> float | None:
-    """Read what an earlier attempt learned into learnables, if its training is done.
-
-    Returns
-    -------
-    float or None
-        Seconds that the training took, as logged; None where there is no folder or no ``prompts.safetensors``.
-
-    Raises
-    ------
-    DataError
-        A file of that attempt is damaged, or not of these learnables.
-    """
-    from safetensors.torch import load
-
-    path = folder / PROMPTS if folder else None
-    if folder is None or path is None or not path.exists():
-        return None
-    try:
-        stored = load(_undamaged(read_file(path)))
-        with torch.no_grad():
-            for name, value in learnables.items():
-                value.copy_(stored[name].view_as(value))
-        return float(read_log(folder)[-1]["seconds"])
-    except DataError:
-        raise
-    except Exception as error:  # the reader raises a class of its own on a damaged file
-        raise DataError(
-            f"wanted the prompts that an earlier attempt learned in {folder}, got files that cannot be read "
-            f"({type(error).__name__}): give --force to train anew, or another --out"
-        ) from None
-
-
-def _undamaged(content: bytes) -> bytes:
-    """Give back a file of prompts whose digest, where it has one, is its own."""
-    metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__")
-    if metadata is not None:
-        digest = metadata.pop("sha256")
-        rest = content.replace(digest.encode(), NO_DIGEST.encode(), 1)
-        if metadata or not re.fullmatch("[0-9a-f]{64}", digest) or sha256_of(rest) != digest:
-            raise ValueError("damaged")
-    return content
 
 
 def write_classifier(folder: Path, problem: Problem, classifier: Classifier, backbone: Backbone) -> None:

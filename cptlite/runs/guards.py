@@ -80,12 +80,12 @@ def check_features(cache: FeatureCache, split: str, rows: np.ndarray, sound: Ten
         )
 
 
-def check_scores(cache: FeatureCache, rows: np.ndarray, sound: Tensor) -> None:
-    """Refuse test rows of shape (N,) whose scores, as of `sound_scores`, cannot be ranked."""
+def check_scores(cache: FeatureCache, split: str, rows: np.ndarray, sound: Tensor) -> None:
+    """Refuse rows of a split, of shape (N,) whose scores, as of `sound_scores`, cannot be ranked."""
     wrong = _first_wrong(sound)
     if wrong is not None:
         raise CptliteError(
-            f"wanted finite scores, got others for row {int(rows[wrong])} of split 'test' of {cache.path}, whose "
+            f"wanted finite scores, got others for row {int(rows[wrong])} of split {split!r} of {cache.path}, whose "
             f"features are finite: give options nearer to the method's defaults"
         )
 

@@ -21,9 +21,10 @@ from cptlite.classifiers import join_classifiers
 from cptlite.config import RunConfig
 from cptlite.errors import CptliteError, DataError
 from cptlite.methods.base import FewShotRows, Learned, Problem, PromptMethod
-from cptlite.runs.files import PROMPTS, read_prompts, write_prompts
+from cptlite.runs.files import PROMPTS
 from cptlite.runs.folders import task_folder
 from cptlite.runs.guards import check_learned, check_text_tower
+from cptlite.runs.prompts import read_prompts, write_prompts
 from cptlite.training.checkpoint import LOG, check_log
 from cptlite.training.loop import train
 from cptlite.training.state import TrainingState

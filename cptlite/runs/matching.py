@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from cptlite.datasets.types import Task
 from cptlite.errors import UsageError
 
-__all__ = ["Place", "match_tasks"]
+__all__ = ["Place", "find_task", "match_tasks", "same_names"]
 
 SHOWN = 3  # names in a message
 
@@ -71,6 +71,19 @@ def match_tasks(fitted: Sequence[Task], tasks: Sequence[Task]) -> list[Place]:
         in_order = columns == tuple(range(len(home.class_names)))
         places.append(Place(home=fitted.index(home), classes=classes, columns=None if in_order else columns))
     return places
+
+
+def find_task(fitted: Sequence[Task], word: str) -> Task | None:
+    """Return the fitted task that a word names: by its id, or by its name where that is the only one's."""
+    by_id = [task for task in fitted if task.id == word]
+    by_name = [task for task in fitted if _key(task.name) == _key(word)]
+    return by_id[0] if by_id else by_name[0] if len(by_name) == 1 else None
+
+
+def same_names(names: Sequence[str]) -> list[str]:
+    """Names of which one before is another spelling."""
+    keys = list(map(_key, names))
+    return [name for place, name in enumerate(names) if keys[place] in keys[:place]]
 
 
 def _starts(fitted: Sequence[Task]) -> Iterator[tuple[str, int]]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cptlite.errors import CptliteError, UsageError
-from cptlite.files import write_alone
+from cptlite.errors import UsageError
+from cptlite.reporting.figures import new_figure, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,24 +54,13 @@ def draw_bench_plot(result: Mapping[str, Any], path: Path) -> Path:
     panels = [(title, bars) for title, bars in _panels(result) if bars]
     if not panels:
         raise UsageError("wanted figures to draw, got none: give at least one stage")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise CptliteError(
-            "drawing a plot needs matplotlib, which is not installed. Install it with: pip install 'cptlite[plot]'"
-        ) from error
     heights = [PANEL_INCHES + BAR_INCHES * len(bars) for _, bars in panels]
-    figure = Figure(figsize=(8.2, sum(heights) + 0.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8.2, sum(heights) + 0.4, dpi=150)
     figure.suptitle(_heading(result), fontsize=10, color="#555555", x=0.01, ha="left")
     grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
     for axes, (title, bars) in zip(grid[:, 0], panels, strict=True):
         _draw_bars(axes, title, bars)
-    picture = BytesIO()
-    figure.savefig(picture, format="png", facecolor="white")
-    write_alone(path, picture.getvalue())
-    return path
+    return write_figure(figure, path)
 
 
 def _heading(result: Mapping[str, Any]) -> str:

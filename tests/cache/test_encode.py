@@ -17,7 +17,7 @@ import torch
 from cache_fakes import FakeBackbone, make_dataset, make_tasks
 from filelock import FileLock
 
-import cptlite.cache.encode_pass
+import cptlite.backbones.images
 from cptlite.backbones import load_backbone
 from cptlite.cache import Fingerprint, list_caches, open_cache, verify_cache
 from cptlite.cache.encode import EncodeReport, encode_dataset
@@ -100,7 +100,7 @@ def test_same_bytes_however_many_workers_and_parts(dataset: Dataset, cache_dir: 
 
 def test_reading_ahead_changes_nothing(dataset: Dataset, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = held(encode(dataset, cache_dir / "0").path)
-    monkeypatch.setattr(cptlite.cache.encode_pass, "PREFETCH", {"cpu": 3})
+    monkeypatch.setattr(cptlite.backbones.images, "PREFETCH", {"cpu": 3})
     assert held(encode(dataset, cache_dir / "1", workers=2).path) == first
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 import cptlite
 from cptlite.backbones import Backbone, load_backbone
-from cptlite.cache import open_caches
+from cptlite.cache import FeatureCache, open_caches
 from cptlite.cache.encode import encode_dataset
 from cptlite.cli import app
 from cptlite.datasets import load_catalog, read_dataset
@@ -175,3 +175,60 @@ def test_what_cannot_be_trained_is_said(caches: Path, tmp_path: Path, words: lis
     done = train(caches, tmp_path / "runs", *words)
     assert done.exit_code == 2 and message in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+# Splits, mistakes and pictures
+
+
+def test_validation_rows_are_evaluated_without_a_look_at_test_rows(
+    trained: Path, caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: set[str] = set()
+
+    def features(self: FeatureCache, split: str, *words: Any, **options: Any) -> Any:
+        read.add(split)
+        return reader(self, split, *words, **options)
+
+    reader = FeatureCache.features
+    monkeypatch.setattr(FeatureCache, "features", features)
+    done = call("eval", trained, "--split", "val", "--cache-dir", caches, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert read == {"val"} and found["split"] == "val"
+    assert json.loads((trained / "eval/val-on-coins+leaves+shells.json").read_text()) == found
+    rows = {name: scores["rows"] for name, scores in found["tasks"].items()}
+    listed = json.loads(call("caches", "--cache-dir", caches, "--json").stdout)
+    there = {each["dataset"]: each["rows"] for each in listed}
+    assert rows == {name: there[name]["val"] for name in rows}
+    assert "val images" in call("eval", trained, "--split", "val", "--cache-dir", caches).stdout
+
+
+def test_tables_pictures_and_predictions_are_written_where_they_are_asked_for(
+    trained: Path, caches: Path, tmp_path: Path
+) -> None:
+    before = contents(trained)
+    pictures = ("--confusion", tmp_path / "a/c.png", "--reliability", tmp_path / "r.png")
+    words = ("--per-class", *pictures, "--predictions", tmp_path / "p.csv")
+    done = call("eval", trained, *words, "--cache-dir", caches)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "p.csv").read_bytes() == before["predictions.csv"], "of the run's own datasets it is the same"
+    for path in (tmp_path / "a/c.png", tmp_path / "r.png"):
+        assert path.read_bytes().startswith(b"\x89PNG") and f"drawn: {path}" in done.stderr
+    own = json.loads(before["results.json"])["tasks"]["leaves"]
+    table = done.stdout.partition("Recall by class")[2].partition("Most confused")[0]
+    shown = {line.split()[1]: line.split()[3] for line in table.splitlines() if line.startswith("leaves")}
+    assert shown == {name: f"{100 * recall:.1f}" for name, recall in zip(own["classes"], own["recall"], strict=True)}
+    assert "Most confused" in done.stdout and "expected calibration error (%): coins" in done.stdout
+    assert contents(trained) == before
+
+
+@pytest.mark.parametrize("flag", ["--confusion", "--reliability", "--predictions"])
+def test_the_run_s_own_files_are_never_written(trained: Path, caches: Path, flag: str) -> None:
+    before = contents(trained)
+    done = call("eval", trained, flag, trained / "predictions.csv", "--cache-dir", caches)
+    assert done.exit_code == 2 and "not among the run's own files" in done.stderr and contents(trained) == before
+
+
+def test_an_unknown_split_is_said(trained: Path, caches: Path) -> None:
+    done = call("eval", trained, "--split", "train", "--cache-dir", caches)
+    assert done.exit_code == 2 and "unknown split 'train': give val or test" in done.stderr

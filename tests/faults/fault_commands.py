@@ -27,6 +27,7 @@ CACHE = ("cache", "-d", "leaves", "--backbone", "random:demo", "--workers", "0",
 TRAIN = ("train", "--shots", "2", "-d", "coins", "-d", "leaves", "--method")
 STEPS = ("--epochs", "2", "--batch-size", "4", "--context-length", "2")
 RUN = "runs/coins+leaves/prototype/random-demo/shots2-seed1"
+NAMED = "runs/coins+leaves/zeroshot/random-demo/shots2-seed1"
 DATASETS = {"coins": ("dime", "penny"), "leaves": ("ash", "elm", "oak")}
 STRANGERS = (
     "notes.txt",
@@ -93,6 +94,24 @@ COMMANDS = [
     *_states(Command(name="import-features", words=FEATURES, outputs=("cache",), finds=("features",)), force=True),
     *_states(Command(name="export", words=EXPORT, outputs=("exports",), finds=("runs",)), force=True),
     Command(name="eval", words=("eval", RUN), outputs=("runs",), finds=("runs", "cache")),
+    Command(
+        name="eval --predictions",
+        words=("eval", RUN, "--predictions", "p.csv", "--reliability", "r.png"),
+        outputs=("runs", "p.csv", "r.png"),
+        finds=("runs", "cache"),
+    ),
+    Command(
+        name="predict --csv",
+        words=("predict", RUN, "leaves", "--csv", "p.csv", "--workers", "0"),
+        outputs=("runs", "p.csv"),
+        finds=("runs", "leaves"),
+    ),
+    Command(
+        name="extend",
+        words=("extend", NAMED, "--task", "leaves", "--classes", "fir", "--out", "m.safetensors", "--force"),
+        outputs=("runs", "m.safetensors"),
+        finds=("runs",),
+    ),
     Command(name="report --out", words=("report", "--out", "plots"), outputs=("plots",), finds=("runs",)),
     Command(
         name="bench --json --plot",
@@ -122,7 +141,7 @@ class Shelf:
             draw_classes(self.made / name, classes, images=8)
         (self.made / "features").mkdir()
         LAYOUTS["npz"](self.made / "features", make_rows(128))
-        for words in ((*CACHE, "-d", "coins"), (*TRAIN, "prototype")):
+        for words in ((*CACHE, "-d", "coins"), (*TRAIN, "prototype"), (*TRAIN, "zeroshot")):
             ended = run(words, self.made)
             assert ended.code == 0, ended
         self.points: dict[Command, dict[tuple[bool, bool], tuple[str, ...]]] = {}

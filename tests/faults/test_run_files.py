@@ -33,8 +33,9 @@ from cptlite.cli import app
 from cptlite.config import RunConfig
 from cptlite.errors import CptliteError, DataError
 from cptlite.runs.execute import execute_runs
-from cptlite.runs.files import read_prompts, write_prompts, writing_run
+from cptlite.runs.files import writing_run
 from cptlite.runs.folders import run_folder
+from cptlite.runs.prompts import read_prompts, write_prompts
 from cptlite.training.checkpoint import write_log
 from cptlite.training.loop import train
 from cptlite.training.recipe import Recipe

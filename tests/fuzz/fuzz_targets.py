@@ -21,7 +21,7 @@ from cptlite.cli.bench import _read_classes
 from cptlite.datasets.images import UnreadableImageError
 from cptlite.datasets.types import SPLITS
 from cptlite.errors import CptliteError
-from cptlite.runs.files import read_prompts
+from cptlite.runs.prompts import read_prompts
 from cptlite.training.checkpoint import read_log, resume
 
 
