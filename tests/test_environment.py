@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -164,3 +165,20 @@ def test_a_gpu_that_is_not_there(name: str) -> None:
 def test_devices_that_are_there() -> None:
     assert find_device("cpu") == find_device(CPU) == CPU
     assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps memory its own way")
+def test_freed_memory_is_kept_and_used_again() -> None:
+    code = (
+        "import resource, torch\n"
+        "from cptlite.environment import keep_freed_memory\n"
+        "keep_freed_memory()\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "x = torch.ones(2**24)\n"  # 64 MiB, or 16,384 pages
+        "del x\n"
+        "before = faults()\n"
+        "x = torch.ones(2**24)\n"
+        "print(faults() - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000

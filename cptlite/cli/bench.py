@@ -84,6 +84,7 @@ def bench(
     """
     given = None if classes is None else _read_classes(classes)
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # PyTorch's profiler reports on itself otherwise; read at its import
+    from cptlite.environment import keep_freed_memory
     from cptlite.timing import BenchPlan, bench_tables, draw_bench_plot, run_bench
 
     plan = BenchPlan(
@@ -105,6 +106,7 @@ def bench(
     )
     told = {"stages": plan.stages or "all", "suites": plan.suites, "class names": classes or "made up"}
     show_configuration("bench", told | {"backbone": backbone, "repeats": repeats, "seconds": seconds})
+    keep_freed_memory()  # as train does, for all ways
     result = run_bench(plan, tell=note)
     for table in bench_tables(result):
         print_table(table)

@@ -98,9 +98,11 @@ def train(
     check_names(method, settings)
     from cptlite.backbones import load_backbone
     from cptlite.cache import CacheFolder
+    from cptlite.environment import keep_freed_memory
     from cptlite.runs.folders import run_folder
     from cptlite.runs.seen import leave_one_out
 
+    keep_freed_memory()
     grid = {name: settings.pop(name, None) or [getattr(RunConfig, name)] for name in REPEATED}
     with CacheFolder(cache_dir) as cached:
         base = _configure(dataset or [], backbone, cached, suite, {"method": method, **settings})
