@@ -170,15 +170,18 @@ def test_devices_that_are_there() -> None:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps memory its own way")
 def test_freed_memory_is_kept_and_used_again() -> None:
     code = (
-        "import resource, torch\n"
+        "import resource, sys, torch\n"
         "from cptlite.environment import keep_freed_memory\n"
-        "keep_freed_memory()\n"
+        "if sys.argv[1] == 'keep': keep_freed_memory()\n"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "x = torch.ones(2**24)\n"  # 64 MiB, or 16,384 pages
-        "del x\n"
-        "before = faults()\n"
-        "x = torch.ones(2**24)\n"
+        "for _ in range(4):\n"  # steps that keep 240 MiB in tensors too large for the heap until they end
+        "    before = faults()\n"
+        "    kept = [torch.ones(10 * 2**20) for _ in range(6)]\n"
+        "    while kept: kept.pop()\n"
         "print(faults() - before)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 1000
+    kept, not_kept = (
+        int(subprocess.run([sys.executable, "-c", code, word], capture_output=True, text=True, check=True).stdout)
+        for word in ("keep", "not")
+    )
+    assert kept < not_kept / 4
