@@ -20,7 +20,7 @@ from cptlite.backbones import TextTower
 from cptlite.backbones.linear import attend
 from cptlite.text.layers import freeze_layers, mlp, norm
 
-__all__ = ["Blocks", "Groups", "run_rows"]
+__all__ = ["Blocks", "Groups", "attend_rows", "run_rows"]
 
 Groups = Sequence[tuple[int, int]]
 """Blocks n of each group, and cells s of each of its blocks."""
@@ -76,19 +76,32 @@ def run_rows(tower: TextTower, x: Tensor, blocks: Blocks, ends: Tensor) -> Tenso
     *layers, last = freeze_layers(tower)
     for layer in layers:
         normed = norm(x, layer.attn_norm)
-        x = x + layer.out(_attend(layer.q(normed), layer.kv(normed), blocks, layer.num_heads))
+        x = x + layer.out(attend_rows(layer.q(normed), layer.kv(normed), blocks, layer.num_heads))
         x = x + mlp(x, layer)
     # Of the last layer only the ends are read, so only they ask.
     normed = norm(x, last.attn_norm)
     q = torch.zeros_like(normed).index_copy(0, ends, last.q(normed.index_select(0, ends)))
-    mixed = _attend(q, last.kv(normed), blocks, last.num_heads).index_select(0, ends)  # (E, W)
+    mixed = attend_rows(q, last.kv(normed), blocks, last.num_heads).index_select(0, ends)  # (E, W)
     x = x.index_select(0, ends) + last.out(mixed)
     x = x + mlp(x, last)
     return (tower.final_norm(x) @ tower.projection).float()
 
 
-def _attend(q: Tensor, kv: Tensor, blocks: Blocks, num_heads: int) -> Tensor:
-    """Attention of all rows, (U, W) and (U, 2W) to (U, W)."""
+def attend_rows(q: Tensor, kv: Tensor, blocks: Blocks, num_heads: int) -> Tensor:
+    """Attend, every row to its prefix and to what its block's mask lets it see.
+
+    Parameters
+    ----------
+    q : Tensor of shape (U, W)
+    kv : Tensor of shape (U, 2W)
+        Keys, then values.
+    blocks : Blocks
+    num_heads : int
+
+    Returns
+    -------
+    Tensor of shape (U, W)
+    """
     before, in_prefixes = blocks.prefix_length, len(q) - sum(blocks.sizes)
     of_prefixes, *of_groups = q.split([in_prefixes, *blocks.sizes])
     prefixes, *groups = kv.split([in_prefixes, *blocks.sizes])
