@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from trees import draw_classes
 
 from cptlite.datasets import METRICS, Catalog, load_catalog, read_dataset
 from cptlite.datasets.readers import READERS
@@ -263,3 +264,14 @@ def test_a_manifest_in_another_encoding(tmp_path: Path) -> None:
     path.write_bytes('[datasets.x]\ntask = "Bärlauch"\n'.encode("latin-1"))
     with pytest.raises(UsageError, match="save the file as UTF-8"):
         CATALOG.resolve([str(path)])
+
+
+def test_the_template_of_eight_remote_sensing_sets_reads_them(tmp_path: Path) -> None:
+    template = Path(__file__).parents[2] / "docs" / "rs8.toml"
+    specs = CATALOG.resolve([str(template)])
+    assert len(specs) == len({spec.task_name for spec in specs}) == 8
+    for spec in specs:
+        draw_classes(tmp_path / spec.layout.directory / spec.layout.images, ["airport", "dense_forest"], images=10)
+        dataset = read_dataset(spec, tmp_path)
+        assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 10, "val": 4, "test": 6}
+        assert dataset.tasks[0].class_names == ("airport", "dense_forest")
