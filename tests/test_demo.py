@@ -61,7 +61,7 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backbone]:
     """Compute everything in float64, where the package says float32 too: the demo's CLIP."""
     from clip.model import LayerNorm
 
-    backbone = load_backbone("demo", device="cpu")
+    backbone = load_backbone("demo", device="cpu", linear_backend="torch")
     backbone.model.double()
     monkeypatch.setattr(LayerNorm, "forward", nn.LayerNorm.forward)
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)

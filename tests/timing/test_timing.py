@@ -148,6 +148,12 @@ def test_whole_trainings(backbone: Backbone) -> None:
     assert all(row["steps_timed"] == 6 and row["speedup"] is None for row in rows)
 
 
+@pytest.mark.slow
+def test_the_full_recipe_is_timed_whole(backbone: Backbone) -> None:
+    (row,) = bench_train(backbone, backbone, FEW, TrainSizes(runs=1, shots=1, recipe="full"), ONCE, ignore)
+    assert (row["way"], row["steps_per_epoch"], row["steps_timed"]) == ("cache", 1, 75)
+
+
 def test_caching_pass_and_its_bound(backbone: Backbone) -> None:
     rows = list(bench_cache(backbone, 3, ONCE, ignore))
     assert [row["way"] for row in rows] == ["encoder"] + ["pass"] * (len(rows) - 1)
@@ -193,6 +199,8 @@ def test_plan_says_what_is_wrong() -> None:
         BenchPlan(runs=0)
     with pytest.raises(UsageError, match="class-fraction must be above 0 and at most 1, got 0"):
         BenchPlan(class_fraction=0)
+    with pytest.raises(UsageError, match="cannot time recipe 'fast': give paper or full"):
+        BenchPlan(recipe="fast")
     with pytest.raises(UsageError, match="epochs must be 0 .* got -1"):
         BenchPlan(epochs=-1)
     with pytest.raises(UsageError, match="nothing|none"):
