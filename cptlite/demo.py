@@ -47,7 +47,7 @@ class DemoPlan:
         Whether runs of a method train as an axis of one forward.
     """
 
-    methods: tuple[str, ...] = ("linear-probe", "coop-mt", "coop-ca", "softcpt")  # the longest last, as `grid` wants them
+    methods: tuple[str, ...] = ("linear-probe", "coop-mt", "coop-ca", "softcpt")  # longest last, as for `grid`
     shots: tuple[int, ...] = (1, 4, 16)
     seeds: tuple[int, ...] = (1, 2, 3)
     recipe: str = FULL
