@@ -20,6 +20,7 @@ from cptlite.datasets.views import ViewConfig
 from cptlite.drawings import draw_suite
 from cptlite.methods.table import find_method
 from cptlite.reporting import draw_shots_plot
+from cptlite.runs.folders import run_folder
 from cptlite.runs.sweep import grid, run_all
 from cptlite.training.recipe import FULL, PAPER, RECIPES
 
@@ -65,6 +66,8 @@ class DemoReport:
     results : list of dict
         Of every run, as in its ``results.json``.
     data, caches, runs, plot : Path
+    example : Path
+        Folder of a run: the last method's, at the most shots.
     seconds : dict of str to float
         By stage.
     """
@@ -74,6 +77,7 @@ class DemoReport:
     caches: Path
     runs: Path
     plot: Path
+    example: Path
     seconds: dict[str, float]
 
 
@@ -106,7 +110,13 @@ def run_demo(out: Path, plan: DemoPlan | None = None, *, on_progress: OnProgress
     results = _train_all(plan, configs, caches, runs, tell)
     seconds["train"] = time.monotonic() - started - sum(seconds.values())
     plot = draw_shots_plot(results, out / "accuracy.png", title="The embedded demo: six tasks, small CLIP")
-    return DemoReport(results=results, data=data, caches=caches, runs=runs, plot=plot, seconds=seconds)
+    ranks = {
+        config: (config.method == plan.methods[-1], config.recipe_name == plan.recipe, config.shots)
+        for config in configs
+    }
+    example = run_folder(runs, max(configs, key=ranks.__getitem__))
+    places = {"data": data, "caches": caches, "runs": runs, "plot": plot, "example": example}
+    return DemoReport(results=results, **places, seconds=seconds)
 
 
 def _cache_suite(backbone: Backbone, data: Path, caches: Path, tell: OnProgress) -> None:

@@ -34,11 +34,9 @@ def demo(
     Draws the tasks, caches them, trains SoftCPT and its baselines, and compares them. What is done is not done again.
     """
     note("cptlite demo: six small tasks, 1, 4 and 16 shots, 3 seeds; minutes on two cores, less the second time")
-    from cptlite.config import resolve_config
     from cptlite.demo import DemoPlan, run_demo
     from cptlite.methods.table import METHODS
     from cptlite.reporting import summary_table
-    from cptlite.runs.folders import run_folder
 
     plan = DemoPlan(recipe=recipe)
     if every_method:  # zero-shot looks at no rows; the demo evaluates it once in any case
@@ -50,8 +48,6 @@ def demo(
     else:
         print_table(summary_table(report.results, "Six tasks of the demo: suite score"))
     cptlite = invocation()
-    of_last = [result["config"] for result in report.results if result["method"] == plan.methods[-1]]
-    trained = run_folder(report.runs, resolve_config(max(of_last[::-1], key=lambda config: config["shots"])))
     seconds = ", ".join(f"{stage} {taken:.0f} s" for stage, taken in report.seconds.items())
     note(
         f"picture  {report.plot}\n"
@@ -62,7 +58,7 @@ def demo(
         "\n"
         "Next:\n"
         f"  {cptlite} report {report.runs} --tasks\n"
-        f"  {cptlite} predict {trained} {report.data}/demo/counts/test --task demo_counts\n"
+        f"  {cptlite} predict {report.example} {report.data}/demo/counts/test --task demo_counts\n"
         f"  {cptlite} train --cache-dir {report.caches} --out {report.runs} --method softcpt --variant cata --shots 4\n"
         f"  {cptlite} train --cache-dir {report.caches} --out {report.runs} --method softcpt --recipe full "
         f"--held-out-task demo_counts\n"

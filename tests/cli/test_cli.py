@@ -224,7 +224,7 @@ def test_demo_says_what_came_out_where_it_lies_and_what_next(tmp_path: Path, mon
 
     write_results(tmp_path / "runs/one")
     results = [json.loads((tmp_path / "runs/one/results.json").read_text())]
-    places = {name: tmp_path / name for name in ("data", "caches", "runs", "plot")}
+    places = {name: tmp_path / name for name in ("data", "caches", "runs", "plot", "example")}
 
     plans = []
 
