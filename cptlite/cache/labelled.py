@@ -14,6 +14,7 @@ from typing import Any
 from cptlite.cache.columns import ColumnNames
 from cptlite.cache.sources import FeatureTable, read_source, with_metadata
 from cptlite.datasets.class_folders import SPLIT_WORDS
+from cptlite.datasets.csv_files import split_word
 from cptlite.datasets.drafts import Place, build_dataset, classes_to_draft
 from cptlite.datasets.partition import partition, settle_notes, settle_splits
 from cptlite.datasets.specs import DatasetSpec
@@ -119,7 +120,7 @@ def label_rows(request: ImportRequest, table: FeatureTable) -> tuple[Dataset, di
         )
     parts: dict[str, dict[str, list[str]]] = {}
     for row, key in enumerate(keys):
-        split = _split_word(splits[row], row) if splits else ""
+        split = split_word(splits[row], f"row {row}") if splits else ""
         parts.setdefault(split, {}).setdefault(names[numbers[row]], []).append(key)
     settled = partition(parts[""], request.seed) if "" in parts else settle_splits(parts, source, request.seed)
     notes = ("no split given: each class is split 50/20/30",) if "" in parts else settle_notes(parts)
@@ -165,13 +166,3 @@ def _inside(paths: Sequence[str]) -> list[str]:
         raise DataError("wanted all paths absolute or all relative, got both: write them alike")
     root = os.path.commonpath([os.path.dirname(path) for path in plain])
     return [os.path.relpath(path, root) for path in plain]
-
-
-def _split_word(text: str, row: int) -> str:
-    word = text.strip().lower()
-    if word not in SPLIT_WORDS:
-        raise DataError(
-            f"row {row}: wanted split to be one of {', '.join(SPLIT_WORDS)}, got {shown(word)!r}: correct it, or leave "
-            f"the column out for a 50/20/30 split"
-        )
-    return SPLIT_WORDS[word]

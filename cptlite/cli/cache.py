@@ -21,6 +21,7 @@ from cptlite.cli.options import (
     LinearBackendOption,
     PrecisionOption,
     RootOption,
+    WorkersOption,
 )
 from cptlite.datasets.text_files import shown
 from cptlite.datasets.views import ViewConfig
@@ -69,15 +70,7 @@ def cache(
     batch_size: Annotated[
         int, typer.Option("--batch-size", help="Images per batch of the encoder.", rich_help_panel=HOW)
     ] = 64,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            help="Threads that read images; by default one a core, 16 at most.",
-            rich_help_panel=HOW,
-            show_default=False,
-        ),
-    ] = None,
+    workers: WorkersOption = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave unreadable images out.", rich_help_panel=HOW)
     ] = False,

@@ -18,6 +18,7 @@ __all__ = [
     "LinearBackendOption",
     "PrecisionOption",
     "RootOption",
+    "WorkersOption",
 ]
 
 ROOT = Path("data")
@@ -67,3 +68,12 @@ LinearBackendOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.", rich_help_panel=HOW)]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        help="Threads that read images; by default one a core, 16 at most.",
+        rich_help_panel=HOW,
+        show_default=False,
+    ),
+]

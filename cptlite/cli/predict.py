@@ -16,7 +16,7 @@ import typer
 
 from cptlite.cli.choose import choose_backbone, choose_datasets, usable_caches
 from cptlite.cli.console import Tick, note, print_table, progress
-from cptlite.cli.options import CACHE_DIR, HOW, WHAT, WHERE, CacheDirOption, DeviceOption, JsonOption
+from cptlite.cli.options import CACHE_DIR, HOW, WHAT, WHERE, CacheDirOption, DeviceOption, JsonOption, WorkersOption
 from cptlite.datasets.text_files import read_lines, shown
 from cptlite.errors import CptliteError, DataError, UsageError
 
@@ -95,15 +95,7 @@ def predict(
     batch_size: Annotated[
         int, typer.Option("--batch-size", help="Images per batch of the encoder.", rich_help_panel=HOW)
     ] = 32,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            help="Threads that read images; by default one a core, 16 at most.",
-            rich_help_panel=HOW,
-            show_default=False,
-        ),
-    ] = None,
+    workers: WorkersOption = None,
     device: DeviceOption = "auto",
     precision: Annotated[
         str | None,

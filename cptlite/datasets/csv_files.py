@@ -21,7 +21,7 @@ from cptlite.datasets.partition import DEFAULT_SEED, partition, settle_notes, se
 from cptlite.datasets.text_files import read_text, shown
 from cptlite.errors import DataError
 
-__all__ = ["CSV_COLUMNS", "read_csv"]
+__all__ = ["CSV_COLUMNS", "read_csv", "split_word"]
 
 CSV_COLUMNS = "path,label[,split]"
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -122,16 +122,16 @@ def _image_rows(table: _Table, images: Path) -> Iterator[tuple[str, str, str]]:
             got = f"{image!r} a second time" if key in seen else f"{image!r},{label!r}"
             raise DataError(f"{where}: wanted a new path and its label, got {got}; correct the line")
         seen.add(key)
-        split = _split_word(row[table.columns["split"]], where) if "split" in table.columns else ""
+        split = split_word(row[table.columns["split"]], where) if "split" in table.columns else ""
         yield image, spelled.setdefault(unicodedata.normalize("NFC", label), label), split
 
 
-def _split_word(text: str, where: str) -> str:
-    """Return the split a line names."""
+def split_word(text: str, where: str) -> str:
+    """Return the split that a line, or a row of another table, names."""
     word = text.strip().lower()
     if word not in SPLIT_WORDS:
         raise DataError(
             f"{where}: wanted split to be one of {', '.join(SPLIT_WORDS)}, "
-            f"got {word!r}; correct the line, or leave the column out for a 50/20/30 split"
+            f"got {shown(word)!r}; correct the line, or leave the column out for a 50/20/30 split"
         )
     return SPLIT_WORDS[word]
