@@ -1,8 +1,6 @@
 """``python -m cptlite`` is the command ``cptlite``."""
 
-import sys
-
-from cptlite.cli import main
+from cptlite.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -2,6 +2,8 @@
 
 Needs no network and no data: six related small tasks, five of them drawn by code and one of scikit-learn's handwritten
 digits, and a small CLIP that ships with the package.
+
+Worker processes load PyTorch while the images are drawn, which is done without it; this process loads it after that.
 """
 
 from __future__ import annotations
@@ -12,17 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cptlite.backbones import Backbone, load_backbone
-from cptlite.cache.encode import encode_dataset
 from cptlite.config import RunConfig
 from cptlite.datasets import load_catalog, read_dataset
 from cptlite.datasets.views import ViewConfig
 from cptlite.drawings import draw_suite
 from cptlite.methods.table import find_method
+from cptlite.process import loading
 from cptlite.reporting import draw_shots_plot
-from cptlite.runs.folders import run_folder
-from cptlite.runs.sweep import grid, run_all
-from cptlite.training.recipe import FULL, PAPER, RECIPES
+from cptlite.runs.workers import starting_workers
+from cptlite.training.recipe import FULL, PAPER, RECIPES, Recipe
 
 __all__ = ["DemoPlan", "DemoReport", "run_demo"]
 
@@ -98,17 +98,25 @@ def run_demo(out: Path, plan: DemoPlan | None = None, *, on_progress: OnProgress
     """
     plan = plan or DemoPlan()
     tell = on_progress or (lambda stage, done, total: None)
-    configs = _plan_runs(plan)  # first, so that what is refused costs no time
+    Recipe(recipe=plan.recipe)  # first, so that what is refused costs no time
     data, caches, runs = out / "data", out / "cache", out / "runs"
     seconds: dict[str, float] = {}
     started = time.monotonic()
-    draw_suite(data, on_progress=lambda done, total: tell("draw", done, total))
-    seconds["draw"] = time.monotonic() - started
-    backbone = load_backbone("demo", device="cpu")
-    _cache_suite(backbone, data, caches, tell)
-    seconds["cache"] = time.monotonic() - started - seconds["draw"]
-    results = _train_all(plan, configs, caches, runs, tell)
-    seconds["train"] = time.monotonic() - started - sum(seconds.values())
+
+    def stage_ends(stage: str) -> None:
+        seconds[stage] = time.monotonic() - started - sum(seconds.values())
+
+    with starting_workers(plan.jobs):
+        draw_suite(data, on_progress=lambda done, total: tell("draw", done, total))
+        stage_ends("draw")
+        with loading():
+            from cptlite.runs.folders import run_folder
+
+            configs = _plan_runs(plan)
+        _cache_suite(data, caches, tell)
+        stage_ends("cache")
+        results = _train_all(plan, configs, caches, runs, tell)
+        stage_ends("train")
     plot = draw_shots_plot(results, out / "accuracy.png", title="The embedded demo: six tasks, small CLIP")
     ranks = {
         config: (config.method == plan.methods[-1], config.recipe_name == plan.recipe, config.shots)
@@ -119,8 +127,12 @@ def run_demo(out: Path, plan: DemoPlan | None = None, *, on_progress: OnProgress
     return DemoReport(results=results, **places, seconds=seconds)
 
 
-def _cache_suite(backbone: Backbone, data: Path, caches: Path, tell: OnProgress) -> None:
+def _cache_suite(data: Path, caches: Path, tell: OnProgress) -> None:
     """Encode every dataset of the suite, with what any method needs."""
+    from cptlite.backbones import load_backbone
+    from cptlite.cache.encode import encode_dataset
+
+    backbone = load_backbone("demo", device="cpu")
     specs = load_catalog().resolve([SUITE])
     datasets = [read_dataset(spec, data) for spec in specs]
     sizes = [sum(len(rows) for rows in dataset.splits.values()) for dataset in datasets]
@@ -134,6 +146,8 @@ def _cache_suite(backbone: Backbone, data: Path, caches: Path, tell: OnProgress)
 
 def _plan_runs(plan: DemoPlan) -> list[RunConfig]:
     """Every run; zero-shot once, since neither shots nor seed reach it."""
+    from cptlite.runs.sweep import grid
+
     names = tuple(spec.name for spec in load_catalog().resolve([SUITE]))
     given = {"suite": SUITE, "datasets": names, "backbone": "demo", "device": "cpu"}
     rows = {"shots": plan.shots, "seeds": plan.seeds}
@@ -155,5 +169,7 @@ def _train_all(
         nonlocal done
         done += 1
         tell("train", done, len(configs))
+
+    from cptlite.runs.sweep import run_all
 
     return run_all(configs, cache_dir=caches, out=runs, jobs=plan.jobs, together=plan.together, on_run=count)

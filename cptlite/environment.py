@@ -1,11 +1,10 @@
 """What a number was measured with: versions, hardware, commit and memory.
 
-Sources: of the resident peak's reset, proc(5), ``/proc/pid/clear_refs``; of what glibc keeps, mallopt(3).
+Sources: of the resident peak's reset, proc(5), ``/proc/pid/clear_refs``.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import subprocess
@@ -26,7 +25,6 @@ __all__ = [
     "PeakMemory",
     "describe_environment",
     "find_device",
-    "keep_freed_memory",
     "measure_peak",
     "processor_vendor",
     "usable_cores",
@@ -34,7 +32,6 @@ __all__ = [
 
 PACKAGES = ("torch", "clip-anytorch", "numpy", "h5py", "scikit-learn")
 CLEAR_REFS, STATUS, CPU_INFO = Path("/proc/self/clear_refs"), Path("/proc/self/status"), Path("/proc/cpuinfo")
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
 RESET_PEAK = "5"  # what clear_refs takes for "set the peak resident size to the present one"
 
 
@@ -121,18 +118,6 @@ def find_device(device: torch.device | str) -> torch.device:
         last = torch.cuda.device_count() - 1
         raise UsageError(f"device {str(device)!r} wants a GPU that torch does not find: give cuda:0 to cuda:{last}")
     return place
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep what it frees, where its memory is glibc's; elsewhere nothing.
-
-    Large tensors are otherwise handed back at each step, and come anew as pages that the system fills with zeros: an
-    eighth of a step on General-10's names.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)  # all from the heap
-        libc.mallopt(M_TRIM_THRESHOLD, -1)  # which never shrinks
 
 
 def usable_cores() -> int:

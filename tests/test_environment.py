@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import torch
 
 import cptlite
 from cptlite.classifiers.store import unpack_classifier
-from cptlite.environment import describe_environment, find_device, keep_freed_memory, measure_peak, usable_cores
+from cptlite.environment import describe_environment, find_device, measure_peak, usable_cores
 from cptlite.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -165,24 +164,3 @@ def test_a_gpu_that_is_not_there(name: str) -> None:
 def test_devices_that_are_there() -> None:
     assert find_device("cpu") == find_device(CPU) == CPU
     assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@pytest.mark.parametrize(("library", "wanted"), [("glibc", [(-4, 0), (-1, -1)]), ("", [])])
-def test_memory_is_kept_where_it_is_glibcs(
-    library: str, wanted: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Which calls are made: what they save depends on how the system lays memory out, so it is measured, not tested."""
-    calls = []
-
-    class Library:
-        def __init__(self, name: None) -> None:
-            pass
-
-        def mallopt(self, parameter: int, value: int) -> int:
-            calls.append((parameter, value))
-            return 1
-
-    monkeypatch.setattr(platform, "libc_ver", lambda: (library, "2.36"))
-    monkeypatch.setattr("ctypes.CDLL", Library)
-    keep_freed_memory()
-    assert calls == wanted

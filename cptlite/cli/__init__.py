@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -26,8 +26,9 @@ from cptlite.cli.predict import predict
 from cptlite.cli.report import report
 from cptlite.cli.train import train
 from cptlite.cli.train_options import TrainCommand
+from cptlite.process import leave
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run"]
 
 app = typer.Typer(
     name="cptlite",
@@ -99,3 +100,8 @@ def main() -> int:
     except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
+
+
+def run() -> NoReturn:
+    """Run the command as a process of its own."""
+    leave(main())

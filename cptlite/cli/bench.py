@@ -14,6 +14,7 @@ from cptlite.cli.options import HOW, WHAT, BackboneOption, DeviceOption, LinearB
 from cptlite.datasets.text_files import read_json, shown
 from cptlite.errors import DataError
 from cptlite.files import write_alone
+from cptlite.process import keep_freed_memory, loading
 
 __all__ = ["bench"]
 
@@ -84,8 +85,8 @@ def bench(
     """
     given = None if classes is None else _read_classes(classes)
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # PyTorch's profiler reports on itself otherwise; read at its import
-    from cptlite.environment import keep_freed_memory
-    from cptlite.timing import BenchPlan, bench_tables, draw_bench_plot, run_bench
+    with loading():
+        from cptlite.timing import BenchPlan, bench_tables, draw_bench_plot, run_bench
 
     plan = BenchPlan(
         stages=tuple(stages or ()),

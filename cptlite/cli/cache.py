@@ -26,6 +26,7 @@ from cptlite.cli.options import (
 from cptlite.datasets.text_files import shown
 from cptlite.datasets.views import ViewConfig
 from cptlite.errors import CptliteError, UsageError
+from cptlite.process import loading
 
 if TYPE_CHECKING:
     from cptlite.cache.encode import EncodeReport
@@ -110,10 +111,11 @@ def cache(
 
     specs = load_catalog().resolve(dataset)
     found = [read_dataset(spec, root) for spec in with_columns(specs, path_column, label_column)]
-    from cptlite.backbones import load_backbone
-    from cptlite.cache.encode import encode_dataset
-    from cptlite.cache.format import cache_path
-    from cptlite.datasets.checks import refuse_warnings
+    with loading():
+        from cptlite.backbones import load_backbone
+        from cptlite.cache.encode import encode_dataset
+        from cptlite.cache.format import cache_path
+        from cptlite.datasets.checks import refuse_warnings
 
     encoder = load_backbone(backbone, device=device, precision=precision, linear_backend=linear_backend)
     show_configuration(

@@ -11,6 +11,7 @@ import typer
 from cptlite.cli.choose import choose_backbone, choose_datasets, usable_caches
 from cptlite.cli.console import note, print_json, print_table
 from cptlite.cli.options import CACHE_DIR, WHAT, CacheDirOption, DatasetOption, DeviceOption, JsonOption
+from cptlite.process import loading
 
 if TYPE_CHECKING:
     from cptlite.runs.reevaluate import Evaluation
@@ -59,13 +60,14 @@ def evaluate(
     comes out is written to eval/ in the run's folder, with the pairs of classes that are confused most and how well
     probabilities are calibrated (ECE); the run's own files stay as they are.
     """
-    from cptlite.cache import CacheFolder
-    from cptlite.datasets import load_catalog
-    from cptlite.environment import find_device
-    from cptlite.reporting import run_table
-    from cptlite.reporting.mistakes import class_table, confused_table
-    from cptlite.runs.load import read_run
-    from cptlite.runs.reevaluate import check_outside, evaluate_run
+    with loading():
+        from cptlite.cache import CacheFolder
+        from cptlite.datasets import load_catalog
+        from cptlite.environment import find_device
+        from cptlite.reporting import run_table
+        from cptlite.reporting.mistakes import class_table, confused_table
+        from cptlite.runs.load import read_run
+        from cptlite.runs.reevaluate import check_outside, evaluate_run
 
     place = find_device(device)
     found = read_run(run, device=place, backbone=backbone)

@@ -11,6 +11,7 @@ import typer
 from cptlite.cli.console import note, print_json
 from cptlite.cli.options import HOW, WHAT, WHERE, JsonOption
 from cptlite.datasets.text_files import shown
+from cptlite.process import loading
 
 __all__ = ["export"]
 
@@ -53,7 +54,8 @@ def export(
 
     onnx: image tower and classifier, for batches of any size, compared with the run.
     """
-    from cptlite.runs.export import export_run
+    with loading():
+        from cptlite.runs.export import export_run
 
     report = export_run(run, out, format=format, backbone=backbone, force=force)
     if json:

@@ -12,6 +12,7 @@ from cptlite.cli.options import HOW, WHAT, WHERE, DeviceOption
 from cptlite.cli.predict import CheckpointOption, ClassesOption, class_names
 from cptlite.datasets.text_files import shown
 from cptlite.errors import UsageError
+from cptlite.process import loading
 
 __all__ = ["extend"]
 
@@ -42,10 +43,11 @@ def extend(
     method that all tasks share has them for new tasks too: softcpt makes the context from the task's name. `cptlite
     predict FILE` and cptlite.load_classifier read it. The run's own files stay as they are.
     """
-    from cptlite.classifiers import pack_classifier
-    from cptlite.environment import find_device
-    from cptlite.files import write_alone
-    from cptlite.runs.reuse import read_reusable
+    with loading():
+        from cptlite.classifiers import pack_classifier
+        from cptlite.environment import find_device
+        from cptlite.files import write_alone
+        from cptlite.runs.reuse import read_reusable
 
     names = class_names(classes)
     if not names:

@@ -12,6 +12,7 @@ from cptlite.cli.console import note, print_json
 from cptlite.cli.options import CACHE_DIR, HOW, WHAT, CacheDirOption, JsonOption
 from cptlite.datasets.text_files import shown
 from cptlite.errors import UsageError
+from cptlite.process import loading
 
 if TYPE_CHECKING:
     from cptlite.datasets import DatasetSpec
@@ -117,10 +118,11 @@ def import_features(
     if backbone and encoder:
         raise UsageError("--backbone names what made the features, and so does --encoder: give one of them")
     spec = _spec(name, task, template, metric)
-    from cptlite.backbones import load_backbone
-    from cptlite.cache.columns import ColumnNames
-    from cptlite.cache.imported import import_features as take_in
-    from cptlite.cache.labelled import ImportRequest
+    with loading():
+        from cptlite.backbones import load_backbone
+        from cptlite.cache.columns import ColumnNames
+        from cptlite.cache.imported import import_features as take_in
+        from cptlite.cache.labelled import ImportRequest
 
     columns = ColumnNames(features=features_key, label=label_column, path=path_column, split=split_column)
     request = ImportRequest(

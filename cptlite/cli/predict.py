@@ -19,6 +19,7 @@ from cptlite.cli.console import Tick, note, print_table, progress
 from cptlite.cli.options import CACHE_DIR, HOW, WHAT, WHERE, CacheDirOption, DeviceOption, JsonOption, WorkersOption
 from cptlite.datasets.text_files import read_lines, shown
 from cptlite.errors import CptliteError, DataError, UsageError
+from cptlite.process import loading
 
 if TYPE_CHECKING:
     from cptlite.cache import FeatureCache
@@ -109,10 +110,11 @@ def predict(
     others are answered all the same. A probability is the softmax over a task's classes. With --classes a task is asked
     for other classes, and, of a method that all tasks share, a new task for its own, without any training.
     """
-    from cptlite.datasets.images import quiet_pillow
-    from cptlite.environment import find_device
-    from cptlite.runs.image_features import ImageReading
-    from cptlite.runs.reuse import read_reusable
+    with loading():
+        from cptlite.datasets.images import quiet_pillow
+        from cptlite.environment import find_device
+        from cptlite.runs.image_features import ImageReading
+        from cptlite.runs.reuse import read_reusable
 
     words = images or []
     if bool(words) == bool(dataset):

@@ -22,6 +22,7 @@ from cptlite.cli.options import (
 )
 from cptlite.cli.train_options import REPEATED, with_training_options
 from cptlite.config import RunConfig, check_names, resolve_config
+from cptlite.process import keep_freed_memory, loading
 
 if TYPE_CHECKING:
     from cptlite.backbones import Backbone
@@ -96,11 +97,11 @@ def train(
     "--held-out-task all" one of each task. A run that was stopped goes on with the same command.
     """
     check_names(method, settings)
-    from cptlite.backbones import load_backbone
-    from cptlite.cache import CacheFolder
-    from cptlite.environment import keep_freed_memory
-    from cptlite.runs.folders import run_folder
-    from cptlite.runs.seen import leave_one_out
+    with loading():
+        from cptlite.backbones import load_backbone
+        from cptlite.cache import CacheFolder
+        from cptlite.runs.folders import run_folder
+        from cptlite.runs.seen import leave_one_out
 
     keep_freed_memory()
     grid = {name: settings.pop(name, None) or [getattr(RunConfig, name)] for name in REPEATED}

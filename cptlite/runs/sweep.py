@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from joblib import Parallel, delayed
+from joblib import delayed
 
 from cptlite.backbones import Backbone, load_backbone
 from cptlite.cache import CacheFolder
@@ -21,6 +21,7 @@ from cptlite.config import RunConfig, differ_in_rows_alone, known_options, resol
 from cptlite.environment import usable_cores
 from cptlite.methods.table import find_method
 from cptlite.runs.execute import execute_runs
+from cptlite.runs.workers import make_workers
 
 __all__ = ["grid", "run_all"]
 
@@ -82,7 +83,7 @@ def run_all(
     threads = max(1, usable_cores() // jobs)
     tasks = (delayed(_run_group)(group, cache_dir, out, threads, force, lock) for group in groups)
     results: dict[RunConfig, dict[str, Any]] = {}
-    for group, done in zip(groups, Parallel(n_jobs=jobs, return_as="generator")(tasks), strict=True):
+    for group, done in zip(groups, make_workers(jobs)(tasks), strict=True):
         for config, result in zip(group, done, strict=True):
             results[config] = result
             if on_run:

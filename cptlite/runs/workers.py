@@ -1,0 +1,47 @@
+"""Worker processes: joblib's, which live on between calls, so that they can be started before there is work for them.
+
+A worker takes seconds to import PyTorch. Started first thing, it does so while the caller imports, draws or encodes;
+this module loads none of it.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
+
+from cptlite.process import keep_freed_memory, loading
+
+__all__ = ["make_workers", "starting_workers"]
+
+
+def make_workers(jobs: int) -> Parallel:
+    """Return what carries calls out in worker processes, one of them right here, and yields results in order."""
+    # Processes are told apart by their initializer: all of as many jobs are the same ones.
+    return Parallel(n_jobs=jobs, return_as="generator", **({"initializer": _prepare} if jobs > 1 else {}))
+
+
+@contextmanager
+def starting_workers(jobs: int) -> Iterator[None]:
+    """Start the worker processes, and go on while they prepare; at the end they are stopped."""
+    if jobs == 1:
+        yield
+        return
+    ready = make_workers(jobs)(delayed(int)() for _ in range(jobs))
+    try:
+        yield
+    finally:
+        get_reusable_executor(reuse=True).shutdown(kill_workers=True)  # their results are here
+        with suppress(RuntimeError):  # an error came before they were ready
+            list(ready)
+
+
+def _prepare() -> None:
+    """Load what a run needs, in a worker; an interrupt is the caller's to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with loading():
+        import cptlite.runs.sweep  # noqa: F401
+    keep_freed_memory()
