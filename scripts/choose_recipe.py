@@ -1,15 +1,19 @@
 """Choose the ``full`` recipe by accuracy on validation rows: steps, rate, weight decay, averaging, early stop.
 
     python scripts/choose_recipe.py --out choice                        # how many steps, at each number of shots
-    python scripts/choose_recipe.py --out choice --table rates          # rate and weight decay, by the rule chosen
+    python scripts/choose_recipe.py --out choice --table rates          # rate and weight decay, by the steps chosen
     python scripts/choose_recipe.py --out choice --table rates --drawings 2 --views 8
+    python scripts/choose_recipe.py --out choice --table full                 # what came of it
+    python scripts/choose_recipe.py --out choice --table many --shots 32 128  # and with more images
+    python scripts/choose_recipe.py --out choice --table full --images DATA --datasets plant_seedling dtd
 
 The images are drawings of the demo's kind, not the demo's own: another seed, 128 training and 40 validation images a
-class; the one test image that a dataset must have is not looked at. A few training images are learned from, all
-validation images scored but those that are drawn for early stopping. Prints a line per candidate: accuracy in percent,
-mean over tasks and seeds, with the last step's weights, with the mean of the last fifth of the steps, and with the step
-that was best on up to 4 validation images a class; then how far the first is from the paper's recipe, with the 95 %
-interval over paired seeds.
+class; the one test image that a dataset must have is not looked at. With --images they are datasets that are there. A
+few training images are learned from, all validation images scored but those that are drawn for early stopping.
+
+Prints a line per candidate: accuracy in percent, mean over tasks and seeds, with the last step's weights, with the mean
+of the last fifth of the steps, and with the step that was best on up to 4 validation images a class; then how far the
+first is from the paper's recipe, with the 95 % interval over paired seeds.
 """
 
 from __future__ import annotations
@@ -53,31 +57,33 @@ def full(**changes: Any) -> Recipe:
     return Recipe(recipe=FULL, **{**RECIPES[FULL], **changes})
 
 
+def flat(lr: float = 0.003, **changes: Any) -> Recipe:
+    """Return it with one rate for any number of shots."""
+    return full(lr=lr, warmup_lr=lr / 10, lr_shots=0, **changes)
+
+
 TABLES = {
-    "steps": {f"{steps} steps": full(epochs=steps, epochs_per_shot=0) for steps in STEPS},
+    "steps": {f"{steps} steps": flat(epochs=steps, epochs_per_shot=0) for steps in STEPS},
     "rates": {
-        "full": full(),
-        **{f"lr {lr:g}": full(lr=lr, warmup_lr=lr / 10) for lr in (0.001, 0.01)},
-        "weight decay 0.05": full(weight_decay=0.05),
-        "weight decay 0": full(weight_decay=0),
-        "sgd 0.02": full(optimizer="sgd", lr=0.02, warmup_lr=0.002),
+        **{f"lr {lr:g}": flat(lr) for lr in (0.003, 0.0005, 0.001, 0.01)},
+        "weight decay 0.05": flat(weight_decay=0.05),
+        "weight decay 0": flat(weight_decay=0),
+        "sgd 0.02": flat(0.02, optimizer="sgd"),
     },
     "full": {"full": full()},
+    "many": {"full": full(), "full, 1200 steps": full(epochs=1200)},
 }
 
 
-def make_caches(out: Path, backbone: Backbone, seed: int, views: int) -> list[FeatureCache]:
-    """Draw the suite and encode it, or open what was made before."""
-    data = out / f"drawings-{seed}"
-    draw_suite(data, seed=seed, rows_per_class=ROWS_PER_CLASS)
-    return [
-        open_cache(
-            encode_dataset(
-                read_dataset(spec, data), backbone, out / f"cache-{seed}-{views}", views=ViewConfig(views=views)
-            ).path
-        )
-        for spec in load_catalog().resolve(["demo"])
-    ]
+def make_caches(given: argparse.Namespace, backbone: Backbone) -> list[FeatureCache]:
+    """Draw the suite, or take the images that are there, and encode them; or open what was made before."""
+    root = given.images or given.out / f"drawings-{given.drawings}"
+    if not given.images:
+        draw_suite(root, seed=given.drawings, rows_per_class=ROWS_PER_CLASS)
+    caches = given.out / f"cache-{'images' if given.images else given.drawings}-{given.views}"
+    datasets = [read_dataset(spec, root) for spec in load_catalog().resolve(given.datasets or ["demo"])]
+    views = ViewConfig(views=given.views)
+    return [open_cache(encode_dataset(dataset, backbone, caches, views=views).path) for dataset in datasets]
 
 
 def scored_rows(caches: Sequence[FeatureCache], shots: int, seed: int) -> FewShotRows:
@@ -134,12 +140,12 @@ def try_recipe(
     name: str, problem: Problem, caches: Sequence[FeatureCache], recipe: Recipe, shots: int, seeds: Sequence[int]
 ) -> np.ndarray:
     """Train a method on every seed's rows, together; accuracy by way of ending and seed: ndarray of shape (3, R)."""
-    entry, epochs = find_method(name), recipe.epochs_at(shots)
+    entry, recipe = find_method(name), recipe.at(shots)
     method = entry.method(problem, entry.new_options(), len(seeds))
     states, watches = [], []
     for seed in seeds:
         rows, val = draw_few_shots(caches, shots=shots, seed=seed, device=torch.device("cpu"))
-        watches.append(Watch(method, epochs, val))
+        watches.append(Watch(method, recipe.epochs, val))
         learnables = method.start(torch.Generator().manual_seed(seed))
         states.append(
             TrainingState(
@@ -148,7 +154,6 @@ def try_recipe(
                 recipe,
                 seed=seed,
                 task_sizes=problem.task_sizes,
-                epochs=epochs,
                 on_epoch=watches[-1],
             )
         )
@@ -178,14 +183,14 @@ def main() -> None:
     parser.add_argument("--table", choices=TABLES, default="steps")
     parser.add_argument("--drawings", type=int, default=1, help="seed of the drawings")
     parser.add_argument("--views", type=int, default=1)
-    parser.add_argument("--datasets", nargs="*", default=[], help="of the demo's six; all by default")
+    parser.add_argument("--images", type=Path, help="root of datasets that are there, instead of drawings")
+    parser.add_argument("--datasets", nargs="*", default=[], help="by default the demo's six")
     parser.add_argument("--methods", nargs="+", default=["softcpt", "coop-ca", "coop-mt"])
     parser.add_argument("--shots", nargs="+", type=int, default=[1, 2, 4, 8, 16])
     parser.add_argument("--seeds", type=int, default=10)
     given = parser.parse_args()
     backbone = load_backbone("demo", device="cpu")
-    caches = make_caches(given.out, backbone, given.drawings, given.views)
-    caches = [cache for cache in caches if not given.datasets or cache.path.stem in given.datasets]
+    caches = make_caches(given, backbone)
     text = TextEncoder(backbone.text_tower, backbone.tokenizer)
     problem = Problem(tasks=tuple(task for cache in caches for task in cache.tasks), text=text)
     print(f"{'':42} {'last':>6} {'mean':>6} {'best':>6}   last against paper")

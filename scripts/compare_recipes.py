@@ -2,70 +2,90 @@
 
     cptlite demo                                     # makes the caches
     python scripts/compare_recipes.py demo/cache --out compare
+    python scripts/compare_recipes.py demo/cache --out compare --unseen classes --recipes full --shots 4 16
+    python scripts/compare_recipes.py demo/cache --out compare --unseen tasks --recipes full --shots 4 16
 
-Runs are trained as `cptlite train` does, into folders of --out: what is there is not trained again. Prints two tables
-in Markdown: mean and sample standard deviation of the suite score over seeds, and paired differences.
+Runs are trained as `cptlite train` does, into folders of --out: what is there is not trained again. With --unseen they
+learn from base classes, or from all tasks but one in turn. Prints two tables in Markdown: mean and sample standard
+deviation over seeds of each score, and paired differences of the suite score.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from cptlite.config import RunConfig
 from cptlite.datasets import load_catalog
 from cptlite.metrics import mean_and_std, paired_interval
+from cptlite.reporting.folds import join_folds
+from cptlite.reporting.results import Result, run_parts
 from cptlite.reporting.summaries import shots_label
 from cptlite.runs.sweep import grid, run_all
-from cptlite.training.recipe import RECIPES
+from cptlite.training.recipe import PAPER, RECIPES, RELEASED
 
 SUITE = "demo"
-Scores = dict[tuple[str, str, int], list[float]]
-"""Suite scores in percent in the order of seeds, by method, recipe and shots."""
+Scores = dict[tuple[str, str, int], list[dict[str, float]]]
+"""Scores in percent by name, the suite score first, in the order of seeds; by method, recipe and shots."""
 
 
-def plan(methods: Sequence[str], shots: Sequence[int], seeds: int) -> Iterator[tuple[str, list[RunConfig]]]:
-    """List configurations by recipe; what is the paper's recipe but for its name is left out."""
+def plan(given: argparse.Namespace) -> Iterator[RunConfig]:
+    """List configurations; what is the paper's recipe but for its name is left out."""
     names = tuple(spec.name for spec in load_catalog().resolve([SUITE]))
-    given = {"suite": SUITE, "datasets": names, "backbone": "demo", "device": "cpu"}
-    for recipe in RECIPES:
-        configs = grid({**given, "recipe": recipe}, methods=methods, shots=shots, seeds=range(1, seeds + 1))
-        yield (
-            recipe,
-            [
-                config
-                for config in configs
-                if recipe != "released" or config.recipe and config.recipe.steps_per_batch > 1
-            ],
-        )
+    base: dict[str, Any] = {"suite": SUITE, "datasets": names, "backbone": "demo", "device": "cpu"}
+    unseen: dict[str, list[dict[str, Any]]] = {
+        "": [{}],
+        "classes": [{"classes": "base"}],
+        "tasks": [{"held_out_tasks": (name,)} for name in names],
+    }
+    for recipe, options in product(given.recipes, unseen[given.unseen]):
+        rows = {"methods": given.methods, "shots": given.shots, "seeds": range(1, given.seeds + 1)}
+        for config in grid({**base, **options, "recipe": recipe}, **rows):
+            if recipe != RELEASED or config.recipe and config.recipe.steps_per_batch > 1:
+                yield config
 
 
-def score_table(scores: Scores, methods: Sequence[str], shots: Sequence[int]) -> Iterator[str]:
+def percent(result: Result) -> dict[str, float]:
+    """Scores of a run by name, the suite score first."""
+    parts = {"suite score": result["suite_score"], **run_parts(result)}
+    if "generalised" in result:
+        parts["H over all classes"] = result["generalised"]["harmonic"]
+    named = {name for name in parts if name in ("score", "H", "unseen")}  # the suite score by another name
+    return {name: 100 * value for name, value in parts.items() if name not in named}
+
+
+def score_table(scores: Scores, given: argparse.Namespace) -> Iterator[str]:
     """Rows of means and deviations."""
-    yield "| suite score (%) | " + " | ".join(map(shots_label, shots)) + " |"
-    yield "|---" * (len(shots) + 1) + "|"
-    for method, recipe in product(methods, RECIPES):
-        if (method, recipe, shots[0]) in scores:
-            cells = (mean_and_std(scores[method, recipe, number]) for number in shots)
-            yield f"| {method}, {recipe} | " + " | ".join(f"{mean:.1f} ± {std:.1f}" for mean, std in cells) + " |"
+    yield "| (%) | " + " | ".join(map(shots_label, given.shots)) + " |"
+    yield "|---" * (len(given.shots) + 1) + "|"
+    for method, recipe in product(given.methods, given.recipes):
+        for part in scores.get((method, recipe, given.shots[0]), [{}])[0]:
+            cells = (mean_and_std([each[part] for each in scores[method, recipe, shots]]) for shots in given.shots)
+            words = " | ".join(f"{mean:.1f} ± {std:.1f}" for mean, std in cells)
+            yield f"| {method}, {recipe}{'' if part == 'suite score' else f': {part}'} | {words} |"
 
 
-def difference_table(scores: Scores, methods: Sequence[str], shots: Sequence[int]) -> Iterator[str]:
-    """Rows of paired differences: recipes of a method, then softcpt against the others by each recipe."""
-    yield "| difference, 95 % interval | " + " | ".join(map(shots_label, shots)) + " |"
-    yield "|---" * (len(shots) + 1) + "|"
-    recipes = [((method, recipe), (method, "paper")) for method in methods for recipe in RECIPES if recipe != "paper"]
+def difference_table(scores: Scores, given: argparse.Namespace) -> Iterator[str]:
+    """Rows of paired differences: recipes of a method, then the first method against the others by each recipe."""
+    yield "| difference, 95 % interval | " + " | ".join(map(shots_label, given.shots)) + " |"
+    yield "|---" * (len(given.shots) + 1) + "|"
+    first, *others = given.methods
+    recipes = [((method, recipe), (method, PAPER)) for method in given.methods for recipe in given.recipes]
     rivals = [
-        (("softcpt", recipe), (other, "paper" if (other, recipe, shots[0]) not in scores else recipe))
-        for recipe in RECIPES
-        for other in methods
-        if other != "softcpt" and "softcpt" in methods
+        ((first, recipe), (other, recipe if (other, recipe, given.shots[0]) in scores else PAPER))
+        for recipe in given.recipes
+        for other in others
     ]
+    known = {key[:2] for key in scores}
     for one, other in recipes + rivals:
-        if (*one, shots[0]) in scores:
-            cells = (paired_interval(scores[(*one, number)], scores[(*other, number)]) for number in shots)
+        if one != other and {one, other} <= known:
+            cells = (
+                paired_interval(*([each["suite score"] for each in scores[(*which, shots)]] for which in (one, other)))
+                for shots in given.shots
+            )
             words = " | ".join(f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]" for mean, low, high in cells)
             yield f"| {', '.join(one)} - {', '.join(other)} | {words} |"
 
@@ -76,17 +96,19 @@ def main() -> None:
     parser.add_argument("cache_dir", type=Path, nargs="?", default=Path("demo/cache"))
     parser.add_argument("--out", type=Path, default=Path("compare"))
     parser.add_argument("--methods", nargs="+", default=["softcpt", "coop-ca", "coop-mt", "coop-cs"])
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--unseen", choices=["", "classes", "tasks"], default="", help="by default nothing")
     parser.add_argument("--shots", nargs="+", type=int, default=[1, 2, 4, 8, 16])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
+    results = run_all(plan(given), cache_dir=given.cache_dir, out=given.out, jobs=given.jobs)
     scores: Scores = {}
-    for recipe, configs in plan(given.methods, given.shots, given.seeds):
-        how = {"cache_dir": given.cache_dir, "out": given.out, "jobs": given.jobs}
-        for config, result in zip(configs, run_all(configs, **how), strict=True):
-            scores.setdefault((config.method, recipe, config.shots), []).append(100 * result["suite_score"])
+    for result in sorted(join_folds(results), key=lambda result: int(result["seed"])):
+        key = result["method"], result["config"].get("recipe", PAPER), int(result["shots"])
+        scores.setdefault(key, []).append(percent(result))
     for table in (score_table, difference_table):
-        print("\n".join(table(scores, given.methods, given.shots)) + "\n")
+        print("\n".join(table(scores, given)) + "\n")
 
 
 if __name__ == "__main__":

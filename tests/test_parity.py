@@ -172,6 +172,4 @@ def test_zero_shot_text_features() -> None:
 def test_learning_rate_schedule(epochs: str) -> None:
     recorded = json.loads((FOLDER / "lr_schedule.json").read_text())[epochs]
     recipe = Recipe(epochs=int(epochs), lr=0.002, warmup_epochs=1, warmup_lr=1e-5)
-    np.testing.assert_allclose(
-        [recipe.learning_rate(epoch, recipe.epochs) for epoch in range(recipe.epochs)], recorded, rtol=1e-9
-    )
+    np.testing.assert_allclose([recipe.learning_rate(epoch) for epoch in range(recipe.epochs)], recorded, rtol=1e-9)

@@ -86,7 +86,7 @@ def estimate(configs: Sequence[RunConfig], backbone: Backbone, caches: Sequence[
 
 def _steps(config: RunConfig, recipe: Recipe, problem: Problem, rows: Sequence[int]) -> float:
     """Count the steps of a run on so many rows of each of T tasks, in steps of what is timed."""
-    epochs = recipe.epochs_at(config.shots)
+    epochs = recipe.at(config.shots).epochs
     if not config.separate:
         return epochs * (sum(rows) // recipe.batch_of(sum(rows)))
     shares = [size / max(problem.task_sizes) for size in problem.task_sizes]

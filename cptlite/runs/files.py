@@ -19,6 +19,7 @@ from typing import Any
 
 from cptlite.backbones import Backbone
 from cptlite.classifiers import BackboneFacts, Classifier, StoredClassifier, pack_classifier
+from cptlite.config import complete_config
 from cptlite.datasets.text_files import read_text, shown
 from cptlite.errors import CptliteError, DataError, UsageError
 from cptlite.files import is_whole, locked, naming_full_disk, sha256_of, table_digest, write_whole
@@ -70,6 +71,8 @@ def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] |
     if found:
         check_files(folder, found)
     old = read_json(stored, "config")
+    if isinstance(old["config"], dict):
+        old["config"] = complete_config(old["config"])
     changed = [f"{key} {was!r} there, {asked!r} asked" for key, was, asked in _differences(old, identity)]
     if changed:
         raise UsageError(

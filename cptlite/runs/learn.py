@@ -228,7 +228,8 @@ def _begin(
     epochs_done = [0] * len(runs)
     states = {}
     for index, (run, learnables) in enumerate(zip(runs, starts, strict=True)):
-        assert run.config.recipe is not None
+        recipe = run.config.stepped_by
+        assert recipe is not None
         if before[index] is not None:
             epochs_done[index] = run.config.epochs
             continue
@@ -243,10 +244,9 @@ def _begin(
         states[index] = TrainingState(
             learnables,
             run.train,
-            run.config.recipe,
+            recipe,
             seed=run.config.seed,
             task_sizes=method.problem.task_sizes,
-            epochs=run.config.epochs,
             folder=run.folder,
             on_epoch=count,
         )

@@ -11,7 +11,7 @@ import torch
 
 from cptlite.backbones import Backbone, check_user_named, load_backbone, load_image_tower
 from cptlite.classifiers import BackboneFacts, StoredClassifier, load_classifier
-from cptlite.config import RunConfig, resolve_config
+from cptlite.config import RunConfig, complete_config, resolve_config
 from cptlite.datasets.text_files import shown
 from cptlite.environment import find_device
 from cptlite.errors import DataError, UsageError
@@ -161,8 +161,8 @@ def read_run(
             f"cptlite train named as written, or run the same command again, which goes on with it"
         )
     try:
-        config = resolve_config(read_json(folder / "config.json", "config")["config"])
-    except (KeyError, TypeError, UsageError) as error:
+        config = resolve_config(complete_config(read_json(folder / "config.json", "config")["config"]))
+    except (AttributeError, KeyError, TypeError, UsageError) as error:
         reason = f"none for {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(
             f"wanted the configuration of a run in {folder / 'config.json'}, got one that cannot be read ({reason}): "

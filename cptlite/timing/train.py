@@ -64,8 +64,8 @@ class TrainSizes:
 
     def new_recipe(self) -> Recipe:
         """Numbers of the recipe, with its epochs."""
-        recipe = Recipe(**{"recipe": self.recipe, **RECIPES[self.recipe]})
-        return replace(recipe, epochs=self.epochs or recipe.epochs_at(self.shots), epochs_per_shot=0)
+        recipe = Recipe(**{"recipe": self.recipe, **RECIPES[self.recipe]}).at(self.shots)
+        return replace(recipe, epochs=self.epochs or recipe.epochs)
 
     @property
     def whole(self) -> bool:

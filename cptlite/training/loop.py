@@ -31,7 +31,7 @@ def train(method: PromptMethod, states: Sequence[TrainingState], *, cuda_graphs:
     ----------
     method : PromptMethod
     states : sequence of TrainingState
-        Of one recipe; those that are finished are left as they are.
+        Those that are finished are left as they are.
     cuda_graphs : bool
         Whether a GPU records a step and replays it, where that comes out the same; `TrainingState.graph` says what
         became of it.
@@ -41,7 +41,6 @@ def train(method: PromptMethod, states: Sequence[TrainingState], *, cuda_graphs:
     CptliteError
         The loss is not a number any more.
     """
-    assert all(state.recipe == states[0].recipe for state in states)
     while running := [state for state in states if not state.finished]:
         # A run with fewer rows than a batch takes them all, and goes with those of as many rows, of each task.
         batch_shape = running[0].batch_size, running[0].task_rows

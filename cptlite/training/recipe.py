@@ -8,14 +8,14 @@ The released recipe is what the authors' trainer does with that configuration: i
 scheduler under several names and steps each name's, so that a batch takes several steps along one gradient and the
 schedule moves as many epochs at a time.
 
-The full recipe is what only a cache can do: every step sees all rows, which costs what a small batch does, and as many
-steps are taken as the images of a class can bear.
+The full recipe is what only a cache can do: every step sees all rows, which costs what a small batch does. As many
+steps are taken, and as long ones, as the images of a class can bear.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cptlite.errors import UsageError
@@ -33,6 +33,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "batch_size": 0,
         "optimizer": "adamw",
         "lr": 0.003,
+        "lr_shots": 16.0,
         "warmup_epochs": 5,
         "warmup_lr": 0.0003,
     },
@@ -54,6 +55,7 @@ class Recipe(Options):
     batch_size: int = option(32, "Images per step; 0 for all.", least=0)
     optimizer: str = option("sgd", "Takes the steps.", choices=("sgd", "adamw"))
     lr: float = option(0.002, "Learning rate at its height.", above=0)
+    lr_shots: float = option(0.0, "Shots for that rate; fewer take their share of it; 0 for any number.", least=0)
     momentum: float = option(0.9, "Of SGD; AdamW's first beta.", least=0)
     weight_decay: float = option(5e-4, "Of the optimizer.", least=0)
     warmup_epochs: int = option(1, "Epochs at the warm-up rate before the cosine.", least=0)
@@ -74,13 +76,17 @@ class Recipe(Options):
         """Rows of a batch where there are ``count``."""
         return min(self.batch_size or count, count)
 
-    def epochs_at(self, shots: int) -> int:
-        """Epochs of a training on so many images a class."""
-        if not self.epochs_per_shot:
-            return self.epochs
-        return max(1, min(self.epochs, round(self.epochs_per_shot * shots)))
+    def at(self, shots: int) -> Recipe:
+        """Return the recipe of a training on so many images a class, with its epochs and its rates."""
+        epochs, share = self.epochs, 1.0
+        if self.epochs_per_shot:
+            epochs = max(1, min(self.epochs, round(self.epochs_per_shot * shots)))
+        if self.lr_shots:
+            share = min(1.0, shots / self.lr_shots)
+        lr, warmup_lr = self.lr * share, self.warmup_lr * share
+        return replace(self, epochs=epochs, epochs_per_shot=0.0, lr=lr, lr_shots=0.0, warmup_lr=warmup_lr)
 
-    def learning_rate(self, epoch: int, epochs: int) -> float:
+    def learning_rate(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0: constant warm-up, then a cosine that would reach 0 at the end.
 
         With several steps a batch the cosine goes on past its end and up again, as the released code's does.
@@ -88,4 +94,4 @@ class Recipe(Options):
         position = self.steps_per_batch * epoch
         if position < self.warmup_epochs:
             return self.warmup_lr
-        return self.lr / 2 * (1 + math.cos(math.pi * (position - self.warmup_epochs) / epochs))
+        return self.lr / 2 * (1 + math.cos(math.pi * (position - self.warmup_epochs) / self.epochs))

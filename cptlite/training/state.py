@@ -51,12 +51,11 @@ class TrainingState:
     rows : FewShotRows
         On the device of the learnables. With more than one view, each image is seen in a random one of views 1 and up.
     recipe : Recipe
+        As it is at the run's number of shots (`Recipe.at`).
     seed : int
         Draws the batches, the views and the classes that a loss is over.
     task_sizes : sequence of int
         Classes of each task.
-    epochs : int, optional
-        Of this run, by `Recipe.epochs_at`; by default the recipe's.
     folder : Path, optional
         Keeps ``log.jsonl`` and a checkpoint there; a checkpoint found there is gone on from.
     on_epoch : callable, optional
@@ -89,13 +88,12 @@ class TrainingState:
         *,
         seed: int,
         task_sizes: Sequence[int],
-        epochs: int | None = None,
         folder: Path | None = None,
         on_epoch: Callable[[int, float], None] | None = None,
     ) -> None:
         self.learnables, self.rows, self.recipe = learnables, rows, recipe
         self.folder, self.on_epoch = folder, on_epoch
-        self.epochs = epochs or recipe.epochs
+        assert recipe == recipe.at(1)  # it is that of a number of shots
         self.optimizer = _new_optimizer(recipe, learnables.values())
         self.generator = torch.Generator().manual_seed(seed)
         self.epochs_done = self.steps_done = 0
@@ -121,12 +119,12 @@ class TrainingState:
     @property
     def finished(self) -> bool:
         """Whether all epochs are done."""
-        return self.epochs_done >= self.epochs
+        return self.epochs_done >= self.recipe.epochs
 
     @property
     def steps_left(self) -> int:
         """Steps until `finished`."""
-        return (self.epochs - self.epochs_done) * self.steps_per_epoch - len(self._losses)
+        return (self.recipe.epochs - self.epochs_done) * self.steps_per_epoch - len(self._losses)
 
     def next_batch(self) -> Batch:
         """Rows of the next step, in random views, with the axis R of one run in front."""
@@ -186,7 +184,7 @@ class TrainingState:
         if num_views > 1:
             self._views = torch.randint(1, num_views, (count,), generator=generator).to(device, non_blocking=True)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate(self.epochs_done, self.epochs)
+            group["lr"] = self.recipe.learning_rate(self.epochs_done)
         self._started = time.monotonic()
 
     def _end_epoch(self, num_runs: int) -> None:
@@ -223,7 +221,7 @@ class TrainingState:
             for epoch in epochs:
                 of_epoch = list(itertools.islice(taken, len(epoch.losses)))
                 self._check_finite(epoch, of_epoch)
-                facts = {"lr": self.recipe.learning_rate(epoch.number, self.epochs), "seconds": epoch.seconds}
+                facts = {"lr": self.recipe.learning_rate(epoch.number), "seconds": epoch.seconds}
                 steps = enumerate(of_epoch, start=epoch.first_step)
                 lines += [{"step": step, "epoch": epoch.number, "loss": loss, **facts} for step, loss in steps]
                 means.append(sum(of_epoch) / len(of_epoch))
@@ -241,8 +239,8 @@ class TrainingState:
                 "options values nearer to their defaults, or --precision float32"
             )
         raise CptliteError(
-            f"the training diverged: the loss stopped being a number in epoch {epoch.number + 1} with --lr "
-            f"{self.recipe.lr:g}: give a smaller --lr"
+            f"the training diverged: the loss stopped being a number in epoch {epoch.number + 1} at a "
+            f"learning rate of {self.recipe.lr:g}: give a smaller --lr"
         )
 
 

@@ -24,7 +24,7 @@ IMAGES = 32
 BACKBONES = ("RN50", "ViT-B/16")
 # A training amplifies rounding: of what its learnables moved by.
 TRAINED_TOLERANCE = 2e-2
-RECIPE = Recipe(**{**RECIPES[FULL], "recipe": FULL, "epochs": 60, "epochs_per_shot": 0.0})
+RECIPE = Recipe(**{**RECIPES[FULL], "recipe": FULL, "epochs": 60}).at(16)
 
 
 def difference(found: Tensor, wanted: Tensor) -> float:

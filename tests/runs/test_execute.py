@@ -68,6 +68,24 @@ def test_an_option_reaches_what_is_learned_and_the_record(
     assert learned[0] != learned[1]
 
 
+def test_a_run_of_a_version_with_fewer_options_is_what_it_was(bench: RunBench) -> None:
+    config = configure("coop-ca", recipe="full", epochs=2)
+    folder = bench.train("runs", config)
+
+    def lose(name: str) -> None:
+        stored = json.loads((folder / "config.json").read_text())
+        del stored["config"][name]
+        (folder / "config.json").write_text(json.dumps(stored))
+        (folder / "results.json").unlink(missing_ok=True)  # it was killed after its training
+
+    lose("linear_backend")
+    bench.train("runs", config)
+    assert json.loads((folder / "config.json").read_text())["config"]["linear_backend"] == "auto"
+    lose("lr_shots")  # without which a rate was that of any number of shots
+    with pytest.raises(UsageError, match=r"another configuration \(config.lr_shots 0.0 there, 16.0 asked\)"):
+        bench.train("runs", config)
+
+
 def test_runs_that_differ_in_more_than_rows_are_not_trained_together(bench: RunBench) -> None:
     with pytest.raises(UsageError, match="shots and seed alone: train them one by one"):
         bench.train_together("runs", [least("coop-ca"), least("coop-ca", lr=0.1)])

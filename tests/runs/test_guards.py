@@ -100,7 +100,7 @@ def test_a_scale_that_has_no_exponential_is_named(bench: RunBench, method: str, 
 @pytest.mark.parametrize("warmup", [0, 1])
 @pytest.mark.parametrize("method", STEPPED)
 def test_a_diverged_training_says_so(bench: RunBench, method: str, warmup: int) -> None:
-    refused(bench, configure(method, lr=1e9, warmup_epochs=warmup), r"diverged.*--lr 1e\+09.*smaller --lr")
+    refused(bench, configure(method, lr=1e9, warmup_epochs=warmup), r"diverged.*1e\+09.*smaller --lr")
 
 
 def test_what_python_learns_is_looked_at_as_well(bench: RunBench) -> None:

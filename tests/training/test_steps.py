@@ -151,12 +151,25 @@ def test_a_batch_of_none_is_all_rows() -> None:
 
 def test_epochs_grow_with_the_shots_up_to_a_limit() -> None:
     recipe = Recipe(epochs=600, epochs_per_shot=75)
-    assert [recipe.epochs_at(shots) for shots in (1, 2, 4, 8, 16)] == [75, 150, 300, 600, 600]
-    assert Recipe(epochs_per_shot=0.1).epochs_at(1) == 1
-    assert [Recipe().epochs_at(shots) for shots in (1, 16)] == [50, 50]
+    assert [recipe.at(shots).epochs for shots in (1, 2, 4, 8, 16)] == [75, 150, 300, 600, 600]
+    assert Recipe(epochs_per_shot=0.1).at(1).epochs == 1
+    assert [Recipe().at(shots).epochs for shots in (1, 16)] == [50, 50]
+
+
+def test_rates_grow_with_the_shots_up_to_a_limit() -> None:
+    recipe = Recipe(lr=0.4, warmup_lr=0.2, lr_shots=8)
+    assert [recipe.at(shots).lr for shots in (1, 2, 8, 16)] == pytest.approx([0.05, 0.1, 0.4, 0.4])
+    assert [recipe.at(shots).warmup_lr for shots in (1, 2, 8, 16)] == pytest.approx([0.025, 0.05, 0.2, 0.2])
+    assert [Recipe().at(shots) for shots in (1, 16)] == [Recipe()] * 2
+    assert recipe.at(4) == recipe.at(4).at(1)  # what it is at a number of shots stays so
+
+
+def test_a_recipe_for_any_number_of_shots_trains_nothing() -> None:
+    with pytest.raises(AssertionError):
+        new_state(Recipe(lr_shots=8), rows_of(8))
 
 
 def test_the_learning_rate_warms_up_then_follows_a_cosine_over_all_epochs() -> None:
     recipe = Recipe(epochs=5, lr=1.0, warmup_epochs=1, warmup_lr=0.25)
-    rates = [recipe.learning_rate(epoch, 5) for epoch in range(5)]
+    rates = [recipe.learning_rate(epoch) for epoch in range(5)]
     assert rates == pytest.approx([0.25, 1.0, 0.9045085, 0.6545085, 0.3454915])

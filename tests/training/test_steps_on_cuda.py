@@ -29,7 +29,7 @@ CASES = [(name, {}) for name in METHOD_NAMES if name != "softcpt"]
 CASES += [("softcpt", {"variant": variant}) for variant in VARIANTS]
 PAPER_RECIPE = Recipe(epochs=1, batch_size=2, lr=0.05)
 SOME_CLASSES = Recipe(epochs=1, batch_size=1, class_fraction=0.5)  # few enough to encode the picked ones alone
-FULL_RECIPE = Recipe(recipe=FULL, **{**RECIPES[FULL], "epochs": 4})
+FULL_RECIPE = Recipe(recipe=FULL, **{**RECIPES[FULL], "epochs": 4}).at(16)
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ def test_a_run_is_the_loop_that_anyone_would_write(recipe: Recipe, fraction: flo
     else:
         optimizer = torch.optim.AdamW(learnables.values(), betas=(0.9, 0.999), weight_decay=5e-4)
     for epoch in range(recipe.epochs):
-        optimizer.param_groups[0]["lr"] = recipe.learning_rate(epoch, recipe.epochs)
+        optimizer.param_groups[0]["lr"] = recipe.learning_rate(epoch)
         order = torch.randperm(20, generator=draws)
         views = torch.randint(1, 3, (20,), generator=draws)
         for batch in (order[:8], order[8:16]):
@@ -180,7 +180,9 @@ def test_a_checkpoint_of_other_learnables_or_with_code_is_a_data_error(tmp_path:
 def test_diverged_loss_is_said() -> None:
     rows = rows_of(20)
     state = new_state(RECIPE, rows, on_epoch=lambda *_: rows.features.fill_(torch.nan))
-    with pytest.raises(CptliteError, match=r"diverged: .* being a number in epoch 2 with --lr 0.002: .*smaller --lr"):
+    with pytest.raises(
+        CptliteError, match=r"diverged: .* being a number in epoch 2 at a learning rate of 0.002: .*smaller --lr"
+    ):
         train(ResidualMethod(), [state])
 
 
