@@ -16,7 +16,7 @@ from torch import Tensor
 from cptlite.backbones import TextTower
 from cptlite.text.layout import PromptLayout
 from cptlite.text.plan import plan_rows
-from cptlite.text.trunk import Blocks, run_rows
+from cptlite.text.trunk import run_rows
 
 __all__ = ["prepare_fused"]
 
@@ -30,7 +30,6 @@ def prepare_fused(tower: TextTower, layout: PromptLayout) -> Callable[[Tensor], 
         From flattened contexts of shape (C * L, W) to raw features of shape (P, D), float32.
     """
     plan = plan_rows(layout).to(tower.device)
-    blocks = Blocks(prefix_length=plan.prefix_length, owners=plan.owners, groups=plan.groups, masks=plan.masks)
     context_rows = torch.nonzero(plan.slots >= 0).flatten()
     context_slots = plan.slots[context_rows]
     words = tower.token_embedding[plan.tokens].to(tower.dtype)
@@ -39,6 +38,6 @@ def prepare_fused(tower: TextTower, layout: PromptLayout) -> Callable[[Tensor], 
 
     def encode(contexts: Tensor) -> Tensor:
         x = constant.index_add(0, context_rows, contexts.to(tower.dtype)[context_slots])  # (U, W)
-        return run_rows(tower, x, blocks, plan.eos_rows)[plan.eos_of_prompt]  # (P, D)
+        return run_rows(tower, x, plan, plan.eos_rows)[plan.eos_of_prompt]  # (P, D)
 
     return encode

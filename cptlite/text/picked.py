@@ -18,7 +18,8 @@ from torch import Tensor
 
 from cptlite.backbones import TextTower
 from cptlite.text.layout import PromptLayout
-from cptlite.text.trunk import Blocks, Groups, run_rows
+from cptlite.text.plan import Blocks, Groups
+from cptlite.text.trunk import run_rows
 
 __all__ = ["PickedEncode", "prepare_picked"]
 

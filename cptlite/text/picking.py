@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from cptlite.backbones import TextTower
 from cptlite.text.layout import PromptLayout
 from cptlite.text.paths import TextPath
-from cptlite.text.trunk import Groups
+from cptlite.text.plan import Groups
 
 __all__ = ["PromptPicker"]
 

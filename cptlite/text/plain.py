@@ -16,7 +16,7 @@ from torch import Tensor
 from cptlite.backbones import TextTower
 from cptlite.text.layout import PromptLayout
 from cptlite.text.picked import PickedEncode
-from cptlite.text.trunk import Groups
+from cptlite.text.plan import Groups
 
 __all__ = ["prepare_plain", "prepare_plain_picked"]
 

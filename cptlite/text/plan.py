@@ -41,14 +41,49 @@ from torch import Tensor
 
 from cptlite.text.layout import PromptLayout
 
-__all__ = ["TextPlan", "count_rows", "plan_rows"]
+__all__ = ["Blocks", "Groups", "TextPlan", "count_rows", "plan_rows"]
 
 BLOCK_SIZE = 64  # cells: more make attention dearer, fewer have more rows run twice; measured
 MAX_PADDING = 0.01  # of the rows: more would leave fewer groups, and make the linear layers dearer
 
 
+Groups = Sequence[tuple[int, int]]
+"""Blocks n of each group, and cells s of each of its blocks."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class TextPlan:
+class Blocks:
+    """How rows stand.
+
+    Attributes
+    ----------
+    prefix_length : int
+        F; the first C F rows are the prefixes.
+    owners : Tensor of shape (N,), int64, optional
+        The context of each block; None where each block has its own.
+    groups : sequence of (int, int)
+    masks : sequence of Tensor, to be broadcast to (n, H, s, F + s)
+        Of each group, whether a cell sees a position of its prefix, or another cell of its block.
+    """
+
+    prefix_length: int
+    owners: Tensor | None
+    groups: Groups
+    masks: Sequence[Tensor]
+
+    @property
+    def counts(self) -> list[int]:
+        """Blocks of each group."""
+        return [count for count, _ in self.groups]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of each group."""
+        return [count * width for count, width in self.groups]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPlan(Blocks):
     """Rows, and the blocks they stand in; the module's docstring works an example.
 
     Attributes
@@ -60,15 +95,10 @@ class TextPlan:
         Rows that are the EOS of some prompt, each once.
     eos_of_prompt : Tensor of shape (P,), int64
         Which of the EOS rows is each prompt's.
-    prefix_length : int
-        F.
     owners : Tensor of shape (N,), int64
-        The context, of C, of each block.
-    groups : tuple of (int, int)
-        Blocks n of each group, and their cells s.
+        As of `Blocks`, there for every block.
     masks : tuple of Tensor of shape (n, 1, s, F + s), bool
-        Whether a cell of a block sees a position of its prefix, or another cell: all of the prefix, its row's ancestors
-        in the block, and itself.
+        As of `Blocks`: a cell sees all of the prefix, its row's ancestors in the block, and itself.
     """
 
     tokens: Tensor
@@ -76,7 +106,6 @@ class TextPlan:
     positions: Tensor
     eos_rows: Tensor
     eos_of_prompt: Tensor
-    prefix_length: int
     owners: Tensor
     groups: tuple[tuple[int, int], ...]
     masks: tuple[Tensor, ...]

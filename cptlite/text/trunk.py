@@ -10,51 +10,15 @@ heads, W text width, D joint dimension.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from cptlite.backbones import TextTower
 from cptlite.backbones.linear import attend
 from cptlite.text.layers import freeze_layers, mlp, norm
+from cptlite.text.plan import Blocks
 
-__all__ = ["Blocks", "Groups", "attend_rows", "run_rows"]
-
-Groups = Sequence[tuple[int, int]]
-"""Blocks n of each group, and cells s of each of its blocks."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Blocks:
-    """How rows stand.
-
-    Attributes
-    ----------
-    prefix_length : int
-        F; the first C F rows are the prefixes.
-    owners : Tensor of shape (N,), int64, optional
-        The context of each block; None where each block has its own.
-    groups : sequence of (int, int)
-    masks : sequence of Tensor, to be broadcast to (n, H, s, F + s)
-        Of each group, whether a cell sees a position of its prefix, or another cell of its block.
-    """
-
-    prefix_length: int
-    owners: Tensor | None
-    groups: Groups
-    masks: Sequence[Tensor]
-
-    @property
-    def counts(self) -> list[int]:
-        """Blocks of each group."""
-        return [count for count, _ in self.groups]
-
-    @property
-    def sizes(self) -> list[int]:
-        """Rows of each group."""
-        return [count * width for count, width in self.groups]
+__all__ = ["attend_rows", "run_rows"]
 
 
 def run_rows(tower: TextTower, x: Tensor, blocks: Blocks, ends: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from cptlite.backbones.linear import attend
 from cptlite.text.layout import PromptLayout, layout_prompts
-from cptlite.text.plan import TextPlan, plan_rows
-from cptlite.text.trunk import Blocks, attend_rows
+from cptlite.text.plan import Blocks, TextPlan, plan_rows
+from cptlite.text.trunk import attend_rows
 from cptlite.timing.clock import Patience, median_seconds
 from cptlite.timing.ways import CONTEXT_LENGTH
 from gpu_parts.equality import difference
