@@ -26,6 +26,7 @@ __all__ = [
     "describe_environment",
     "find_device",
     "measure_peak",
+    "multiplies_bf16",
     "processor_vendor",
     "usable_cores",
 ]
@@ -118,6 +119,12 @@ def find_device(device: torch.device | str) -> torch.device:
         last = torch.cuda.device_count() - 1
         raise UsageError(f"device {str(device)!r} wants a GPU that torch does not find: give cuda:0 to cuda:{last}")
     return place
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor has instructions that multiply bf16, where PyTorch knows."""
+    asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return any(has() for has in asked if has is not None)
 
 
 def usable_cores() -> int:

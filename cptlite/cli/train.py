@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["train"]
 
-WORTH_TELLING = 60.0  # seconds of a training, from which on a faster recipe is named
+WORTH_TELLING = 60.0  # seconds of a training, from which on a faster way is named
 
 
 @with_training_options
@@ -149,7 +149,7 @@ def _warn(caches: list[FeatureCache], groups: list[list[RunConfig]], strict: boo
 
 
 def _tell_time(backbone: Backbone, caches: list[FeatureCache], groups: list[list[RunConfig]]) -> None:
-    """Say how long the runs will take, and how long by the full recipe where that is much less."""
+    """Say how long the runs will take, and what would make them much shorter."""
     from cptlite.reporting import duration
     from cptlite.runs.estimate import estimate
 
@@ -160,6 +160,8 @@ def _tell_time(backbone: Backbone, caches: list[FeatureCache], groups: list[list
     words = f"about {duration(seconds)}: {len(groups) * found.steps:,.0f} steps of {duration(found.step_seconds)}"
     if full and seconds > WORTH_TELLING and full < seconds / 2:
         words += f"; --recipe full: about {duration(full)}"
+    if seconds > WORTH_TELLING and groups[0][0].precision == "auto" and backbone.text_tower.faster_in_bf16:
+        words += "; --precision bf16 is faster on this processor"
     note(words)
 
 

@@ -60,3 +60,22 @@ def test_train_says_it_and_names_the_faster_recipe(bench: RunBench, monkeypatch:
     words = words.replace("--epochs 2 --batch-size 2", "--epochs 310 --batch-size 0")
     done = CliRunner().invoke(app, [*words.split(), str(bench.folder / "two")])
     assert "310 steps of " in done.stderr and "; --recipe full: about " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("native", "precision", "said"), [(True, [], True), (False, [], False), (True, ["float32"], False)]
+)
+def test_train_names_bf16_where_it_is_faster(
+    bench: RunBench, monkeypatch: pytest.MonkeyPatch, native: bool, precision: list[str], said: bool
+) -> None:
+    monkeypatch.setattr(sys.modules["cptlite.cli.train"], "WORTH_TELLING", 0.0)
+    monkeypatch.setattr("cptlite.backbones.backbone.WIDE", 1)
+    monkeypatch.setattr("cptlite.backbones.backbone.multiplies_bf16", lambda: native)
+    words = f"train --method coop-mt --shots 2 --epochs 1 --cache-dir {bench.caches} --out {bench.folder / 'one'}"
+    done = CliRunner().invoke(app, [*words.split(), *(f"--precision={each}" for each in precision)])
+    assert done.exit_code == 0, done.output
+    assert ("; --precision bf16 is faster on this processor\n" in done.stderr) == said
+
+
+def test_a_narrow_tower_is_not_faster_in_bf16(bench: RunBench) -> None:
+    assert not bench.backbone.text_tower.faster_in_bf16
