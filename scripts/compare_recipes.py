@@ -4,6 +4,7 @@
     python scripts/compare_recipes.py demo/cache --out compare
     python scripts/compare_recipes.py demo/cache --out compare --unseen classes --recipes full --shots 4 16
     python scripts/compare_recipes.py demo/cache --out compare --unseen tasks --recipes full --shots 4 16
+    python scripts/compare_recipes.py demo/cache --out compare --recipes full --precisions auto bf16
 
 Runs are trained as `cptlite train` does, into folders of --out: what is there is not trained again. With --unseen they
 learn from base classes, or from all tasks but one in turn. Prints two tables in Markdown: mean and sample standard
@@ -25,7 +26,7 @@ from cptlite.reporting.folds import join_folds
 from cptlite.reporting.results import Result, run_parts
 from cptlite.reporting.summaries import shots_label
 from cptlite.runs.sweep import grid, run_all
-from cptlite.training.recipe import PAPER, RECIPES, RELEASED
+from cptlite.training.recipe import RECIPES, RELEASED
 
 SUITE = "demo"
 Scores = dict[tuple[str, str, int], list[dict[str, float]]]
@@ -41,9 +42,9 @@ def plan(given: argparse.Namespace) -> Iterator[RunConfig]:
         "classes": [{"classes": "base"}],
         "tasks": [{"held_out_tasks": (name,)} for name in names],
     }
-    for recipe, options in product(given.recipes, unseen[given.unseen]):
+    for recipe, precision, options in product(given.recipes, given.precisions, unseen[given.unseen]):
         rows = {"methods": given.methods, "shots": given.shots, "seeds": range(1, given.seeds + 1)}
-        for config in grid({**base, **options, "recipe": recipe}, **rows):
+        for config in grid({**base, **options, "recipe": recipe, "precision": precision}, **rows):
             if recipe != RELEASED or config.recipe and config.recipe.steps_per_batch > 1:
                 yield config
 
@@ -57,31 +58,35 @@ def percent(result: Result) -> dict[str, float]:
     return {name: 100 * value for name, value in parts.items() if name not in named}
 
 
+def way(recipe: str, precision: str) -> str:
+    """Say how a run was stepped: ``full``, ``full in bf16``."""
+    return recipe if precision == RunConfig.precision else f"{recipe} in {precision}"
+
+
 def score_table(scores: Scores, given: argparse.Namespace) -> Iterator[str]:
     """Rows of means and deviations."""
     yield "| (%) | " + " | ".join(map(shots_label, given.shots)) + " |"
     yield "|---" * (len(given.shots) + 1) + "|"
-    for method, recipe in product(given.methods, given.recipes):
-        for part in scores.get((method, recipe, given.shots[0]), [{}])[0]:
-            cells = (mean_and_std([each[part] for each in scores[method, recipe, shots]]) for shots in given.shots)
+    for method, how in dict.fromkeys(key[:2] for key in scores):
+        for part in scores[method, how, given.shots[0]][0]:
+            cells = (mean_and_std([each[part] for each in scores[method, how, shots]]) for shots in given.shots)
             words = " | ".join(f"{mean:.1f} ± {std:.1f}" for mean, std in cells)
-            yield f"| {method}, {recipe}{'' if part == 'suite score' else f': {part}'} | {words} |"
+            yield f"| {method}, {how}{'' if part == 'suite score' else f': {part}'} | {words} |"
 
 
 def difference_table(scores: Scores, given: argparse.Namespace) -> Iterator[str]:
-    """Rows of paired differences: recipes of a method, then the first method against the others by each recipe."""
+    """Rows of paired differences: of a method from its first way, then the first method from the others by each."""
     yield "| difference, 95 % interval | " + " | ".join(map(shots_label, given.shots)) + " |"
     yield "|---" * (len(given.shots) + 1) + "|"
     first, *others = given.methods
-    recipes = [((method, recipe), (method, PAPER)) for method in given.methods for recipe in given.recipes]
+    ways = [way(*each) for each in product(given.recipes, given.precisions)]
+    known = dict.fromkeys(key[:2] for key in scores)
+    own = [((method, how), (method, ways[0])) for method, how in known]
     rivals = [
-        ((first, recipe), (other, recipe if (other, recipe, given.shots[0]) in scores else PAPER))
-        for recipe in given.recipes
-        for other in others
+        ((first, how), (other, how if (other, how) in known else ways[0])) for how, other in product(ways, others)
     ]
-    known = {key[:2] for key in scores}
-    for one, other in recipes + rivals:
-        if one != other and {one, other} <= known:
+    for one, other in own + rivals:
+        if one != other and one in known:
             cells = (
                 paired_interval(*([each["suite score"] for each in scores[(*which, shots)]] for which in (one, other)))
                 for shots in given.shots
@@ -97,6 +102,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("compare"))
     parser.add_argument("--methods", nargs="+", default=["softcpt", "coop-ca", "coop-mt", "coop-cs"])
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--precisions", nargs="+", default=[RunConfig.precision])
     parser.add_argument("--unseen", choices=["", "classes", "tasks"], default="", help="by default nothing")
     parser.add_argument("--shots", nargs="+", type=int, default=[1, 2, 4, 8, 16])
     parser.add_argument("--seeds", type=int, default=10)
@@ -105,7 +111,8 @@ def main() -> None:
     results = run_all(plan(given), cache_dir=given.cache_dir, out=given.out, jobs=given.jobs)
     scores: Scores = {}
     for result in sorted(join_folds(results), key=lambda result: int(result["seed"])):
-        key = result["method"], result["config"].get("recipe", PAPER), int(result["shots"])
+        config = result["config"]
+        key = result["method"], way(config["recipe"], config["precision"]), int(result["shots"])
         scores.setdefault(key, []).append(percent(result))
     for table in (score_table, difference_table):
         print("\n".join(table(scores, given)) + "\n")
