@@ -27,7 +27,6 @@ __all__ = [
     "SAME_NUMBERS",
     "RunConfig",
     "check_names",
-    "complete_config",
     "choose_suite",
     "default_options",
     "differ_in_rows_alone",
@@ -121,14 +120,9 @@ class RunConfig(Options):
         return self.recipe.recipe if self.recipe else PAPER
 
     @property
-    def stepped_by(self) -> Recipe | None:
-        """The recipe as it is at this number of shots; None for a method that is fitted at once."""
-        return self.recipe.at(self.shots) if self.recipe else None
-
-    @property
     def epochs(self) -> int:
         """Epochs of the training; 0 of a method that is fitted at once."""
-        return self.stepped_by.epochs if self.stepped_by else 0
+        return self.recipe.at(self.shots).epochs if self.recipe else 0
 
     def _check_unseen(self) -> None:
         """Refuse classes and tasks that are not learned from where the method has no weights for them."""
@@ -210,17 +204,6 @@ def default_options(method: str, recipe: str = PAPER) -> dict[str, Any]:
         each.name: fixed.get(each.name, each.default) if part == "recipe" else each.default
         for part, each in known_options(entry)
     }
-
-
-def complete_config(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete the configuration of a run that was filed by a version with fewer options, as JSON has it.
-
-    An option that was not there yet counts as its own default, whatever recipes have set it to since. The configuration
-    of a method that is not known stays as it is.
-    """
-    entry = METHODS.get(str(stored.get("method")))
-    options = {each.name: each.default for _, each in known_options(entry)} if entry else {}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()} | dict(stored)
 
 
 def check_names(method: str, given: Mapping[str, Any]) -> None:

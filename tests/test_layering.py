@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "cptlite"
 
 # Rooms from the ground up: a module may import from its own room and from those above it, not beside it.
 HOUSE = (
-    ("__init__", "errors", "files", "options"),
+    ("__init__", "errors", "files", "options", "process"),
     ("metrics", "splits", "environment"),
     ("drawings", "datasets"),
     ("backbones",),
@@ -81,7 +81,8 @@ ORDER = {
         "evaluate mistakes prompts rows",
         "learn load predict",
         "by_name card execute onnx_model reevaluate",
-        "estimate export reuse sweep",
+        "estimate export reuse workers",
+        "sweep",
     ),
     "text": ("layout", "layers plan", "trunk", "fused picked", "plain", "paths", "picking", "encoder"),
     "timing": ("clock figure pictures report sizes tasks", "ways", "cache probe text train", "bench"),

@@ -19,17 +19,19 @@ from typing import Any
 
 from cptlite.backbones import Backbone
 from cptlite.classifiers import BackboneFacts, Classifier, StoredClassifier, pack_classifier
-from cptlite.config import complete_config
+from cptlite.config import known_options
 from cptlite.datasets.text_files import read_text, shown
 from cptlite.errors import CptliteError, DataError, UsageError
 from cptlite.files import is_whole, locked, naming_full_disk, sha256_of, table_digest, write_whole
 from cptlite.methods.base import Problem
+from cptlite.methods.table import METHODS
 from cptlite.training.checkpoint import CHECKPOINT, LOG
 
 __all__ = [
     "CLASSIFIER",
     "PROMPTS",
     "check_files",
+    "complete_config",
     "finished_results",
     "read_json",
     "read_results",
@@ -45,6 +47,17 @@ __all__ = [
 CLASSIFIER, PROMPTS, PREDICTIONS = "classifier.safetensors", "prompts.safetensors", "predictions.csv"
 RESULTS, CONFIG, LOCK = "results.json", "config.json", ".run.lock"
 DIGESTED = (CONFIG, CLASSIFIER, PROMPTS, PREDICTIONS, LOG)
+
+
+def complete_config(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete the configuration of a run that was filed by a version with fewer options, as JSON has it.
+
+    An option that was not there yet counts as its own default, whatever recipes have set it to since. The configuration
+    of a method that is not known stays as it is.
+    """
+    entry = METHODS.get(str(stored.get("method")))
+    options = {each.name: each.default for _, each in known_options(entry)} if entry else {}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()} | dict(stored)
 
 
 def finished_results(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:

@@ -228,8 +228,7 @@ def _begin(
     epochs_done = [0] * len(runs)
     states = {}
     for index, (run, learnables) in enumerate(zip(runs, starts, strict=True)):
-        recipe = run.config.stepped_by
-        assert recipe is not None
+        assert run.config.recipe is not None
         if before[index] is not None:
             epochs_done[index] = run.config.epochs
             continue
@@ -244,7 +243,7 @@ def _begin(
         states[index] = TrainingState(
             learnables,
             run.train,
-            recipe,
+            run.config.recipe.at(run.config.shots),
             seed=run.config.seed,
             task_sizes=method.problem.task_sizes,
             folder=run.folder,

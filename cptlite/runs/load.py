@@ -11,11 +11,11 @@ import torch
 
 from cptlite.backbones import Backbone, check_user_named, load_backbone, load_image_tower
 from cptlite.classifiers import BackboneFacts, StoredClassifier, load_classifier
-from cptlite.config import RunConfig, complete_config, resolve_config
+from cptlite.config import RunConfig, resolve_config
 from cptlite.datasets.text_files import shown
 from cptlite.environment import find_device
 from cptlite.errors import DataError, UsageError
-from cptlite.runs.files import CLASSIFIER, check_files, read_json, read_results
+from cptlite.runs.files import CLASSIFIER, check_files, complete_config, read_json, read_results
 from cptlite.text.encoder import TEXT_MEMORY, TextEncoder
 
 __all__ = ["FinishedRun", "Towers", "check_backbone", "read_run"]

@@ -43,5 +43,5 @@ def _prepare() -> None:
     """Load what a run needs, in a worker; an interrupt is the caller's to answer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with loading():
-        import cptlite.runs.sweep  # noqa: F401
+        import cptlite.runs.execute  # noqa: F401
     keep_freed_memory()
