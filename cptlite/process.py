@@ -39,8 +39,8 @@ def loading() -> Iterator[None]:
 def keep_freed_memory() -> None:
     """Let this process keep what it frees, where its memory is glibc's; elsewhere nothing.
 
-    Large tensors are otherwise handed back at each step, and come anew as pages that the system fills with zeros: an
-    eighth of a step on General-10's names.
+    Large tensors are otherwise handed back at each step or batch of images, and come anew as pages that the system
+    fills with zeros: an eighth of a step on General-10's names.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

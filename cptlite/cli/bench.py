@@ -107,7 +107,7 @@ def bench(
     )
     told = {"stages": plan.stages or "all", "suites": plan.suites, "class names": classes or "made up"}
     show_configuration("bench", told | {"backbone": backbone, "repeats": repeats, "seconds": seconds})
-    keep_freed_memory()  # as train does, for all ways
+    keep_freed_memory()  # as train, cache and predict do, for all ways
     result = run_bench(plan, tell=note)
     for table in bench_tables(result):
         print_table(table)

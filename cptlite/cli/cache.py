@@ -26,7 +26,7 @@ from cptlite.cli.options import (
 from cptlite.datasets.text_files import shown
 from cptlite.datasets.views import ViewConfig
 from cptlite.errors import CptliteError, UsageError
-from cptlite.process import loading
+from cptlite.process import keep_freed_memory, loading
 
 if TYPE_CHECKING:
     from cptlite.cache.encode import EncodeReport
@@ -117,6 +117,7 @@ def cache(
         from cptlite.cache.format import cache_path
         from cptlite.datasets.checks import refuse_warnings
 
+    keep_freed_memory()
     encoder = load_backbone(backbone, device=device, precision=precision, linear_backend=linear_backend)
     show_configuration(
         "cache",

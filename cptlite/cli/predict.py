@@ -19,7 +19,7 @@ from cptlite.cli.console import Tick, note, print_table, progress
 from cptlite.cli.options import CACHE_DIR, HOW, WHAT, WHERE, CacheDirOption, DeviceOption, JsonOption, WorkersOption
 from cptlite.datasets.text_files import read_lines, shown
 from cptlite.errors import CptliteError, DataError, UsageError
-from cptlite.process import loading
+from cptlite.process import keep_freed_memory, loading
 
 if TYPE_CHECKING:
     from cptlite.cache import FeatureCache
@@ -119,6 +119,7 @@ def predict(
     words = images or []
     if bool(words) == bool(dataset):
         raise UsageError("wanted images or a cached dataset: give files, folders, patterns or -, or --dataset NAME")
+    keep_freed_memory()
     found = read_reusable(run, device=find_device(device), backbone=backbone, precision=precision)
     for path in (csv, parquet):
         if path != STDOUT:
