@@ -116,7 +116,6 @@ def cache(
         from cptlite.cache.encode import encode_dataset
         from cptlite.cache.format import cache_path
         from cptlite.datasets.checks import refuse_warnings
-
     keep_freed_memory()
     encoder = load_backbone(backbone, device=device, precision=precision, linear_backend=linear_backend)
     show_configuration(
@@ -134,9 +133,9 @@ def cache(
             "workers": "one a core" if workers is None else workers,
         },
     )
-    paths = {each.name: cache_path(cache_dir, encoder.slug, each.name) for each in found}
     # The bytes of files are compared before a pass reads them; where there is nothing to read, only if asked for.
-    warnings = {each.name: _warn(each, compare=force or strict or not paths[each.name].exists()) for each in found}
+    new = {each.name: force or not cache_path(cache_dir, encoder.slug, each.name).exists() for each in found}
+    warnings = {each.name: _warn(each, compare=strict or new[each.name]) for each in found}
     if strict:
         refuse_warnings(warnings)
     settings: dict[str, Any] = {"views": wanted_views, "dtype": dtype, "patches": patches, "batch_size": batch_size}
