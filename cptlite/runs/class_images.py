@@ -20,7 +20,7 @@ from cptlite.runs.load import FinishedRun
 from cptlite.runs.matching import find_task, same_names
 from cptlite.runs.predictions import PredictedRow, unpack_predictions
 
-__all__ = ["MOST", "ClassImages", "find_class", "find_images_of", "need_task", "pick_images"]
+__all__ = ["MOST", "ClassImages", "find_class", "find_images_of", "need_task", "pick_images", "read_predicted"]
 
 MOST = 8  # images of a kind
 
@@ -92,24 +92,36 @@ def pick_images(run: FinishedRun, task: Task, class_name: str, most: int = MOST)
     DataError
         The run kept no predictions, they are damaged, or there are none of this class.
     """
-    path = run.folder / PREDICTIONS
-    if not path.is_file():
+    rows = [row for row in read_predicted(run.folder) if (row.task, row.label) == (task.id, class_name)]
+    if not rows:
+        path = shown(run.folder / PREDICTIONS)
+        raise DataError(f"wanted test images of class {class_name!r} in {path}, found none: give another class")
+    rows.sort(key=lambda row: row.own_at_most)
+    near = [row for row in reversed(rows) if row.rank == 1][: min(most, (len(rows) + 1) // 2)]
+    hard = [row for row in rows if row not in near][:most]
+    return ClassImages(task=task.id, class_name=class_name, count=len(rows), nearest=tuple(near), hardest=tuple(hard))
+
+
+def read_predicted(folder: Path) -> list[PredictedRow]:
+    """Read what a run predicted of its test images.
+
+    Raises
+    ------
+    DataError
+        It kept no predictions, or they are damaged.
+    """
+    path = folder / PREDICTIONS
+    if not path.exists():
         raise DataError(
             f"wanted what the run predicted in {shown(path)}, found none: train it anew without --no-predictions"
         )
     try:
-        rows = [row for row in unpack_predictions(read_file(path)) if (row.task, row.label) == (task.id, class_name)]
+        return unpack_predictions(read_file(path))
     except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"wanted what the run predicted in {shown(path)}, got a damaged file ({type(error).__name__}): train it "
             f"anew with --force"
         ) from None
-    if not rows:
-        raise DataError(f"wanted test images of class {class_name!r} in {shown(path)}, found none: give another class")
-    rows.sort(key=lambda row: row.own_at_most)
-    near = [row for row in reversed(rows) if row.rank == 1][: min(most, (len(rows) + 1) // 2)]
-    hard = [row for row in rows if row not in near][:most]
-    return ClassImages(task=task.id, class_name=class_name, count=len(rows), nearest=tuple(near), hardest=tuple(hard))
 
 
 def find_images_of(run: FinishedRun, images: ClassImages, root: Path) -> dict[str, Path]:

@@ -20,6 +20,7 @@ from cptlite.metrics import accuracy, harmonic_mean, mean_per_class_recall, reca
 __all__ = ["PredictedRow", "TaskPredictions", "pack_predictions", "suite_scores", "unpack_predictions"]
 
 COLUMNS = ("task", "image", "label", "predicted", "probability", "rank")
+MOST_CLASSES = 2**31  # of a rank in a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +178,7 @@ def unpack_predictions(content: bytes) -> list[PredictedRow]:
     for row in rows:
         task, image, label, predicted, probability, rank = (row[name] for name in COLUMNS)
         each = PredictedRow(task, image, label, predicted, float(probability), int(rank))
-        if not (0 <= each.probability <= 1 and each.rank >= 1):
+        if not (0 <= each.probability <= 1 and 1 <= each.rank <= MOST_CLASSES):
             raise ValueError(f"no probability and rank: {probability}, {rank}")
         found.append(each)
     return found

@@ -192,7 +192,12 @@ def test_images_of_a_class_are_picked_by_its_probability(bench: RunBench, tmp_pa
     assert [row.image for row in (*few.nearest, *few.hardest)] == ["one", "four"]
     with pytest.raises(DataError, match="found none: give another class"):
         pick_images(run, task, "ash")
-    for damage in (PREDICTED.replace("0.9000", "1.9"), PREDICTED.replace("rank", "place"), PREDICTED + "leaves,x\n"):
+    for damage in (
+        PREDICTED.replace("0.9000", "1.9"),
+        PREDICTED.replace("rank", "place"),
+        PREDICTED + f"leaves,x,oak,ash,0.5,1{400 * '0'}\n",
+        PREDICTED + "leaves,x\n",
+    ):
         (tmp_path / "predictions.csv").write_text(damage)
         with pytest.raises(DataError, match="damaged"):
             pick_images(run, task, name)
