@@ -33,6 +33,7 @@ TITLES = {
     "class_context": "Words near the learned context of the meta network's class prompts",
     "generated": "Words near the contexts that the meta network makes",
 }
+MOST_ROWS = 500  # of a table
 MOST_COUNTED = 12  # tasks whose numbers have room in a picture
 MOST_NAMED = 60
 NAME_LENGTH = 24
@@ -57,11 +58,14 @@ def words_tables(contexts: Sequence[Context], words: Sequence[Sequence[Sequence[
                     said = ", ".join(f"{each.word} {each.distance:.3f}" for each in nearest)
                     rows.append((label, str(token), "" if moved is None else f"{moved:.3f}", said))
                     label = ""
+        more = f"\nleft out: {len(rows) - MOST_ROWS} more rows; give --task, --class or --json" * (
+            len(rows) > MOST_ROWS
+        )
         yield Table(
             title=TITLES[kind],
             columns=("for", "token", "moved", "nearest words and their distance"),
-            rows=tuple(rows),
-            caption="moved: distance from the start, over the length of that",
+            rows=tuple(rows[:MOST_ROWS]),
+            caption="moved: distance from the start, over the length of that" + more,
             words=(0, 3),
         )
 

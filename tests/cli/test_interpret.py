@@ -7,12 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from run_bench import RunBench, encode_datasets, least
 from typer.testing import CliRunner, Result
 
 from cptlite.backbones import Backbone, load_backbone
 from cptlite.cli import app
+from cptlite.reporting.interpreted import words_tables
+from cptlite.runs.contexts import Context, NearWord
 
 STILL = {"lr": 1e-30, "warmup_lr": 0.0}
 METHODS = ("softcpt", "coop-cs", "zeroshot", "prototype", "taskres")
@@ -136,3 +139,14 @@ def test_a_run_s_own_files_are_not_written_and_damage_is_said(
     sheet = tmp_path / "s.png"
     done = call(runs["still"], "--class", "oak", "--sheet", sheet, "--root", tmp_path)
     assert done.exit_code == 3 and "cannot be read (not an image)" in done.stderr and not sheet.exists()
+
+
+def test_a_table_has_no_more_rows_than_can_be_read() -> None:
+    vectors = torch.ones(300, 1)
+    contexts = [Context(kind="context", vectors=vectors, start=vectors, task=task) for task in ("a", "b")]
+    near = [[NearWord("word", 1, 0.5)]] * 300
+    (whole,) = words_tables(contexts[:1], [near])
+    (cut,) = words_tables(contexts, [near, near])
+    assert len(whole.rows) == 300 and "left out" not in whole.caption
+    assert len(cut.rows) == 500 and "left out: 100 more rows; give --task" in cut.caption
+    assert (cut.rows[0][0], cut.rows[1][0], cut.rows[300][0]) == ("a", "", "b")

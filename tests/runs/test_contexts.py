@@ -35,6 +35,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "coop-cs": ({}, {"context": "class"}),
     "coop-cs, separate": ({"separate": True}, {"context": "class"}),
     "kgcoop": ({}, {"context": "task"}),
+    "kgcoop, base": ({"classes": "base"}, {"context": "task"}),
     "prograd": ({}, {"context": "task"}),
     "cocoop": ({}, {"context": "task"}),
     "plot": ({}, {"context": "prompt"}),
