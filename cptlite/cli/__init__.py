@@ -21,6 +21,7 @@ from cptlite.cli.export import export
 from cptlite.cli.extend import extend
 from cptlite.cli.groups import CommandGroup
 from cptlite.cli.import_features import import_features
+from cptlite.cli.interpret import interpret
 from cptlite.cli.methods import methods
 from cptlite.cli.predict import predict
 from cptlite.cli.report import report
@@ -82,6 +83,7 @@ app.command(rich_help_panel=TRAIN)(methods)
 app.command(rich_help_panel=TRAIN, cls=TrainCommand)(train)
 app.command(rich_help_panel=USE)(predict)
 app.command(rich_help_panel=USE)(extend)
+app.command(rich_help_panel=USE)(interpret)
 app.command("eval", rich_help_panel=RESULTS)(evaluate)
 app.command(rich_help_panel=RESULTS)(report)
 app.command(rich_help_panel=RESULTS)(export)

@@ -155,6 +155,14 @@ class PromptMethod(ABC):
         self.runs = runs
         self.logit_scale = problem.text.tower.logit_scale
 
+    @property
+    def context_owners(self) -> dict[str, str]:
+        """What a context of each learnable that is contexts is for, by name.
+
+        ``all`` tasks, a ``task``, a ``class``, or a ``prompt``, of which each task has the same number.
+        """
+        return {}
+
     @abstractmethod
     def start(self, generator: torch.Generator) -> dict[str, nn.Parameter]:
         """Draw where one run starts: its learnables by name, without the axis R.

@@ -22,14 +22,12 @@ from cptlite.classifiers import (
 )
 from cptlite.config import RunConfig, methods_for
 from cptlite.datasets.specs import DEFAULT_TEMPLATE
-from cptlite.datasets.text_files import shown
 from cptlite.datasets.types import Task
-from cptlite.errors import DataError, UsageError
+from cptlite.errors import UsageError
 from cptlite.methods.base import Problem
-from cptlite.runs.files import PROMPTS
 from cptlite.runs.load import FinishedRun
 from cptlite.runs.matching import find_task, same_names
-from cptlite.runs.prompts import load_prompts
+from cptlite.runs.prompts import load_prompts, naming_lost_prompts
 from cptlite.runs.rows import no_rows
 
 __all__ = ["classify_by_name", "extend_classifier", "name_task"]
@@ -99,13 +97,8 @@ def classify_by_name(run: FinishedRun, task: Task) -> Classifier:
     method = config.entry.method(problem, config.options)
     shapes = {name: value.shape for name, value in method.start(generator).items()}
     ids = [each.id for each in run.stored.tasks]
-    try:
+    with naming_lost_prompts(run.folder):
         learned = _of_task(load_prompts(run.folder), shapes, task.id, ids)
-    except Exception as error:  # the reader raises a class of its own on a damaged file
-        raise DataError(
-            f"wanted what the run learned in {shown(run.folder / PROMPTS)}, got none or a damaged file "
-            f"({type(error).__name__}): train it anew with --force"
-        ) from None
     return method.classifier({name: value.to(text.tower.device) for name, value in learned.items()})
 
 

@@ -10,14 +10,17 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cptlite.datasets.types import Task
 from cptlite.metrics import accuracy, harmonic_mean, mean_per_class_recall, recall_by_class, suite_score
 
-__all__ = ["TaskPredictions", "pack_predictions", "suite_scores"]
+__all__ = ["PredictedRow", "TaskPredictions", "pack_predictions", "suite_scores", "unpack_predictions"]
+
+COLUMNS = ("task", "image", "label", "predicted", "probability", "rank")
+MOST_CLASSES = 2**31  # of a rank in a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +145,7 @@ def pack_predictions(predictions: Sequence[TaskPredictions]) -> bytes:
     halved = any(each.of_half is not None for each in predictions)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("task", "image", "label", "predicted", "probability", "rank", *(["of_half"] * halved)))
+    writer.writerow((*COLUMNS, *(["of_half"] * halved)))
     for each in predictions:
         names = each.task.class_names
         columns = (each.labels.tolist(), each.predicted.tolist(), each.probabilities.tolist(), each.ranks.tolist())
@@ -150,3 +153,32 @@ def pack_predictions(predictions: Sequence[TaskPredictions]) -> bytes:
         for image, label, predicted, probability, rank, half in zip(each.images, *columns, of_half, strict=True):
             writer.writerow((each.task.id, image, names[label], names[predicted], f"{probability:.4f}", rank, *half))
     return text.getvalue().encode()
+
+
+class PredictedRow(NamedTuple):
+    """A row of ``predictions.csv``; fields as in `TaskPredictions`, of one image, with classes by name."""
+
+    task: str
+    image: str
+    label: str
+    predicted: str
+    probability: float
+    rank: int
+
+    @property
+    def own_at_most(self) -> float:
+        """Most that the probability of the label can be: of the rest, those that rank before it have as much each."""
+        return self.probability if self.rank == 1 else min(self.probability, (1 - self.probability) / (self.rank - 1))
+
+
+def unpack_predictions(content: bytes) -> list[PredictedRow]:
+    """Read predictions as `pack_predictions` writes them; an error of any kind says that they are damaged."""
+    rows = csv.DictReader(io.StringIO(content.decode(), newline=""), strict=True)
+    found = []
+    for row in rows:
+        task, image, label, predicted, probability, rank = (row[name] for name in COLUMNS)
+        each = PredictedRow(task, image, label, predicted, float(probability), int(rank))
+        if not (0 <= each.probability <= 1 and 1 <= each.rank <= MOST_CLASSES):
+            raise ValueError(f"no probability and rank: {probability}, {rank}")
+        found.append(each)
+    return found

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from cptlite.datasets.text_files import shown
 from cptlite.errors import DataError
 from cptlite.files import read_file, sha256_of, write_whole
 from cptlite.runs.files import PROMPTS
 from cptlite.training.checkpoint import read_log
 
-__all__ = ["load_prompts", "read_prompts", "write_prompts"]
+__all__ = ["load_prompts", "naming_lost_prompts", "read_prompts", "write_prompts"]
 
 NO_DIGEST = "0" * 64  # stands for the digest of a file while that is computed
 
@@ -67,6 +69,18 @@ def load_prompts(folder: Path) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     return load(_undamaged(read_file(folder / PROMPTS)))
+
+
+@contextmanager
+def naming_lost_prompts(folder: Path) -> Iterator[None]:
+    """Turn any error of reading what a finished run learned into one that says what to do."""
+    try:
+        yield
+    except Exception as error:  # the reader raises a class of its own on a damaged file
+        raise DataError(
+            f"wanted what the run learned in {shown(folder / PROMPTS)}, got none or a damaged file "
+            f"({type(error).__name__}): train it anew with --force"
+        ) from None
 
 
 def _undamaged(content: bytes) -> bytes:

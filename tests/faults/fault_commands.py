@@ -28,6 +28,7 @@ TRAIN = ("train", "--shots", "2", "-d", "coins", "-d", "leaves", "--method")
 STEPS = ("--epochs", "2", "--batch-size", "4", "--context-length", "2")
 RUN = "runs/coins+leaves/prototype/random-demo/shots2-seed1"
 NAMED = "runs/coins+leaves/zeroshot/random-demo/shots2-seed1"
+PROMPTED = "runs/coins+leaves/coop-ca-epochs2-batch_size4-context_length2/random-demo/shots2-seed1"
 DATASETS = {"coins": ("dime", "penny"), "leaves": ("ash", "elm", "oak")}
 STRANGERS = (
     "notes.txt",
@@ -112,6 +113,12 @@ COMMANDS = [
         outputs=("runs", "m.safetensors"),
         finds=("runs",),
     ),
+    Command(
+        name="interpret --sheet",
+        words=("interpret", PROMPTED, "--tasks-plot", "t.png", "--class", "oak", "--sheet", "s.png", "--root", "."),
+        outputs=("runs", "t.png", "s.png"),
+        finds=("runs", "leaves"),
+    ),
     Command(name="report --out", words=("report", "--out", "plots"), outputs=("plots",), finds=("runs",)),
     Command(
         name="bench --json --plot",
@@ -141,7 +148,8 @@ class Shelf:
             draw_classes(self.made / name, classes, images=8)
         (self.made / "features").mkdir()
         LAYOUTS["npz"](self.made / "features", make_rows(128))
-        for words in ((*CACHE, "-d", "coins"), (*TRAIN, "prototype"), (*TRAIN, "zeroshot")):
+        trained = ((*TRAIN, "prototype"), (*TRAIN, "zeroshot"), (*TRAIN, "coop-ca", *STEPS))
+        for words in ((*CACHE, "-d", "coins"), *trained):
             ended = run(words, self.made)
             assert ended.code == 0, ended
         self.points: dict[Command, dict[tuple[bool, bool], tuple[str, ...]]] = {}

@@ -137,6 +137,10 @@ RESULTS = {
     "files": {"config.json": "0" * 64},
     **{name: CONFIG[name] for name in ("config", "caches")},
 }
+PREDICTIONS = (
+    b"task,image,label,predicted,probability,rank\n"
+    b'leaves,a/1.png,ash,ash,0.7500,1\nleaves,a/2.png,ash,"fir, silver",0.5000,3\n'
+)
 STEP = {"step": 0, "epoch": 0, "loss": 1.5, "lr": 0.002, "seconds": 0.25}
 OPEN_CLIP = {
     "model_cfg": {"embed_dim": 16, "quick_gelu": True, "vision_cfg": {"head_width": 64}, "text_cfg": {"heads": 1}},

@@ -21,6 +21,7 @@ from cptlite.cli.bench import _read_classes
 from cptlite.datasets.images import UnreadableImageError
 from cptlite.datasets.types import SPLITS
 from cptlite.errors import CptliteError
+from cptlite.runs.class_images import read_predicted
 from cptlite.runs.prompts import read_prompts
 from cptlite.training.checkpoint import read_log, resume
 
@@ -215,6 +216,12 @@ TARGETS: dict[str, Target] = {
         read=read_log,
         seeds=lambda: [seeds.text(seeds.STEP) + b"\n" + seeds.text({**seeds.STEP, "step": 1, "crc32": 1}) + b"\n"],
         words=JSON_WORDS,
+    ),
+    "predictions": Target(
+        place=readers.file("run/predictions.csv"),
+        read=lambda folder: [row.own_at_most for row in read_predicted(folder / "run")],
+        seeds=lambda: [seeds.PREDICTIONS],
+        words=(b'"', b"nan", b"1e999", b"-1", b"0", b"9" * 400, b"of_half"),
     ),
     "prompts": Target(
         place=readers.place_prompts,

@@ -71,6 +71,11 @@ class CoCoOp(PromptMethod):
             problem.class_names, context_length=self.context_length, position=options.position, runs=runs
         )
 
+    @property
+    def context_owners(self) -> dict[str, str]:
+        """What the context is for, before an image shifts it."""
+        return {"context": "all"}
+
     def start(self, generator: torch.Generator) -> dict[str, nn.Parameter]:
         """Draw ``context`` (1, L, W) and the net: ``hidden`` (H, D) and ``shift`` (W, H), weights and biases."""
         text = self.problem.text

@@ -43,6 +43,7 @@ class CoOp(ClassWeightMethod):
     def __init__(self, problem: Problem, options: PromptOptions, runs: int = 1, *, sharing: str = "task") -> None:
         super().__init__(problem, runs)
         self.options = options
+        self.sharing = sharing
         num_classes = len(problem.class_names)
         self.num_contexts, context_of_class = {
             "all": (1, [0] * num_classes),
@@ -57,6 +58,11 @@ class CoOp(ClassWeightMethod):
             position=options.position,
             runs=runs,
         )
+
+    @property
+    def context_owners(self) -> dict[str, str]:
+        """What a context is for."""
+        return {"context": self.sharing}
 
     def start(self, generator: torch.Generator) -> dict[str, nn.Parameter]:
         """Draw ``context`` of shape (C, L, W)."""

@@ -76,6 +76,11 @@ class Plot(PromptMethod):
             runs=runs,
         )
 
+    @property
+    def context_owners(self) -> dict[str, str]:
+        """What a context is for."""
+        return {"context": "prompt"}
+
     def start(self, generator: torch.Generator) -> dict[str, nn.Parameter]:
         """Draw ``context`` of shape (T N, L, W)."""
         count = len(self.problem.tasks) * self.options.num_prompts

@@ -124,6 +124,13 @@ class SoftCPT(ClassWeightMethod):
             contexts = range(num_classes) if class_specific else None
             self._encode_classes = text.prompts(names, context_length=length, contexts=contexts, runs=runs)
 
+    @property
+    def context_owners(self) -> dict[str, str]:
+        """What a context of the meta network's own prompts is for."""
+        _, class_specific, task_specific = VARIANTS[self.options.variant]
+        owners = {"task_context": "task" if task_specific else "all"}
+        return owners | ({"class_context": "class" if class_specific else "all"} if self.has_class_features else {})
+
     def start(self, generator: torch.Generator) -> dict[str, nn.Parameter]:
         """Draw ``task_context`` (U), ``class_context`` (V) where there are class features, and ``projection`` (P)."""
         options, text = self.options, self.problem.text
