@@ -26,7 +26,7 @@ HOUSE = (
     ("config",),
     ("runs",),
     ("api", "reporting"),
-    ("timing", "demo"),
+    ("timing", "demo", "doctor"),
     ("cli",),
     ("__main__",),
 )
@@ -56,7 +56,7 @@ ORDER = {
     "classifiers": ("base", "state", "image_conditioned linear tip transport", "joined", "stored", "store"),
     "cli": (
         "console groups options",
-        "bench cache caches choose datasets import_features methods report train_options",
+        "bench cache caches choose datasets doctor import_features methods report train_options",
         "demo eval export predict train",
         "extend interpret",
     ),
@@ -71,6 +71,7 @@ ORDER = {
         "catalog locate",
         "status",
     ),
+    "doctor": ("findings importing", "contents device folders packages"),
     "drawings": ("scenes", "captions render", "suite"),
     "methods": ("batches options", "base", "templates", "probes prompts", "table"),
     "methods.probes": ("estimator", ANY, "per_task zero_shot"),

@@ -26,7 +26,7 @@ from cptlite.backbones.weights import build_clip, weights_sha256
 from cptlite.environment import find_device, multiplies_bf16
 from cptlite.errors import UsageError
 
-__all__ = ["PRECISIONS", "Backbone", "TextTower", "load_backbone", "load_image_tower"]
+__all__ = ["PRECISIONS", "Backbone", "TextTower", "load_backbone", "load_image_tower", "resolve_precision"]
 
 PRECISIONS = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 WIDE = 512  # of a text tower, from which bf16 was measured to be faster; that of OpenAI's smallest
@@ -247,7 +247,7 @@ def load_image_tower(
 
 def _load(name: str, device: str, precision: str, linear_backend: str, *, text: bool) -> Backbone:
     place = find_device(device)
-    kind = _resolve_precision(precision, place)
+    kind = resolve_precision(precision, place)
     linear = find_linear_backend(linear_backend, place, PRECISIONS[kind])
     if (space := feature_space(name)) is not None:
         absent: Any = NoTowers(name, space[1]).to(place)
@@ -263,7 +263,14 @@ def _load(name: str, device: str, precision: str, linear_backend: str, *, text: 
     return Backbone(name=name, weights_sha256=weights, precision=kind, linear_backend=linear, model=model)
 
 
-def _resolve_precision(precision: str, device: torch.device) -> str:
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Find the key of `PRECISIONS` that a precision stands for on a device; see `load_backbone`.
+
+    Raises
+    ------
+    UsageError
+        It is unknown, or not for this device.
+    """
     if precision == "auto":
         return "bf16" if device.type == "cuda" else "float32"
     if precision not in PRECISIONS:

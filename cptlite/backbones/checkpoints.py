@@ -30,6 +30,7 @@ __all__ = [
     "DEMO_CHECKPOINT",
     "find_state_dict",
     "openai_checkpoint",
+    "openai_target",
     "read_state_dict",
     "seeded_token_rows",
 ]
@@ -92,6 +93,11 @@ def _random_state_dict(architecture: str, seed: str) -> dict[str, Tensor]:
         return CLIP(**ARCHITECTURES[architecture]).state_dict()
 
 
+def openai_target(name: str) -> Path:
+    """Path in ``~/.cache/clip`` of an OpenAI checkpoint, by the backbone's name, there or not."""
+    return Path("~/.cache/clip").expanduser() / Path(checkpoint_url(name)).name
+
+
 def openai_checkpoint(name: str) -> Path:
     """Path of an OpenAI checkpoint in ``~/.cache/clip``, downloaded where it is not there yet.
 
@@ -100,11 +106,9 @@ def openai_checkpoint(name: str) -> Path:
     DataError
         It is not there and cannot be downloaded; the message says which file to put where.
     """
-    url = checkpoint_url(name)
-    folder = Path("~/.cache/clip").expanduser()
-    target = folder / Path(url).name
+    url, target = checkpoint_url(name), openai_target(name)
     try:
-        return download(name, folder)
+        return download(name, target.parent)
     except (URLError, OSError, RuntimeError) as error:
         raise DataError(
             f"backbone {name!r}: its weights are not at {target} and could not be downloaded ({error}). "

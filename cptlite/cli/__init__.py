@@ -16,6 +16,7 @@ from cptlite.cli.cache import cache
 from cptlite.cli.caches import caches, verify
 from cptlite.cli.datasets import datasets
 from cptlite.cli.demo import demo
+from cptlite.cli.doctor import doctor
 from cptlite.cli.eval import evaluate
 from cptlite.cli.export import export
 from cptlite.cli.extend import extend
@@ -74,6 +75,7 @@ USE = "Use what was trained"
 RESULTS = "See results"
 
 app.command(rich_help_panel=START)(demo)
+app.command(rich_help_panel=START)(doctor)
 app.command(rich_help_panel=DATA)(datasets)
 app.command(rich_help_panel=DATA)(cache)
 app.command("import-features", rich_help_panel=DATA)(import_features)

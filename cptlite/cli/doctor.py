@@ -1,0 +1,81 @@
+"""``cptlite doctor``: what works on this machine, and what to mend."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cptlite.cli.console import note, print_json
+from cptlite.cli.options import CACHE_DIR, ROOT, WHERE, CacheDirOption, JsonOption, RootOption
+from cptlite.datasets.text_files import shown
+from cptlite.process import loading
+
+if TYPE_CHECKING:
+    from cptlite.doctor import Finding
+
+__all__ = ["doctor"]
+
+WIDTH, STATE_WIDTH, NAME_WIDTH = 80, 9, 21  # columns
+
+
+def doctor(
+    root: RootOption = ROOT,
+    cache_dir: CacheDirOption = CACHE_DIR,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the runs.", rich_help_panel=WHERE)] = Path("runs"),
+    json: JsonOption = False,
+) -> None:
+    """Say what works on this machine, and what to mend.
+
+    Packages, device, folders, weights, datasets and caches are looked at; nothing stays that is written.
+    The exit code is 1 if a command would fail.
+    """
+    note("cptlite doctor: importing every package, which takes seconds")
+    findings: list[Finding] = []
+    with loading():
+        from cptlite.doctor import FAILED, OK, examine
+
+        for finding in examine(root, cache_dir, out):
+            findings.append(finding)
+            if not json:
+                print(_row(finding), flush=True)
+    failed = [each for each in findings if each.state == FAILED]
+    if json:
+        print_json([asdict(each) for each in findings])
+    else:
+        wrong = [each for each in findings if each.state != OK]
+        _print_advice("What to do", failed + [each for each in wrong if each.state != FAILED])
+        _print_advice("What could be had besides", [each for each in findings if each.state == OK])
+        print(f"\n{len(failed)} of {len(findings)} checks failed, {len(wrong) - len(failed)} with a warning")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _row(finding: Finding) -> str:
+    """State, name and what was found, in columns."""
+    head = f"{finding.state:<{STATE_WIDTH}}{shown(finding.name):<{NAME_WIDTH}} "
+    indent = " " * (STATE_WIDTH + NAME_WIDTH + 1)
+    if len(head) > len(indent):  # a long name has a line of its own
+        return f"{_folded(head.rstrip(), ' ' * STATE_WIDTH)}\n{_folded(indent + shown(finding.found), indent)}"
+    return _folded(head + shown(finding.found), indent)
+
+
+def _print_advice(title: str, findings: list[Finding]) -> None:
+    """Print what to do about each finding; one advice for several once."""
+    names: dict[str, list[str]] = {}
+    for each in findings:
+        if each.advice:
+            names.setdefault(each.advice, []).append(each.name)
+    if names:
+        print(f"\n{title}")
+    for advice, of in names.items():
+        print(_folded(f"  {shown(', '.join(of))}: {shown(advice)}", " " * 4))
+
+
+def _folded(text: str, indent: str) -> str:
+    return textwrap.fill(
+        text, WIDTH, subsequent_indent=indent, break_on_hyphens=False, drop_whitespace=True, replace_whitespace=False
+    )
