@@ -21,7 +21,8 @@ from typing import NoReturn
 
 __all__ = ["keep_freed_memory", "leave", "loading"]
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's mallopt
+MOST_MMAPS, LARGE = 65536, 2**25  # its default, and the bytes that its threshold grows to by itself, at most
 
 
 @contextmanager
@@ -36,16 +37,19 @@ def loading() -> Iterator[None]:
             gc.enable()
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(*, large: bool = True) -> None:
     """Let this process keep what it frees, where its memory is glibc's; elsewhere nothing.
+
+    Without ``large`` what is over 32 MiB is handed back, as it is if nothing is said.
 
     Large tensors are otherwise handed back at each step or batch of images, and come anew as pages that the system
     fills with zeros: an eighth of a step on General-10's names.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)  # all from the heap
-        libc.mallopt(M_TRIM_THRESHOLD, -1)  # which never shrinks
+        libc.mallopt(M_TRIM_THRESHOLD, -1)  # the heap never shrinks
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE)
+        libc.mallopt(M_MMAP_MAX, 0 if large else MOST_MMAPS)  # all from the heap
 
 
 def leave(code: int) -> NoReturn:

@@ -22,7 +22,7 @@ def run(code: str, **streams: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], check=False, text=True, env=env, **streams)
 
 
-@pytest.mark.parametrize(("library", "wanted"), [("glibc", [(-4, 0), (-1, -1)]), ("", [])])
+@pytest.mark.parametrize(("library", "wanted"), [("glibc", [(-1, -1), (-3, 2**25), (-4, 0)]), ("", [])])
 def test_memory_is_kept_where_it_is_glibcs(
     library: str, wanted: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,10 +103,10 @@ def train(
         from cptlite.runs.folders import run_folder
         from cptlite.runs.seen import leave_one_out
 
-    keep_freed_memory()
     grid = {name: settings.pop(name, None) or [getattr(RunConfig, name)] for name in REPEATED}
     with CacheFolder(cache_dir) as cached:
         base = _configure(dataset or [], backbone, cached, suite, {"method": method, **settings})
+        keep_freed_memory(large=base.text_path == "fused")  # of the plain path's many sizes little would fit again
         how = {"device": base.device, "precision": base.precision, "linear_backend": base.linear_backend}
         loaded = load_backbone(base.backbone, **how)
         caches = cached.open(loaded, base.datasets)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cptlite.backbones import Backbone, TextTower
+from cptlite.process import keep_freed_memory
 from cptlite.timing.clock import MatmulClock, Patience, peak_mib, seconds_of
 from cptlite.timing.ways import CONTEXT_LENGTH, Way, prepare_ways
 
@@ -75,6 +76,7 @@ class _Bench:
 
     def first_run(self, way: Way) -> None:
         """Take the memory of a step; this warms up, and a step that is longer than the patience counts as timed."""
+        keep_freed_memory(large=way.keeps_memory)
         before = self.clock.tick()
         way.peak_mib, seconds = peak_mib(lambda: way.run_step(self.contexts, self.weights), self.contexts.device)
         if seconds > self.patience.seconds:
@@ -82,6 +84,7 @@ class _Bench:
 
     def repeat(self, way: Way) -> None:
         """Time a forward, and a step unless the first run is enough."""
+        keep_freed_memory(large=way.keeps_memory)
         device = self.contexts.device
         way.forward.seconds.append(seconds_of(lambda: way.run_forward(self.contexts), device))
         if not way.step.seconds or way.step.wants_more(self.patience):

@@ -48,6 +48,9 @@ class Way(ABC):
     name : str
     rows : int
         Token rows of the linear layers, in a step.
+    keeps_memory : bool
+        Whether large tensors that it frees are kept, as `train` does. The original's way does not, whose tasks have so
+        many sizes that 24 GiB would not be enough.
     forward, step : Samples
     relative_rates : list of float
         Of each step, over the matrix products'.
@@ -58,6 +61,7 @@ class Way(ABC):
 
     name: str
     rows: int
+    keeps_memory: bool = True
     forward: Samples = field(default_factory=Samples)
     step: Samples = field(default_factory=Samples)
     relative_rates: list[float] = field(default_factory=list)
@@ -151,9 +155,10 @@ def prepare_ways(
     padded = len(owners) * tower.context_length
     trimmed = sum(layout.tokens.size for layout in layouts)
     whole = (slice(None), slice(None), prepare_fused(tower, together))
+    plain, cut = (partial(prepare, usual_tower) for prepare in (prepare_plain, _prepare_trimmed))
     ways: list[Way] = [
-        _AllClasses(name="original", rows=padded, parts=_by_task(layouts, partial(prepare_plain, usual_tower))),
-        _AllClasses(name="trimmed", rows=trimmed, parts=_by_task(layouts, partial(_prepare_trimmed, usual_tower))),
+        _AllClasses(name="original", rows=padded, parts=_by_task(layouts, plain), keeps_memory=False),
+        _AllClasses(name="trimmed", rows=trimmed, parts=_by_task(layouts, cut), keeps_memory=False),
         _AllClasses(name="fused", rows=count_rows(together), parts=[whole]),
     ]
     if class_fraction < 1:
