@@ -56,6 +56,8 @@ def demo(
         f"runs     {report.runs}\n"
         f"took     {seconds}\n"
         "\n"
+        "Three seeds tell methods apart that are five points or more from each other; for less, compare ten, paired.\n"
+        "\n"
         "Next:\n"
         f"  {cptlite} report {report.runs} --tasks\n"
         f"  {cptlite} predict {report.example} {report.data}/demo/counts/test --task demo_counts\n"
