@@ -15,7 +15,7 @@ from PIL import Image
 from cptlite.datasets.images import UnreadableImageError, open_rgb
 from cptlite.datasets.text_files import shown
 from cptlite.errors import DataError
-from cptlite.reporting.figures import new_figure, write_figure
+from cptlite.reporting.figures import NAME_LENGTH, name_cells, new_figure, write_figure
 from cptlite.reporting.tables import Table
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ TITLES = {
 MOST_ROWS = 500  # of a table
 MOST_COUNTED = 12  # tasks whose numbers have room in a picture
 MOST_NAMED = 60
-NAME_LENGTH = 24
 SIDE = 160  # pixels of an image on a sheet
 
 
@@ -130,10 +129,7 @@ def draw_similarity(similarity: Similarity, path: Path) -> Path:
     low = min(float(cosines.min()), 0.99)  # tasks that are all alike are no reason for a scale of nothing
     drawn = axes.imshow(cosines, cmap="viridis", vmin=low, vmax=1)
     figure.colorbar(drawn, ax=axes, shrink=0.8, label="cosine")
-    ticks = range(count) if count <= MOST_NAMED else ()
-    labels = [shown(similarity.tasks[tick])[:NAME_LENGTH] for tick in ticks]
-    axes.set_xticks(ticks, labels, rotation=90, fontsize=7, parse_math=False)
-    axes.set_yticks(ticks, labels, fontsize=7, parse_math=False)
+    name_cells(axes, similarity.tasks, MOST_NAMED)
     if count <= MOST_COUNTED:
         for row, values in enumerate(cosines.tolist()):
             for column, value in enumerate(values):

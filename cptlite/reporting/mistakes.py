@@ -14,7 +14,7 @@ import numpy as np
 
 from cptlite.datasets.text_files import shown
 from cptlite.metrics import calibration_bins, calibration_error, confusion_matrix
-from cptlite.reporting.figures import new_figure, write_figure
+from cptlite.reporting.figures import name_cells, new_figure, write_figure
 from cptlite.reporting.results import Result
 from cptlite.reporting.tables import Table
 
@@ -28,7 +28,6 @@ __all__ = ["class_table", "confused_table", "draw_confusion", "draw_reliability"
 MOST_PAIRS = 15  # in a table of all tasks
 MOST_NAMED = 40  # classes of a task whose names have room beside a picture
 MOST_COUNTED = 12  # whose numbers have room in it
-NAME_LENGTH = 24
 BLUE, RED = "#0072B2", "#D55E00"
 
 
@@ -110,14 +109,11 @@ def _draw_panels(
 
 
 def _draw_confusion(axes: Axes, each: TaskPredictions) -> None:
-    names = [shown(name)[:NAME_LENGTH] for name in each.task.class_names]
+    names = each.task.class_names
     counts = confusion_matrix(each.labels, each.predicted, len(names))  # (C, C)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    ticks = range(len(names)) if len(names) <= MOST_NAMED else ()
-    labels = [names[tick] for tick in ticks]
-    axes.set_xticks(ticks, labels, rotation=90, fontsize=7, parse_math=False)
-    axes.set_yticks(ticks, labels, fontsize=7, parse_math=False)
+    name_cells(axes, names, MOST_NAMED)
     if len(names) <= MOST_COUNTED:
         for (row, column), share in np.ndenumerate(shares):
             if counts[row, column]:

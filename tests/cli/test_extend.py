@@ -6,22 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from run_bench import RunBench, encode_datasets, least
+from run_bench import RunBench, least
 from typer.testing import CliRunner, Result
 
 import cptlite
-from cptlite.backbones import Backbone, load_backbone
+from cptlite.backbones import Backbone
 from cptlite.cli import app
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return load_backbone("random:demo", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def caches(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return encode_datasets(backbone, tmp_path_factory.mktemp("shelf"))
 
 
 @pytest.fixture(scope="module")

@@ -9,26 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from run_bench import RunBench, encode_datasets, least
+from run_bench import RunBench, least
 from typer.testing import CliRunner, Result
 
-from cptlite.backbones import Backbone, load_backbone
+from cptlite.backbones import Backbone
 from cptlite.cli import app
 from cptlite.reporting.interpreted import words_tables
 from cptlite.runs.contexts import Context, NearWord
 
 STILL = {"lr": 1e-30, "warmup_lr": 0.0}
 METHODS = ("softcpt", "coop-cs", "zeroshot", "prototype", "taskres")
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return load_backbone("random:demo", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def caches(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return encode_datasets(backbone, tmp_path_factory.mktemp("shelf"))
 
 
 @pytest.fixture(scope="module")

@@ -13,25 +13,15 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from run_bench import RunBench, encode_datasets, least
+from run_bench import RunBench, least
 from typer.testing import CliRunner, Result
 
-from cptlite.backbones import Backbone, load_backbone
+from cptlite.backbones import Backbone
 from cptlite.cli import app
 from cptlite.cli.predict import class_names
 from cptlite.errors import DataError
 from cptlite.reporting.predicted import TABLE_ROWS, TableSink
 from cptlite.runs.predict import ImagePrediction
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return load_backbone("random:demo", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def caches(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return encode_datasets(backbone, tmp_path_factory.mktemp("shelf"))
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def warm_up() -> None:
     loaded = {name: load(name, device="cpu") for name in ("random:demo", "demo")}
     for each in loaded.values():
         assert each.tokenizer
-    cptlite.backbones.load_backbone = cptlite.demo.load_backbone = lambda name, **_: loaded[name]  # type: ignore[assignment]
+    cptlite.backbones.load_backbone = lambda name, **_: loaded[name]  # type: ignore[assignment]
     cptlite.runs.sweep.load_backbone = cptlite.backbones.load_backbone
     cptlite.training.state.CHECKPOINT_SECONDS = -1.0
     encode_dataset.__kwdefaults__["part_rows"] = 4  # type: ignore[index]
