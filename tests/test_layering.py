@@ -92,7 +92,7 @@ ORDER = {
         "estimate export interpret reuse workers",
         "sweep",
     ),
-    "text": ("layout", "layers plan", "trunk", "fused picked", "plain", "paths", "picking", "encoder"),
+    "text": ("blocks layout", "layers plan", "trunk", "fused picked", "plain", "paths", "picking", "encoder"),
     "timing": ("clock figure pictures report sizes tasks", "ways", "cache probe text train", "bench"),
     "training": ("recipe", "checkpoint graph sampling", "state", "loop"),
 }

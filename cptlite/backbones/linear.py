@@ -9,6 +9,7 @@ Axes: N rows, I numbers of a row going in, O coming out, S positions, B prompts 
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
@@ -100,6 +101,10 @@ class FrozenLinear:
             return F.linear(x, self.weight, self.bias)
         return _Packed.apply(x, self) if torch.is_grad_enabled() and x.requires_grad else _multiply(x, *self._forward)
 
+    def pull(self, gradient: Tensor) -> Tensor:
+        """Take a gradient (..., O) back to the rows going in, (..., I); of packed layers."""
+        return _multiply(gradient, *self._backward)
+
     def pack(self) -> None:
         """Pack both directions now, which otherwise is done when one is first needed."""
         if self.backend == "onednn":
@@ -125,7 +130,7 @@ class _Packed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
-        return _multiply(gradient, *ctx.layer._backward), None  # type: ignore[attr-defined]
+        return ctx.layer.pull(gradient), None  # type: ignore[attr-defined]
 
 
 def _pack(weight: Tensor) -> Tensor:
@@ -137,7 +142,7 @@ def _multiply(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is_causal: bool = False) -> Tensor:
-    """Scaled dot-product attention; a CPU's kernels for bf16 are slow, so there it is done in float32.
+    """Scaled dot-product attention; in bf16 a CPU's own kernel is slow, so there it is done by products.
 
     Parameters
     ----------
@@ -149,9 +154,35 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is_ca
         Whether each query sees the keys up to its own position.
     """
     if q.dtype == torch.bfloat16 and q.device.type == "cpu":
-        q, k, v = (part.float() for part in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal).bfloat16()
+        return _Bf16Attention.apply(q, k, v, mask, is_causal)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
+
+
+class _Bf16Attention(torch.autograd.Function):
+    """Attention by products of bf16, as oneDNN has them, whose scores are weighed in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
+        scale = q.shape[-1] ** -0.5
+        q, k, v = (part.contiguous() for part in (q, k, v))  # (..., H, A or K, W / H)
+        scores = (q @ k.mT).float().mul_(scale)  # (..., H, A, K)
+        if is_causal:
+            mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        if mask is not None:
+            scores.masked_fill_(~mask, -math.inf)
+        weights = scores.softmax(-1).bfloat16()
+        ctx.save_for_backward(q, k, v, weights)
+        return weights @ v
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, weights = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        of_weights = gradient @ v.mT
+        of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, torch.bfloat16)
+        of_scores *= q.shape[-1] ** -0.5
+        return of_scores @ k, of_scores.mT @ q, weights.mT @ gradient, None, None
 
 
 class FrozenBlock(nn.Module):

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cptlite.backbones import TextTower
+from cptlite.text.blocks import Groups
 from cptlite.text.fused import prepare_fused
 from cptlite.text.layout import PromptLayout
 from cptlite.text.picked import PickedEncode, prepare_picked
 from cptlite.text.plain import prepare_plain, prepare_plain_picked
-from cptlite.text.plan import Groups, count_rows
+from cptlite.text.plan import count_rows
 
 __all__ = ["TEXT_PATHS", "TextPath"]
 

@@ -11,14 +11,14 @@ of a group, U rows in all (C F and the n s of each group), H heads, W text width
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from cptlite.backbones import TextTower
+from cptlite.text.blocks import Blocks, Ends, Groups
 from cptlite.text.layout import PromptLayout
-from cptlite.text.plan import Blocks, Groups
 from cptlite.text.trunk import run_rows
 
 __all__ = ["PickedEncode", "prepare_picked"]
@@ -48,18 +48,27 @@ def prepare_picked(tower: TextTower, layout: PromptLayout) -> PickedEncode:
 
     def encode(contexts: Tensor, picks: Tensor, owners: Tensor | None, groups: Groups) -> Tensor:
         contexts, counts = contexts.to(dtype), [count for count, _ in groups]
-        split = list(zip(picks.split(counts), groups, strict=True))
         each = torch.arange(len(picks), device=picks.device) if owners is None else owners
         prefixes = torch.cat([sos.expand(len(contexts), 1, -1), contexts[:, : before - 1]], dim=1)  # (C, F, W)
         prefixes = prefixes + tower.positional_embedding[:before].to(dtype)
         suffixes = [
             embed_suffixes(contexts, of_group, own, width)
-            for (of_group, (_, width)), own in zip(split, each.split(counts), strict=True)
+            for of_group, own, (_, width) in zip(picks.split(counts), each.split(counts), groups, strict=True)
         ]
         x = torch.cat([prefixes.flatten(0, 1), *suffixes])  # (U, W)
         causal = [_see_all_before(before, width, x.device) for _, width in groups]
-        blocks = Blocks(prefix_length=before, owners=owners, groups=groups, masks=causal)
-        return run_rows(tower, x, blocks, _find_ends(ends, split, len(contexts) * before))  # (Q, D)
+        firsts = _first_rows(groups, len(contexts) * before, x.device)
+        seen = [
+            torch.cat([_rows_from(own * before, before), _rows_from(first, width)], dim=1)  # (n, F + s)
+            for own, first, (_, width) in zip(each.split(counts), firsts.split(counts), groups, strict=True)
+        ]
+        last = ends[picks]  # (Q,)
+        columns = torch.arange(before + max(width for _, width in groups), device=x.device)
+        sees = (columns <= before + last[:, None])[:, None, None].split(counts)  # (n, 1, 1, F + S)
+        of_ends = [mask[..., : before + width] for mask, (_, width) in zip(sees, groups, strict=True)]
+        one_each = torch.arange(len(picks), device=picks.device)
+        read = Ends(rows=firsts + last, askers=one_each, places=one_each, masks=of_ends)
+        return run_rows(tower, x, Blocks(prefix_length=before, groups=groups, seen=seen, masks=causal, ends=read))
 
     return encode
 
@@ -69,10 +78,15 @@ def _see_all_before(before: int, width: int, device: torch.device) -> Tensor:
     return torch.ones(width, before + width, dtype=torch.bool, device=device).tril(before)
 
 
-def _find_ends(ends: Tensor, split: Sequence[tuple[Tensor, tuple[int, int]]], first: int) -> Tensor:
-    """Row of each pick's EOS: (Q,)."""
+def _first_rows(groups: Groups, first: int, device: torch.device) -> Tensor:
+    """First row of each pick's suffix, of which the first stands behind all prefixes: (Q,)."""
     rows = []
-    for picks, (count, width) in split:
-        rows.append(torch.arange(count, device=picks.device) * width + first + ends[picks])
+    for count, width in groups:
+        rows.append(torch.arange(count, device=device) * width + first)
         first += count * width
     return torch.cat(rows)
+
+
+def _rows_from(firsts: Tensor, width: int) -> Tensor:
+    """Rows from each first one on: (n, width)."""
+    return firsts[:, None] + torch.arange(width, device=firsts.device)

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from cptlite.backbones import TextTower
+from cptlite.text.blocks import Groups
 from cptlite.text.layout import PromptLayout
 from cptlite.text.paths import TextPath
-from cptlite.text.plan import Groups
 
 __all__ = ["PromptPicker"]
 

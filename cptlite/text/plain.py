@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cptlite.backbones import TextTower
+from cptlite.text.blocks import Groups
 from cptlite.text.layout import PromptLayout
 from cptlite.text.picked import PickedEncode
-from cptlite.text.plan import Groups
 
 __all__ = ["prepare_plain", "prepare_plain_picked"]
 

@@ -2,8 +2,8 @@
 
 Attention is causal and only the EOS row is read. So rows after EOS never matter, and prompts that begin alike share
 their first rows in every layer. What prompts around one context have in common by their form, SOS and the context as
-far as it comes before the name, is the context's *prefix*: it is run once. What follows is a trie, its rows the nodes:
-names that begin alike share rows too. "dog" and "dog house" around one context of two vectors, V0 and V1::
+far as it comes before the name, is the context's *prefix*. What follows is a trie, its rows the nodes: names that begin
+alike share rows too. "dog" and "dog house" around one context of two vectors, V0 and V1::
 
     prefix   0 SOS   1 V0   2 V1
 
@@ -13,73 +13,38 @@ names that begin alike share rows too. "dog" and "dog house" around one context 
     paths    dog         3  4  5
              dog house   3  6  7  8
 
-Rows stand in the order that attention takes them: prefixes, then blocks. A block holds whole paths of one context, so
-that a row finds in its prefix and its block all that it may attend to: its prefix, and the rows before it on its path.
-The two paths make one block of six cells; with at most four cells they would make two, and "dog" would be run twice::
+Rows stand in the order that attention takes them: prefixes, then blocks, into which the nodes of each context are cut
+depth first. A row may attend to the rows before it on its path: those in its block, and *ancestors*, which are its
+prefix and, where a name was cut apart, rows of blocks before. With at most three cells the six make two blocks::
 
-    cell            0  1  2  3  4  5
-    row 5 sees      x  x  x  .  .  .    and the prefix
-    row 8 sees      x  .  .  x  x  x
+    cells of block 1            0  1  2      ancestors of block 2       cells   0  1  2
+    row 5 sees      prefix      x  x  x      row 8 sees  prefix  3              x  x  x
 
-Blocks of one width are a *group*: one slab of memory, one call of attention. A block may be padded to the width of a
-wider group, with cells that nothing reads.
+Every row is run once, whatever the blocks. Blocks of one width are a *group*: one slab of memory, one call of
+attention. A block may be padded to the width of a wider group, with cells that nothing reads.
 
 Axes: P prompts, S positions, C contexts, F positions of a prefix, U rows, E of them EOS, N blocks, n of a group, s
-cells of a block.
+cells of a block, k rows that they see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cptlite.text.blocks import Blocks, Ends, Groups
 from cptlite.text.layout import PromptLayout
 
-__all__ = ["Blocks", "Groups", "TextPlan", "count_rows", "plan_rows"]
+__all__ = ["TextPlan", "count_rows", "plan_rows"]
 
-BLOCK_SIZE = 64  # cells: more make attention dearer, fewer have more rows run twice; measured
+BLOCK_SIZE = 32  # cells: more make attention dearer, fewer make more calls of it; measured
 MAX_PADDING = 0.01  # of the rows: more would leave fewer groups, and make the linear layers dearer
-
-
-Groups = Sequence[tuple[int, int]]
-"""Blocks n of each group, and cells s of each of its blocks."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Blocks:
-    """How rows stand.
-
-    Attributes
-    ----------
-    prefix_length : int
-        F; the first C F rows are the prefixes.
-    owners : Tensor of shape (N,), int64, optional
-        The context of each block; None where each block has its own.
-    groups : sequence of (int, int)
-    masks : sequence of Tensor, to be broadcast to (n, H, s, F + s)
-        Of each group, whether a cell sees a position of its prefix, or another cell of its block.
-    """
-
-    prefix_length: int
-    owners: Tensor | None
-    groups: Groups
-    masks: Sequence[Tensor]
-
-    @property
-    def counts(self) -> list[int]:
-        """Blocks of each group."""
-        return [count for count, _ in self.groups]
-
-    @property
-    def sizes(self) -> list[int]:
-        """Rows of each group."""
-        return [count * width for count, width in self.groups]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,38 +56,47 @@ class TextPlan(Blocks):
     tokens, slots, positions : Tensor of shape (U,), int64
         What stands at each row, as in `PromptLayout`, and its position. First come the C prefixes, F rows each, then
         the blocks, group by group.
-    eos_rows : Tensor of shape (E,), int64
-        Rows that are the EOS of some prompt, each once.
+    ends : Ends
+        Rows that are the EOS of some prompt, each once, in order.
     eos_of_prompt : Tensor of shape (P,), int64
-        Which of the EOS rows is each prompt's.
-    owners : Tensor of shape (N,), int64
-        As of `Blocks`, there for every block.
-    masks : tuple of Tensor of shape (n, 1, s, F + s), bool
-        As of `Blocks`: a cell sees all of the prefix, its row's ancestors in the block, and itself.
+        Which of these is each prompt's.
+    groups : tuple of (int, int)
+    seen : tuple of Tensor of shape (n, k), int64
+        As of `Blocks`.
+    masks : tuple of Tensor of shape (n, 1, s, k), bool
+        As of `Blocks`: a cell sees its row's ancestors, in the block and before it, and itself.
     """
 
     tokens: Tensor
     slots: Tensor
     positions: Tensor
-    eos_rows: Tensor
     eos_of_prompt: Tensor
-    owners: Tensor
-    groups: tuple[tuple[int, int], ...]
-    masks: tuple[Tensor, ...]
 
     def to(self, device: torch.device) -> TextPlan:
         """Return the plan with its tensors on a device."""
-        moved: dict[str, Any] = {name: each.to(device) for name, each in vars(self).items() if isinstance(each, Tensor)}
-        return replace(self, **moved, masks=tuple(mask.to(device) for mask in self.masks))
+        return replace(self, **_moved(self, device), ends=replace(self.ends, **_moved(self.ends, device)))
+
+
+def _moved(given: Ends | TextPlan, device: torch.device) -> dict[str, Any]:
+    """Tensors of a dataclass, alone or in a tuple, on a device."""
+    return {
+        name: tuple(part.to(device) for part in each) if isinstance(each, tuple) else each.to(device)
+        for name, each in vars(given).items()
+        if isinstance(each, Tensor) or (isinstance(each, tuple) and isinstance(each[0], Tensor))
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Block:
-    """Paths of one context that are run side by side: their nodes without the prefix, and the prompts they are of."""
+    """Nodes of one context that stand side by side, depth first, each with those before it on its path."""
 
     context: int
-    cells: dict[int, int]  # from node to cell
-    prompts: Sequence[int]
+    nodes: Mapping[int, Sequence[int]]  # without the prefix
+
+    @property
+    def ancestors(self) -> Sequence[int]:
+        """Nodes of blocks before that cells see: those before the first cell, as depth first means."""
+        return next(iter(self.nodes.values()))
 
 
 def plan_rows(layout: PromptLayout, *, block_size: int = BLOCK_SIZE) -> TextPlan:
@@ -132,7 +106,7 @@ def plan_rows(layout: PromptLayout, *, block_size: int = BLOCK_SIZE) -> TextPlan
     ----------
     layout : PromptLayout
     block_size : int
-        Cells of a block, at most; a longer path gets a block of its own length.
+        Cells of a block, at most.
 
     Returns
     -------
@@ -142,34 +116,39 @@ def plan_rows(layout: PromptLayout, *, block_size: int = BLOCK_SIZE) -> TextPlan
     nodes, before = _trie_nodes(layout), layout.prefix_length
     paths = [row[before : end + 1].tolist() for row, end in zip(nodes, layout.eos_positions, strict=True)]
     contexts, first_prompts, context_of = np.unique(layout.owners, return_index=True, return_inverse=True)
-    blocks = list(_pack_blocks(paths, context_of, block_size))
-    blocks.sort(key=lambda block: -len(block.cells))  # stable
-    groups = _make_groups([len(block.cells) for block in blocks])
+    blocks = list(_cut_blocks(paths, context_of, block_size))
+    blocks.sort(key=lambda block: -len(block.nodes))  # stable
+    groups = _make_groups([len(block.nodes) for block in blocks])
     widths = np.repeat([width for _, width in groups], [count for count, _ in groups])  # (N,)
     starts = len(contexts) * before + np.cumsum(widths) - widths  # (N,), first row of each block
 
     _, first_places = np.unique(nodes, return_index=True)  # of each node, in (P, S)
     places = np.full(len(contexts) * before + int(widths.sum()), -1)  # (U,), in (P, S); -1 for padding
     places[: len(contexts) * before] = (first_prompts[:, None] * nodes.shape[1] + np.arange(before)).flatten()
-    eos = np.zeros(len(layout), np.int64)  # row of each prompt's
-    for block, start in zip(blocks, starts, strict=True):
-        places[start : start + len(block.cells)] = first_places[list(block.cells)]
-        for prompt in block.prompts:
-            eos[prompt] = start + block.cells[paths[prompt][-1]]
+    rows: dict[tuple[int, int], int] = {}  # of each context's nodes
+    for block, start in zip(blocks, starts.tolist(), strict=True):
+        places[start : start + len(block.nodes)] = first_places[list(block.nodes)]
+        rows |= {(block.context, node): start + cell for cell, node in enumerate(block.nodes)}
+    eos = [rows[context, path[-1]] for context, path in zip(context_of.tolist(), paths, strict=True)]
     eos_rows, eos_of_prompt = np.unique(eos, return_inverse=True)  # (E,), (P,)
     padding = places < 0
     arrays = {
         "tokens": np.where(padding, 0, layout.tokens.reshape(-1)[places]),
         "slots": np.where(padding, -1, layout.slots.reshape(-1)[places]),
         "positions": np.where(padding, 0, places % nodes.shape[1]),
-        "eos_rows": eos_rows,
         "eos_of_prompt": eos_of_prompt,
-        "owners": np.array([block.context for block in blocks]),
     }
-    taken = iter(blocks)
-    masks = tuple(_masks([next(taken) for _ in range(count)], paths, before, width) for count, width in groups)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    return TextPlan(**tensors, prefix_length=before, groups=tuple(groups), masks=masks)
+    each, each_start = iter(blocks), iter(starts.tolist())
+    seen, masks = zip(
+        *(
+            _look_around(list(islice(each, count)), list(islice(each_start, count)), width, before, rows)
+            for count, width in groups
+        ),
+        strict=True,
+    )
+    ends = _find_ends(eos_rows, starts, groups, masks)
+    return TextPlan(**tensors, prefix_length=before, groups=tuple(groups), seen=seen, masks=masks, ends=ends)
 
 
 def count_rows(layout: PromptLayout) -> int:
@@ -199,43 +178,24 @@ def _trie_nodes(layout: PromptLayout) -> np.ndarray:
     return nodes
 
 
-def _pack_blocks(paths: Sequence[Sequence[int]], context_of: np.ndarray, block_size: int) -> Iterator[_Block]:
-    """Pack the paths of each context into as few blocks as best fit finds, largest part first.
+def _cut_blocks(paths: Sequence[Sequence[int]], context_of: np.ndarray, block_size: int) -> Iterator[_Block]:
+    """Cut the nodes of each context, depth first, into blocks.
 
-    Prompts whose names begin alike, a part, stay together, unless they are too many for a block.
+    A block ends where its last quarter has the fewest nodes before it, which the next block's cells all have to see.
     """
     order = sorted(range(len(paths)), key=lambda prompt: (context_of[prompt], paths[prompt]))
     for context, prompts in groupby(order, key=lambda prompt: int(context_of[prompt])):
-        fullest: list[list[_Block]] = [[] for _ in range(block_size + 1)]  # blocks, by the number of free cells
-        whole: list[_Block] = []
-        for part in sorted(_parts(prompts, paths, block_size, context), key=lambda part: -len(part.cells)):
-            size = len(part.cells)
-            free = next((free for free in range(size, block_size + 1) if fullest[free]), None)
-            if free is not None:
-                host = fullest[free].pop()
-                new = [node for node in part.cells if node not in host.cells]  # not all: names that begin alike meet
-                cells = host.cells | {node: len(host.cells) + cell for cell, node in enumerate(new)}
-                part = replace(host, cells=cells, prompts=[*host.prompts, *part.prompts])
-            left = block_size - len(part.cells)
-            (fullest[left] if left > 0 else whole).append(part)
-        yield from whole
-        for blocks in fullest:
-            yield from blocks
-
-
-def _parts(prompts: Iterator[int], paths: Sequence[Sequence[int]], block_size: int, context: int) -> Iterator[_Block]:
-    """Take prompts of a context, in the trie's order, apart by the first node, and again where a block is too small."""
-    for _, alike in groupby(prompts, key=lambda prompt: paths[prompt][0]):
-        cells: dict[int, int] = {}
-        held: list[int] = []
-        for prompt in alike:
-            if held and len(cells.keys() | paths[prompt]) > block_size:
-                yield _Block(context=context, cells=cells, prompts=held)
-                cells, held = {}, []
-            for node in paths[prompt]:
-                cells.setdefault(node, len(cells))
-            held.append(prompt)
-        yield _Block(context=context, cells=cells, prompts=held)
+        before: dict[int, Sequence[int]] = {}  # of each node, depth first, those before it on its path
+        for path in (paths[prompt] for prompt in prompts):
+            for depth, node in enumerate(path):
+                before.setdefault(node, path[:depth])
+        nodes, start = list(before), 0
+        while start < len(nodes):
+            most = start + block_size
+            ends = range(max(start + 1, most - block_size // 4), most + 1) if most < len(nodes) else [len(nodes)]
+            stop = min(ends, key=lambda end: (len(before[nodes[end]]) if end < len(nodes) else 0, -end))
+            yield _Block(context=context, nodes={node: before[node] for node in nodes[start:stop]})
+            start = stop
 
 
 def _make_groups(widths: Sequence[int]) -> list[tuple[int, int]]:
@@ -252,12 +212,49 @@ def _make_groups(widths: Sequence[int]) -> list[tuple[int, int]]:
     return [(count, width) for count, width in groups]
 
 
-def _masks(blocks: Sequence[_Block], paths: Sequence[Sequence[int]], before: int, width: int) -> Tensor:
-    """Which positions of its prefix and cells of its block each cell sees, (n, 1, s, F + s)."""
-    masks = np.tile(np.eye(width, dtype=bool), (len(blocks), 1, 1))
-    for mask, block in zip(masks, blocks, strict=True):
-        for prompt in block.prompts:
-            path = [block.cells[node] for node in paths[prompt]]
-            mask[np.ix_(path, path)] |= np.tri(len(path), dtype=bool)
-    seen = np.concatenate([np.ones((len(blocks), width, before), bool), masks], axis=2)
-    return torch.from_numpy(seen[:, None])
+def _look_around(
+    blocks: Sequence[_Block],
+    starts: Sequence[int],
+    width: int,
+    before: int,
+    rows: Mapping[tuple[int, int], int],
+) -> tuple[Tensor, Tensor]:
+    """Rows that each block of a group may see, (n, k), and which of them each cell does, (n, 1, s, k)."""
+    own = before + max(len(block.ancestors) for block in blocks)  # the column where a block's own rows begin
+    seen = np.empty((len(blocks), own + width), np.int64)
+    masks = np.zeros((len(blocks), width, own + width), bool)
+    masks[:, :, :before] = True
+    masks[:, np.arange(width), own + np.arange(width)] = True  # padding too sees itself, and is a number
+    for block, start, of_block, mask in zip(blocks, starts, seen, masks, strict=True):
+        prefix = block.context * before
+        of_block[:own] = prefix  # where there are fewer ancestors than elsewhere in the group
+        of_block[:before] = np.arange(prefix, prefix + before)
+        of_block[before : before + len(block.ancestors)] = [rows[block.context, node] for node in block.ancestors]
+        of_block[own:] = np.arange(start, start + width)
+        columns = {node: before + column for column, node in enumerate(block.ancestors)}
+        columns |= {node: own + cell for cell, node in enumerate(block.nodes)}
+        for cell, path in enumerate(block.nodes.values()):
+            mask[cell, [columns[node] for node in path]] = True
+    return torch.from_numpy(seen), torch.from_numpy(masks[:, None])
+
+
+def _find_ends(rows: np.ndarray, starts: np.ndarray, groups: Groups, masks: Sequence[Tensor]) -> Ends:
+    """Find where rows (E,), in order, ask; blocks start at ``starts`` (N,)."""
+    blocks = np.searchsorted(starts, rows, side="right") - 1  # (E,)
+    counts = np.bincount(blocks, minlength=len(starts))  # (N,)
+    nth = np.arange(len(rows)) - (np.cumsum(counts) - counts)[blocks]  # (E,), in its block
+    askers, places, of_ends = [], np.empty(len(rows), np.int64), []
+    first, asked = 0, 0
+    for (count, _), mask in zip(groups, masks, strict=True):
+        most = max(1, int(counts[first : first + count].max()))
+        here = np.flatnonzero((blocks >= first) & (blocks < first + count))
+        grid = np.zeros((count, most), np.int64)  # filled up with any
+        cells = np.zeros((count, most), np.int64)
+        grid[blocks[here] - first, nth[here]] = here
+        cells[blocks[here] - first, nth[here]] = rows[here] - starts[blocks[here]]
+        places[here] = asked + (blocks[here] - first) * most + nth[here]
+        askers.append(grid.reshape(-1))
+        of_ends.append(mask[:, 0][torch.arange(count)[:, None], torch.from_numpy(cells)][:, None])
+        first, asked = first + count, asked + count * most
+    tensors = [torch.from_numpy(array) for array in (rows, np.concatenate(askers), places)]
+    return Ends(rows=tensors[0], askers=tensors[1], places=tensors[2], masks=tuple(of_ends))

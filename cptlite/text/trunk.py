@@ -1,27 +1,33 @@
 """CLIP's text transformer on packed rows: what the packed path of all prompts and that of some have in common.
 
 Rows stand as prefixes, then as blocks in groups of one width (`cptlite.text.plan`). Linear layers run on all of them;
-attention on the prefixes, and on each group as it lies in memory, whose blocks see a copy of their prefix's keys and
-values. Weights are frozen, so the backward computes no weight gradients.
+attention on the prefixes, and on each group as it lies in memory, whose blocks see copies of keys and values. Weights
+are frozen, so the backward computes no weight gradients.
 
-Axes: U rows, C contexts, F positions of a prefix, N blocks, n of a group, s cells of a block, E rows that are read, H
-heads, W text width, D joint dimension.
+Axes: U rows, C contexts, F positions of a prefix, n blocks of a group, s cells of each, k rows that they see, E rows
+that are read, H heads, W text width, D joint dimension.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from cptlite.backbones import TextTower
 from cptlite.backbones.linear import attend
-from cptlite.text.layers import freeze_layers, mlp, norm
-from cptlite.text.plan import Blocks
+from cptlite.text.blocks import Blocks
+from cptlite.text.layers import Layer, add_mlp, freeze_layers, norm
 
 __all__ = ["attend_rows", "run_rows"]
 
+Ask = Callable[[Tensor, Layer], tuple[Tensor, Tensor]]
 
-def run_rows(tower: TextTower, x: Tensor, blocks: Blocks, ends: Tensor) -> Tensor:
+
+def run_rows(tower: TextTower, x: Tensor, blocks: Blocks, ask_first: Ask | None = None) -> Tensor:
     """Run embedded rows through the tower.
 
     Parameters
@@ -29,30 +35,34 @@ def run_rows(tower: TextTower, x: Tensor, blocks: Blocks, ends: Tensor) -> Tenso
     tower : TextTower
     x : Tensor of shape (U, W)
     blocks : Blocks
-    ends : Tensor of shape (E,), int64
-        Rows that are read.
+    ask_first : callable, optional
+        From the rows and the first layer to its queries (U, W), and keys and values (U, 2W).
 
     Returns
     -------
     Tensor of shape (E, D), float32
-        Raw features.
+        Raw features of the rows that are read.
     """
     *layers, last = freeze_layers(tower)
     for layer in layers:
-        normed = norm(x, layer.attn_norm)
-        x = x + layer.out(attend_rows(layer.q(normed), layer.kv(normed), blocks, layer.num_heads))
-        x = x + mlp(x, layer)
-    # Of the last layer only the ends are read, so only they ask.
-    normed = norm(x, last.attn_norm)
-    q = torch.zeros_like(normed).index_copy(0, ends, last.q(normed.index_select(0, ends)))
-    mixed = attend_rows(q, last.kv(normed), blocks, last.num_heads).index_select(0, ends)  # (E, W)
-    x = x.index_select(0, ends) + last.out(mixed)
-    x = x + mlp(x, last)
+        ask = ask_first or _ask
+        x = x + layer.out(attend_rows(*ask(x, layer), blocks, layer.num_heads))
+        x = add_mlp(x, layer)
+        ask_first = None
+    normed, ends = norm(x, last.attn_norm), blocks.ends
+    mixed = _attend_ends(last.q(normed.index_select(0, ends.rows)), last.kv(normed), blocks, last.num_heads)  # (E, W)
+    x = x.index_select(0, ends.rows) + last.out(mixed)
+    x = add_mlp(x, last)
     return (tower.final_norm(x) @ tower.projection).float()
 
 
+def _ask(x: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
+    normed = norm(x, layer.attn_norm)
+    return layer.q(normed), layer.kv(normed)
+
+
 def attend_rows(q: Tensor, kv: Tensor, blocks: Blocks, num_heads: int) -> Tensor:
-    """Attend, every row to its prefix and to what its block's mask lets it see.
+    """Attend, every row to what its block's mask lets it see; prefixes causally.
 
     Parameters
     ----------
@@ -66,18 +76,46 @@ def attend_rows(q: Tensor, kv: Tensor, blocks: Blocks, num_heads: int) -> Tensor
     -------
     Tensor of shape (U, W)
     """
-    before, in_prefixes = blocks.prefix_length, len(q) - sum(blocks.sizes)
-    of_prefixes, *of_groups = q.split([in_prefixes, *blocks.sizes])
-    prefixes, *groups = kv.split([in_prefixes, *blocks.sizes])
-    prefixes = prefixes.unflatten(0, (-1, before))  # (C, F, 2W)
-    mixed = [_mix(of_prefixes.unflatten(0, (-1, before)), prefixes, None, num_heads)]
-    if blocks.owners is not None:
-        prefixes = prefixes.index_select(0, blocks.owners)  # (N, F, 2W)
-    each = zip(of_groups, groups, prefixes.split(blocks.counts), blocks.counts, blocks.masks, strict=True)
-    for asking, own, prefix, count, mask in each:
-        seen = torch.cat([prefix, own.unflatten(0, (count, -1))], dim=1)  # (n, F + s, 2W)
-        mixed.append(_mix(asking.unflatten(0, (count, -1)), seen, mask, num_heads))  # (n * s, W)
-    return torch.cat(mixed)
+    sizes = [len(q) - sum(blocks.sizes), *blocks.sizes]
+    return _mix_groups(q.split(sizes), _Seen.apply(kv, blocks), [None, *blocks.masks], num_heads)
+
+
+def _attend_ends(q: Tensor, kv: Tensor, blocks: Blocks, num_heads: int) -> Tensor:
+    """Attend, of queries (E, W) of the rows that are read, to keys and values (U, 2W): (E, W)."""
+    ends, (_, *seen) = blocks.ends, _Seen.apply(kv, blocks)
+    askers = q.index_select(0, ends.askers).split([len(mask) * mask.shape[-2] for mask in ends.masks])
+    return _mix_groups(askers, seen, ends.masks, num_heads).index_select(0, ends.places)
+
+
+def _mix_groups(q: Sequence[Tensor], seen: Sequence[Tensor], masks: Sequence[Tensor | None], num_heads: int) -> Tensor:
+    """Attention of each group's queries (n * a, W) to keys and values (n, k, 2W): (A, W) of all."""
+    each = zip(q, seen, masks, strict=True)
+    return torch.cat([_mix(own.unflatten(0, (len(kv), -1)), kv, mask, num_heads) for own, kv, mask in each])
+
+
+class _Seen(torch.autograd.Function):
+    """Keys and values (U, 2W) that the prefixes see, (C, F, 2W), and the blocks of each group, (n, k, 2W): copies."""
+
+    @staticmethod
+    def forward(ctx: Any, kv: Tensor, blocks: Blocks) -> tuple[Tensor, ...]:
+        ctx.blocks = blocks
+        ctx.set_materialize_grads(False)
+        prefixes = kv[: len(kv) - sum(blocks.sizes)].unflatten(0, (-1, blocks.prefix_length))
+        ctx.shape = prefixes.shape
+        # A view would keep the keys and values of all rows for the backward.
+        return prefixes.clone(), *(kv.index_select(0, rows.flatten()).view(*rows.shape, -1) for rows in blocks.seen)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_prefixes: Tensor | None, *of_groups: Tensor) -> tuple[Tensor, None]:
+        blocks: Blocks = ctx.blocks
+        own = [of_group[:, -width:] for of_group, (_, width) in zip(of_groups, blocks.groups, strict=True)]
+        if of_prefixes is None:  # the last layer's ask nothing
+            of_prefixes = own[0].new_zeros(ctx.shape)
+        kv = torch.cat([part.flatten(0, 1) for part in (of_prefixes, *own)])
+        for of_group, rows, (_, width) in zip(of_groups, blocks.seen, blocks.groups, strict=True):
+            kv.index_add_(0, rows[:, :-width].flatten(), of_group[:, :-width].flatten(0, 1))
+        return kv, None
 
 
 def _mix(q: Tensor, kv: Tensor, mask: Tensor | None, num_heads: int) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from cptlite.backbones.linear import attend
 from cptlite.text.layout import PromptLayout, layout_prompts
-from cptlite.text.plan import Blocks, TextPlan, plan_rows
+from cptlite.text.plan import TextPlan, plan_rows
 from cptlite.text.trunk import attend_rows
 from cptlite.timing.clock import Patience, median_seconds
 from cptlite.timing.ways import CONTEXT_LENGTH
@@ -147,8 +147,7 @@ def _blocks(layout: PromptLayout, paths: Sequence[Path], size: int, num_heads: i
     plan = plan_rows(layout, block_size=size)
     nodes = _nodes_of_rows(plan, paths)
     _, first = np.unique(nodes, return_index=True)  # (U,); node 0 at row 0, the first SOS, though padding has it too
-    there = plan.to(device)
-    blocks = Blocks(prefix_length=there.prefix_length, owners=there.owners, groups=there.groups, masks=there.masks)
+    blocks = plan.to(device)
     in_prefixes = len(nodes) - sum(blocks.sizes)
     return _Way(
         cells=len(nodes),
@@ -162,22 +161,19 @@ def _blocks(layout: PromptLayout, paths: Sequence[Path], size: int, num_heads: i
 def _nodes_of_rows(plan: TextPlan, paths: Sequence[Path]) -> np.ndarray:
     """Node that stands at each row of a plan, (R,); SOS at padding."""
     nodes, seen = np.zeros(len(plan.tokens), np.int64), _seen_by_ends(plan)
-    for path, eos in zip(paths, plan.eos_rows[plan.eos_of_prompt].tolist(), strict=True):
+    for path, eos in zip(paths, plan.ends.rows[plan.eos_of_prompt].tolist(), strict=True):
         nodes[seen[eos]] = np.array(path)[plan.positions[seen[eos]]]
     return nodes
 
 
 def _seen_by_ends(plan: TextPlan) -> dict[int, np.ndarray]:
     """Rows that each EOS row sees, which are those of its path."""
-    before, found = plan.prefix_length, dict[int, np.ndarray]()
-    start = len(plan.tokens) - sum(count * width for count, width in plan.groups)
-    owners, ends = iter(plan.owners.tolist()), set(plan.eos_rows.tolist())
-    for (_, width), masks in zip(plan.groups, plan.masks, strict=True):
-        for mask in masks[:, 0].numpy():  # (s, F + s)
-            prefix = next(owners) * before
-            rows = np.concatenate([np.arange(prefix, prefix + before), np.arange(start, start + width)])
-            found |= {start + cell: rows[mask[cell]] for cell in range(width) if start + cell in ends}
-            start += width
+    found = dict[int, np.ndarray]()
+    ends = set(plan.ends.rows.tolist())
+    for (_, width), of_blocks, masks in zip(plan.groups, plan.seen, plan.masks, strict=True):
+        for rows, mask in zip(of_blocks.numpy(), masks[:, 0].numpy(), strict=True):  # (k,), (s, k)
+            own = rows[-width:].tolist()
+            found |= {row: rows[sees] for row, sees in zip(own, mask, strict=True) if row in ends}
     return found
 
 

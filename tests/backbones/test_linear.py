@@ -88,11 +88,18 @@ def test_nothing_is_packed_where_it_cannot_be(vendor: None, monkeypatch: pytest.
         find_linear_backend("onednn", CPU, torch.bfloat16)
 
 
-@pytest.mark.parametrize("is_causal", [True, False])
-def test_attention_in_bf16_is_that_in_float32_rounded(is_causal: bool) -> None:
-    q, k, v = (draw(2, 3, 5, 4, seed=seed).bfloat16() for seed in range(3))
-    wanted = attend(q.float(), k.float(), v.float(), is_causal=is_causal)
-    assert torch.equal(attend(q, k, v, is_causal=is_causal), wanted.bfloat16())
+@pytest.mark.parametrize("sees", ["all", "those before", "some"])
+def test_attention_in_bf16_is_that_in_float32_but_for_rounding(sees: str) -> None:
+    heads = [draw(2, 5, 3, 4, seed=seed).bfloat16().transpose(1, 2) for seed in range(3)]  # no head by itself
+    mask = (torch.rand(2, 1, 5, 5, generator=torch.Generator().manual_seed(0)) < 0.5) | torch.eye(5, dtype=torch.bool)
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        given = [part.to(dtype).requires_grad_() for part in heads]
+        mixed = attend(*given, mask if sees == "some" else None, is_causal=sees == "those before")
+        assert mixed.dtype == dtype
+        found.append([mixed, *torch.autograd.grad(mixed, given, draw(*mixed.shape, seed=3).to(dtype))])
+    for exact, rounded in zip(*found, strict=True):
+        assert (exact - rounded.float()).abs().max() < 0.02 * exact.abs().max()
 
 
 def test_both_towers_give_the_same_by_either_backend(tmp_path: Path) -> None:
