@@ -85,7 +85,7 @@ ORDER = {
         "interpreted mistakes predicted",
     ),
     "runs": (
-        "files folders guards image_features matching predictions seen",
+        "files folders guards image_features matching predictions progress seen",
         "evaluate mistakes prompts rows",
         "learn load predict",
         "by_name card class_images contexts execute onnx_model reevaluate",

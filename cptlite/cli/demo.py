@@ -16,7 +16,7 @@ from cptlite.training.recipe import FULL, Recipe
 __all__ = ["demo"]
 
 RECIPE_HELP = next(each.help for each in options_of(Recipe) if each.name == "recipe")
-STAGES = {"draw": ("drawing", "images"), "cache": ("encoding", "images"), "train": ("training", "runs")}
+STAGES = {"draw": ("drawing", "images"), "cache": ("encoding", "images"), "train": ("training", "steps")}
 
 
 def demo(
@@ -42,7 +42,9 @@ def demo(
     if every_method:  # zero-shot looks at no rows; the demo evaluates it once in any case
         plan = replace(plan, methods=tuple(name for name, entry in METHODS.items() if entry.needs_rows))
     with progress("loading", "steps") as bar:
-        report = run_demo(out, plan, on_progress=lambda stage, done, total: bar(done, total, *STAGES[stage]))
+        report = run_demo(
+            out, plan, on_progress=lambda far: bar(far.done, far.total, *STAGES[far.stage], said=far.said)
+        )
     if json:
         print_json(report.results)
     else:

@@ -170,17 +170,20 @@ def _execute(
 ) -> list[dict[str, Any]]:
     """Carry groups of runs out, those of a group in one forward."""
     from cptlite.runs.execute import execute_runs
+    from cptlite.runs.rows import count_steps
 
     results: list[dict[str, Any]] = []
-    done_before, total = 0, sum(config.epochs for group in groups for config in group)
-    with progress(groups[0][0].method, "epochs") as tick:
-        for group in groups:
+    steps = [sum(count_steps(caches, config) for config in group) for group in groups]
+    sizes = list(map(len, groups))
+    with progress("training", "steps") as tick:
+        for number, group in enumerate(groups):
+            filed = f"{sum(sizes[:number])} of {sum(sizes)} runs" if sum(sizes) > 1 else ""
 
-            def count(done: float, loss: float, before: int = done_before) -> None:
-                tick(before + done, total)
+            def count(done: int, before: int = sum(steps[:number]), said: str = filed) -> None:
+                tick(before + done, sum(steps), said=said)
 
-            results += execute_runs(group, backbone, caches, on_epoch=count, **options)
-            done_before += sum(config.epochs for config in group)
+            count(0)
+            results += execute_runs(group, backbone, caches, on_step=count, **options)
     return results
 
 
