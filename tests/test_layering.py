@@ -82,7 +82,7 @@ ORDER = {
         "folds",
         "summaries",
         "plots tables",
-        "interpreted mistakes predicted",
+        "interpreted mistakes predicted rendering",
     ),
     "runs": (
         "files folders guards image_features matching predictions progress seen",

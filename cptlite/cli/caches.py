@@ -33,8 +33,8 @@ def caches(cache_dir: CacheDirOption = CACHE_DIR, json: JsonOption = False) -> N
         return
     print_table(
         Table(
-            title=f"Caches in {cache_dir}",
-            columns=("dataset", "backbone", "train/val/test", "views", "local", "stored", "MiB", "state"),
+            title=f"Caches in {cache_dir}: rows of train/val/test",
+            columns=("dataset", "backbone", "rows", "views", "local", "stored", "MiB", "state"),
             rows=tuple(map(_row, listed)),
             words=(0, 1, 7),
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from cptlite.reporting import Table
 
-__all__ = ["Tick", "invocation", "note", "print_json", "print_table", "progress", "show_configuration"]
+__all__ = ["Tick", "invocation", "note", "print_json", "print_table", "progress", "show_configuration", "some"]
 
 
 class Tick(Protocol):
@@ -32,15 +33,17 @@ class Tick(Protocol):
 LINE_SECONDS = 30.0  # between lines about the work where stderr is no terminal
 SURE_SECONDS = 1.0  # of work, from which on its speed is believed
 BAR_WIDTH = 16
+MOST_LINES = 3  # that sum up a command's settings
+LINE_WIDTH = 80
 PIPE_WIDTH = 200  # columns of a table that no terminal bounds
 
 
 def _console(*, stderr: bool = False) -> Console:
-    """Make a console for the stream as it is now; a pipe does not fold tables at 80 columns."""
+    """Make a console for the stream as it is now; a pipe does not fold tables at 80 columns, unless COLUMNS says so."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else PIPE_WIDTH
+    width = None if stream.isatty() or os.environ.get("COLUMNS", "").isdecimal() else PIPE_WIDTH
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
@@ -75,11 +78,39 @@ def print_table(table: Table) -> None:
     _console().print(render_table(table))
 
 
-def show_configuration(command: str, settings: Mapping[str, Any]) -> None:
-    """Print the resolved settings of a command, one a line, on stderr."""
-    width = max(map(len, settings), default=0)
-    lines = (f"  {name:<{width}}  {_word(value)}" for name, value in settings.items())
-    note("\n".join((f"cptlite {command}", *lines)))
+def show_configuration(command: str, brief: Sequence[str], settings: Mapping[str, Any] | None = None) -> None:
+    """Sum up the settings of a command on stderr, in three lines at most.
+
+    Parameters
+    ----------
+    command : str
+    brief : sequence of str
+        Up to three lines, which are cut where a terminal would fold them.
+    settings : mapping, optional
+        All of them, to be printed one a line instead.
+    """
+    if settings is None:
+        assert len(brief) <= MOST_LINES
+        first, *others = (shown(line) for line in brief)
+        lines = [_cut(line) for line in (f"cptlite {command}: {first}", *(f"  {line}" for line in others))]
+    else:
+        width = max(map(len, settings), default=0)
+        lines = [f"cptlite {command}", *(f"  {name:<{width}}  {_word(value)}" for name, value in settings.items())]
+    note("\n".join(lines))
+
+
+def some(names: Sequence[str], room: int = 40) -> str:
+    """List names in so many characters, and how many more there are."""
+    said = ", ".join(names)
+    count = len(names)
+    while len(said) > room and count > 1:
+        count -= 1
+        said = f"{', '.join(names[:count])} and {len(names) - count} more"
+    return said
+
+
+def _cut(line: str) -> str:
+    return line if len(line) < LINE_WIDTH else f"{line[: LINE_WIDTH - 4]}..."
 
 
 def _word(value: Any) -> str:

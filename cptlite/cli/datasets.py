@@ -92,8 +92,7 @@ def _print_list(listed: list[dict[str, Any]], root: Path) -> None:
 
     rows = tuple(
         (
-            facts["name"],
-            " ".join(facts["aliases"]),
+            " ".join((facts["name"], *(f"({alias})" for alias in facts["aliases"]))),
             facts["task"],
             _number(facts["classes"]),
             _counts(facts["counts"]),
@@ -103,12 +102,12 @@ def _print_list(listed: list[dict[str, Any]], root: Path) -> None:
     )
     print_table(
         Table(
-            title="Known datasets",
-            columns=("name", "also", "task", "classes", "train/val/test", f"in {root}"),
+            title=f"Known datasets, and which were found in {root}",
+            columns=("name (also)", "task", "classes", "train/val/test", "found"),
             rows=rows,
-            best=frozenset((row, 5) for row, facts in enumerate(listed) if facts["found"]),
+            best=frozenset((row, 4) for row, facts in enumerate(listed) if facts["found"]),
             caption="cptlite datasets NAME shows the files one needs and what is missing",
-            words=(0, 1, 2),
+            words=(0, 1),
         )
     )
 

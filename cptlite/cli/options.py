@@ -18,6 +18,7 @@ __all__ = [
     "LinearBackendOption",
     "PrecisionOption",
     "RootOption",
+    "VerboseOption",
     "WorkersOption",
 ]
 
@@ -68,6 +69,10 @@ LinearBackendOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.", rich_help_panel=HOW)]
+VerboseOption = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Show every setting, one a line, not three lines.", rich_help_panel=HOW),
+]
 WorkersOption = Annotated[
     int | None,
     typer.Option(

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from cptlite import __version__
 from cptlite.cli import app, main
-from cptlite.cli.console import progress, show_configuration
+from cptlite.cli.console import progress, show_configuration, some
 from cptlite.cli.groups import CommandGroup
 from cptlite.cli.train_options import with_training_options
 from cptlite.config import known_options
@@ -183,8 +183,17 @@ def test_progress_of_an_instant_names_no_speed(clock: Clock, monkeypatch: pytest
     assert "33 of 33 runs" in sys.stderr.getvalue() and "/s" not in sys.stderr.getvalue()
 
 
+def test_settings_are_summed_up_in_three_lines_of_eighty_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    show_configuration("train", ["softcpt on flowers\x1b[0m", "backbone demo", "into " + "folder/" * 30])
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert (first, second) == ("cptlite train: softcpt on flowers\\x1b[0m", "  backbone demo")
+    assert third.startswith("  into folder/") and third.endswith("...") and len(third) == 79
+    assert some(["a", "b", "c"]) == "a, b, c"
+    assert some(["leaves", "coins", "shells"], room=20) == "leaves and 2 more"
+
+
 def test_show_configuration_aligns_names_and_spells_values(capsys: pytest.CaptureFixture[str]) -> None:
-    show_configuration("cache", {"views": 1, "datasets": ["a", "b"], "flip": False, "init": "", "of": None})
+    show_configuration("cache", [], {"views": 1, "datasets": ["a", "b"], "flip": False, "init": "", "of": None})
     assert capsys.readouterr().err == (
         "cptlite cache\n  views     1\n  datasets  a, b\n  flip      no\n  init      none\n  of        none\n"
     )
