@@ -50,7 +50,7 @@ ORDER = {
         "read sources",
         "labelled verify write",
         "folder",
-        "encode_pass imported",
+        "encode_pass imported prune",
         "encode",
     ),
     "classifiers": ("base", "state", "image_conditioned linear tip transport", "joined", "stored", "store"),
