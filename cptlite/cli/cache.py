@@ -23,6 +23,7 @@ from cptlite.cli.options import (
     RootOption,
     VerboseOption,
     WorkersOption,
+    split_at_commas,
 )
 from cptlite.datasets.text_files import shown
 from cptlite.datasets.views import ViewConfig
@@ -111,7 +112,7 @@ def cache(
     wanted_views = ViewConfig(views=views, seed=view_seed, min_scale=min_scale, flip=flip)
     from cptlite.datasets import load_catalog, read_dataset, with_columns
 
-    specs = load_catalog().resolve(dataset)
+    specs = load_catalog().resolve(split_at_commas(dataset))
     found = [read_dataset(spec, root) for spec in with_columns(specs, path_column, label_column)]
     with loading():
         from cptlite.backbones import load_backbone

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cptlite.cli.console import print_json, print_table
-from cptlite.cli.options import ROOT, JsonOption, RootOption
+from cptlite.cli.options import ROOT, JsonOption, RootOption, complete_dataset
 from cptlite.datasets.text_files import shown
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ __all__ = ["datasets"]
 def datasets(
     name: Annotated[
         str | None,
-        typer.Argument(help="Show one dataset or suite: its expected files, and what is missing."),
+        typer.Argument(
+            help="Show one dataset or suite: its expected files, and what is missing.", autocompletion=complete_dataset
+        ),
     ] = None,
     root: RootOption = ROOT,
     strict: Annotated[

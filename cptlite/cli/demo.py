@@ -33,7 +33,7 @@ def demo(
 
     Draws the tasks, caches them, trains SoftCPT and its baselines, and compares them. What is done is not done again.
     """
-    note("cptlite demo: six small tasks, 1, 4 and 16 shots, 3 seeds; minutes on two cores, less the second time")
+    note("cptlite demo: six small tasks; 1, 4, 16 shots; 3 seeds; minutes on two cores")
     from cptlite.demo import DemoPlan, run_demo
     from cptlite.methods.table import METHODS
     from cptlite.reporting import summary_table
@@ -58,7 +58,7 @@ def demo(
         f"runs     {report.runs}\n"
         f"took     {seconds}\n"
         "\n"
-        "Three seeds tell methods apart that are five points or more from each other; for less, compare ten, paired.\n"
+        "Three seeds tell methods apart that are five points or more from each other;\nfor less, compare ten, paired.\n"
         "\n"
         "Next:\n"
         f"  {cptlite} report {report.runs} --tasks\n"

@@ -20,6 +20,8 @@ from cptlite.cli.options import (
     DatasetOption,
     JsonOption,
     VerboseOption,
+    complete_method,
+    split_at_commas,
 )
 from cptlite.cli.train_options import REPEATED, with_training_options
 from cptlite.config import RunConfig, check_names, resolve_config
@@ -43,6 +45,7 @@ def train(
             "--method",
             "-m",
             help="What to train: `cptlite methods` lists them, `--method NAME --help` shows the options of one.",
+            autocompletion=complete_method,
             rich_help_panel=WHAT,
         ),
     ] = "softcpt",
@@ -107,7 +110,7 @@ def train(
 
     grid = {name: settings.pop(name, None) or [getattr(RunConfig, name)] for name in REPEATED}
     with CacheFolder(cache_dir) as cached:
-        base = _configure(dataset or [], backbone, cached, suite, {"method": method, **settings})
+        base = _configure(split_at_commas(dataset or []), backbone, cached, suite, {"method": method, **settings})
         keep_freed_memory(large=base.text_path == "fused")  # of the plain path's many sizes little would fit again
         how = {"device": base.device, "precision": base.precision, "linear_backend": base.linear_backend}
         loaded = load_backbone(base.backbone, **how)
