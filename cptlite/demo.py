@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cptlite.config import RunConfig
 from cptlite.datasets import load_catalog, read_dataset
@@ -24,10 +24,36 @@ from cptlite.reporting import draw_shots_plot
 from cptlite.runs.workers import starting_workers
 from cptlite.training.recipe import FULL, PAPER, RECIPES, Recipe
 
-__all__ = ["DemoPlan", "DemoReport", "run_demo"]
+if TYPE_CHECKING:
+    from cptlite.runs.progress import Progress
+
+__all__ = ["DemoPlan", "DemoProgress", "DemoReport", "run_demo"]
 
 SUITE = "demo"
-OnProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoProgress:
+    """How far the demo is.
+
+    Attributes
+    ----------
+    stage : str
+        ``draw``, ``cache`` or ``train``.
+    done, total : int
+        Images, or training steps.
+    said : str
+        How many runs are filed, while these train.
+    """
+
+    stage: str
+    done: int
+    total: int
+    said: str = ""
+
+
+OnProgress = Callable[[DemoProgress], None]
+Tell = Callable[..., None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,18 +116,21 @@ def run_demo(out: Path, plan: DemoPlan | None = None, *, on_progress: OnProgress
         Folder for the drawings, the caches, the runs and the picture.
     plan : DemoPlan, optional
     on_progress : callable, optional
-        Told the stage (``draw``, ``cache``, ``train``), how much of it is done and how much there is.
+        Told how far it is.
 
     Returns
     -------
     DemoReport
     """
     plan = plan or DemoPlan()
-    tell = on_progress or (lambda stage, done, total: None)
     Recipe(recipe=plan.recipe)  # first, so that what is refused costs no time
     data, caches, runs = out / "data", out / "cache", out / "runs"
     seconds: dict[str, float] = {}
     started = time.monotonic()
+
+    def tell(stage: str, done: int, total: int, said: str = "") -> None:
+        if on_progress:
+            on_progress(DemoProgress(stage=stage, done=done, total=total, said=said))
 
     def stage_ends(stage: str) -> None:
         seconds[stage] = time.monotonic() - started - sum(seconds.values())
@@ -127,7 +156,7 @@ def run_demo(out: Path, plan: DemoPlan | None = None, *, on_progress: OnProgress
     return DemoReport(results=results, **places, seconds=seconds)
 
 
-def _cache_suite(data: Path, caches: Path, tell: OnProgress) -> None:
+def _cache_suite(data: Path, caches: Path, tell: Tell) -> None:
     """Encode every dataset of the suite, with what any method needs."""
     from cptlite.backbones import load_backbone
     from cptlite.cache.encode import encode_dataset
@@ -161,15 +190,11 @@ def _plan_runs(plan: DemoPlan) -> list[RunConfig]:
 
 
 def _train_all(
-    plan: DemoPlan, configs: Sequence[RunConfig], caches: Path, runs: Path, tell: OnProgress
+    plan: DemoPlan, configs: Sequence[RunConfig], caches: Path, runs: Path, tell: Tell
 ) -> list[dict[str, Any]]:
-    done = 0
-
-    def count(_: dict[str, Any]) -> None:
-        nonlocal done
-        done += 1
-        tell("train", done, len(configs))
-
     from cptlite.runs.sweep import run_all
 
-    return run_all(configs, cache_dir=caches, out=runs, jobs=plan.jobs, together=plan.together, on_run=count)
+    def count(far: Progress) -> None:
+        tell("train", far.steps_done, far.steps, f"{far.runs_done} of {far.runs} runs")
+
+    return run_all(configs, cache_dir=caches, out=runs, jobs=plan.jobs, together=plan.together, on_progress=count)

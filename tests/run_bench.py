@@ -80,11 +80,14 @@ class RunBench:
         self.train_together(out, [config], on_epoch)
         return run_folder(self.folder / out, config)
 
-    def train_together(self, out: str, configs: Sequence[RunConfig], on_epoch: Any = None) -> list[dict[str, Any]]:
+    def train_together(
+        self, out: str, configs: Sequence[RunConfig], on_epoch: Any = None, on_step: Any = None
+    ) -> list[dict[str, Any]]:
         """Train runs as an axis of one forward; their results."""
         with CacheFolder(self.caches) as folder:
             caches = folder.open(self.backbone, configs[0].datasets)
-            return execute_runs(configs, self.backbone, caches, out=self.folder / out, on_epoch=on_epoch)
+            told = {"on_epoch": on_epoch, "on_step": on_step}
+            return execute_runs(configs, self.backbone, caches, out=self.folder / out, **told)
 
     @property
     def text(self) -> TextEncoder:

@@ -105,8 +105,9 @@ def bench(
         recipe=recipe,
         class_fraction=class_fraction,
     )
-    told = {"stages": plan.stages or "all", "suites": plan.suites, "class names": classes or "made up"}
-    show_configuration("bench", told | {"backbone": backbone, "repeats": repeats, "seconds": seconds})
+    names = f"class names of {shown(classes)}" if classes else "made-up class names"
+    what = f"stages {', '.join(plan.stages) or 'all'}; {', '.join(plan.suites)}, {names}"
+    show_configuration("bench", [what, f"backbone {backbone}, {repeats} repeats, {seconds:g} s for each at most"])
     keep_freed_memory()  # as train, cache and predict do, for all ways
     result = run_bench(plan, tell=note)
     for table in bench_tables(result):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cptlite.cli.console import note, print_json, progress, show_configuration
+from cptlite.cli.console import note, print_json, progress, show_configuration, some
 from cptlite.cli.options import (
     CACHE_DIR,
     HOW,
@@ -21,7 +21,9 @@ from cptlite.cli.options import (
     LinearBackendOption,
     PrecisionOption,
     RootOption,
+    VerboseOption,
     WorkersOption,
+    split_at_commas,
 )
 from cptlite.datasets.text_files import shown
 from cptlite.datasets.views import ViewConfig
@@ -97,6 +99,7 @@ def cache(
         typer.Option("--no-lock", help="Take no lock: for file systems without, one process.", rich_help_panel=HOW),
     ] = False,
     json: JsonOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Encode the images of datasets, once.
 
@@ -109,7 +112,7 @@ def cache(
     wanted_views = ViewConfig(views=views, seed=view_seed, min_scale=min_scale, flip=flip)
     from cptlite.datasets import load_catalog, read_dataset, with_columns
 
-    specs = load_catalog().resolve(dataset)
+    specs = load_catalog().resolve(split_at_commas(dataset))
     found = [read_dataset(spec, root) for spec in with_columns(specs, path_column, label_column)]
     with loading():
         from cptlite.backbones import load_backbone
@@ -118,21 +121,19 @@ def cache(
         from cptlite.datasets.checks import refuse_warnings
     keep_freed_memory()
     encoder = load_backbone(backbone, device=device, precision=precision, linear_backend=linear_backend)
-    show_configuration(
-        "cache",
-        {
-            "datasets": [each.name for each in found],
-            "backbone": encoder.name,
-            "weights": encoder.weights_sha256[:12],
-            **{name: getattr(encoder, name) for name in ("device", "precision", "linear_backend")},
-            "cache_dir": cache_dir,
-            **{f"views.{name}": value for name, value in asdict(wanted_views).items()},
-            "dtype": dtype,
-            "patches": f"{encoder.num_patches} a plain view" if patches else "none",
-            "batch_size": batch_size,
-            "workers": "one a core" if workers is None else workers,
-        },
-    )
+    told = {
+        "datasets": [each.name for each in found],
+        "backbone": encoder.name,
+        "weights": encoder.weights_sha256[:12],
+        **{name: getattr(encoder, name) for name in ("device", "precision", "linear_backend")},
+        "cache_dir": cache_dir,
+        **{f"views.{name}": value for name, value in asdict(wanted_views).items()},
+        "dtype": dtype,
+        "patches": f"{encoder.num_patches} a plain view" if patches else "none",
+        "batch_size": batch_size,
+        "workers": "one a core" if workers is None else workers,
+    }
+    show_configuration("cache", _sum_up(told), told if verbose else None)
     # The bytes of files are compared before a pass reads them; where there is nothing to read, only if asked for.
     new = {each.name: force or not cache_path(cache_dir, encoder.slug, each.name).exists() for each in found}
     warnings = {each.name: _warn(each, compare=strict or new[each.name]) for each in found}
@@ -152,6 +153,18 @@ def cache(
         facts = {each.name: _facts(reports[each.name]) | {"notes": each.notes} for each in found}
         print_json({name: of_one | {"warnings": warnings[name]} for name, of_one in facts.items()})
     _check_complete(reports)
+
+
+def _sum_up(told: dict[str, Any]) -> list[str]:
+    """Say what is encoded by what, and where it goes, in three lines."""
+    views = f"{told['views.views']} {'view' if told['views.views'] == 1 else 'views'}"
+    return [
+        f"{some(told['datasets'])}, {views}, {'no' if told['patches'] == 'none' else 'with'} patch features, as "
+        f"{told['dtype']}",
+        f"backbone {told['backbone']} on {told['device']}, {told['precision']}, linear layers by "
+        f"{told['linear_backend']}",
+        f"into {told['cache_dir']} (every setting: -v)",
+    ]
 
 
 def _warn(dataset: Dataset, *, compare: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,7 @@ import typer
 from cptlite.cli.console import note, print_json, print_table
 from cptlite.cli.options import CACHE_DIR, CacheDirOption, JsonOption
 from cptlite.datasets.text_files import shown
-from cptlite.errors import DataError
+from cptlite.errors import CptliteError, DataError, UsageError
 
 if TYPE_CHECKING:
     from cptlite.cache import CacheSummary
@@ -19,8 +20,28 @@ if TYPE_CHECKING:
 __all__ = ["caches", "verify"]
 
 
-def caches(cache_dir: CacheDirOption = CACHE_DIR, json: JsonOption = False) -> None:
-    """List the caches: dataset, backbone, rows, views, patch features an image, MiB."""
+def caches(
+    cache_dir: CacheDirOption = CACHE_DIR,
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune",
+            help="List what stopped passes left (parts, locks, temporary files), and remove it once you agree.",
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Agree to what --prune lists.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """List the caches: dataset, backbone, rows, views, patch features an image, MiB.
+
+    With --prune, what passes that were stopped left behind is listed and, once you agree, removed: the same `cptlite
+    cache` would have gone on from its parts. Cache files stay, and so does what a pass at work holds a lock on.
+    """
+    if yes and not prune:
+        raise UsageError("--yes agrees to --prune, which was not given: give both or neither")
+    if prune:
+        _prune(cache_dir, agreed=yes, json=json)
+        return
     from cptlite.cache import list_caches
     from cptlite.reporting import Table
 
@@ -33,12 +54,42 @@ def caches(cache_dir: CacheDirOption = CACHE_DIR, json: JsonOption = False) -> N
         return
     print_table(
         Table(
-            title=f"Caches in {cache_dir}",
-            columns=("dataset", "backbone", "train/val/test", "views", "local", "stored", "MiB", "state"),
+            title=f"Caches in {cache_dir}: rows of train/val/test",
+            columns=("dataset", "backbone", "rows", "views", "local", "stored", "MiB", "state"),
             rows=tuple(map(_row, listed)),
             words=(0, 1, 7),
         )
     )
+
+
+def _prune(cache_dir: Path, *, agreed: bool, json: bool) -> None:
+    """List what was left behind, ask, and remove it."""
+    from cptlite.cache.prune import find_leftovers, remove_leftovers
+
+    found = find_leftovers(cache_dir)
+    for each in () if json else found:
+        print(f"{each.kind:<10} {each.mib:8.1f} MiB  {shown(each.path)}")
+    agreed = agreed or bool(found and not json and sys.stdin.isatty() and typer.confirm("Remove these?", err=True))
+    removed, kept = [], []
+    for target in dict.fromkeys(each.target for each in found) if agreed else ():
+        try:
+            remove_leftovers(target, found)
+            removed += [each for each in found if each.target == target]
+        except CptliteError as error:
+            kept.append(f"left: {shown(error)}")
+    if json:
+        listed = [{**asdict(each), "path": str(each.path), "target": str(each.target)} for each in found]
+        print_json([{**of_one, "removed": each in removed} for of_one, each in zip(listed, found, strict=True)])
+    for line in kept:
+        note(line)
+    if not found:
+        note(f"nothing to remove in {shown(cache_dir)}")
+    elif removed:
+        note(f"removed {len(removed)} of {len(found)}, {sum(each.mib for each in removed):.1f} MiB")
+    elif not agreed:
+        note("nothing removed: --yes removes what is listed")
+    if kept:
+        raise CptliteError(f"{len(kept)} of the caches are being written: run it again when their passes have ended")
 
 
 def _row(each: CacheSummary) -> tuple[str, ...]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,25 +20,30 @@ if TYPE_CHECKING:
 
     from cptlite.reporting import Table
 
-__all__ = ["Tick", "invocation", "note", "print_json", "print_table", "progress", "show_configuration"]
+__all__ = ["Tick", "invocation", "note", "print_json", "print_table", "progress", "show_configuration", "some"]
 
 
 class Tick(Protocol):
-    """Takes how much is done and how much there is in all, if that is known, and perhaps a stage and what it counts."""
+    """Takes how much is done and how much there is in all, if known; perhaps a stage, its unit, more words."""
 
-    def __call__(self, done: float, total: int | None, stage: str = ..., counted: str = ...) -> None:
+    def __call__(self, done: int, total: int | None, stage: str = ..., counted: str = ..., *, said: str = ...) -> None:
         """Show it."""
 
 
+LINE_SECONDS = 30.0  # between lines about the work where stderr is no terminal
+SURE_SECONDS = 1.0  # of work, from which on its speed is believed
+BAR_WIDTH = 16
+MOST_LINES = 3  # that sum up a command's settings
+LINE_WIDTH = 80
 PIPE_WIDTH = 200  # columns of a table that no terminal bounds
 
 
 def _console(*, stderr: bool = False) -> Console:
-    """Make a console for the stream as it is now; a pipe does not fold tables at 80 columns."""
+    """Make a console for the stream as it is now; a pipe does not fold tables at 80 columns, unless COLUMNS says so."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else PIPE_WIDTH
+    width = None if stream.isatty() or os.environ.get("COLUMNS", "").isdecimal() else PIPE_WIDTH
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
@@ -71,11 +78,39 @@ def print_table(table: Table) -> None:
     _console().print(render_table(table))
 
 
-def show_configuration(command: str, settings: Mapping[str, Any]) -> None:
-    """Print the resolved settings of a command, one a line, on stderr."""
-    width = max(map(len, settings), default=0)
-    lines = (f"  {name:<{width}}  {_word(value)}" for name, value in settings.items())
-    note("\n".join((f"cptlite {command}", *lines)))
+def show_configuration(command: str, brief: Sequence[str], settings: Mapping[str, Any] | None = None) -> None:
+    """Sum up the settings of a command on stderr, in three lines at most.
+
+    Parameters
+    ----------
+    command : str
+    brief : sequence of str
+        Up to three lines, which are cut where a terminal would fold them.
+    settings : mapping, optional
+        All of them, to be printed one a line instead.
+    """
+    if settings is None:
+        assert len(brief) <= MOST_LINES
+        first, *others = (shown(line) for line in brief)
+        lines = [_cut(line) for line in (f"cptlite {command}: {first}", *(f"  {line}" for line in others))]
+    else:
+        width = max(map(len, settings), default=0)
+        lines = [f"cptlite {command}", *(f"  {name:<{width}}  {_word(value)}" for name, value in settings.items())]
+    note("\n".join(lines))
+
+
+def some(names: Sequence[str], room: int = 40) -> str:
+    """List names in so many characters, and how many more there are."""
+    said = ", ".join(names)
+    count = len(names)
+    while len(said) > room and count > 1:
+        count -= 1
+        said = f"{', '.join(names[:count])} and {len(names) - count} more"
+    return said
+
+
+def _cut(line: str) -> str:
+    return line if len(line) < LINE_WIDTH else f"{line[: LINE_WIDTH - 4]}..."
 
 
 def _word(value: Any) -> str:
@@ -86,9 +121,54 @@ def _word(value: Any) -> str:
     return "none" if value is None or value == "" else shown(value)
 
 
+class _Pace:
+    """How fast work goes, from the first of it that is seen to be done: what comes before is no part of its speed."""
+
+    def __init__(self, description: str, unit: str) -> None:
+        self.stage, self.unit, self.said = description, unit, ""
+        self.done = 0
+        self.total: int | None = None
+        self._first: int | None = None  # done when this stage was first told of
+        self._began: tuple[float, int] | None = None
+
+    def update(self, done: int, total: int | None) -> None:
+        """Take in how much is done."""
+        self.done, self.total = done, total
+        self._first = done if self._first is None else self._first
+        if self._began is None and done > self._first:
+            self._began = time.monotonic(), done
+
+    @property
+    def speed(self) -> float:
+        """Units a second; 0 while it is not known."""
+        if self._began is None:
+            return 0.0
+        seconds, done = time.monotonic() - self._began[0], self.done - self._began[1]
+        return done / seconds if seconds >= SURE_SECONDS else 0.0
+
+    @property
+    def words(self) -> str:
+        """How much is done, how fast it goes and the time left."""
+        total = "" if self.total is None else f" of {self.total:,}"
+        words = [self.said] if self.said else []
+        words.append(f"{self.done:,}{total} {self.unit}")
+        if speed := self.speed:
+            words += [] if self.said else [f"{speed:.1f}/s" if speed < 100 else f"{speed:,.0f}/s"]
+            left = 0.0 if self.total is None else (self.total - self.done) / speed
+            words += [f"about {_clock(left)} left"] if left >= 1 else []
+        return ", ".join(words)
+
+
+def _clock(seconds: float) -> str:
+    """Write ``0:40`` or ``2:03:10``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 @contextmanager
 def progress(description: str, unit: str, *, hidden: bool = False) -> Iterator[Tick]:
-    """Show how far the work is, how fast it goes and the time left, where stderr is a terminal.
+    """Show how far the work is, how fast it goes and the time left: a bar, or a line now and then without a terminal.
 
     Parameters
     ----------
@@ -103,33 +183,60 @@ def progress(description: str, unit: str, *, hidden: bool = False) -> Iterator[T
     ------
     callable
         To be called with how much is done and how much there is in all, and, where the work comes in stages,
-        with another description and unit.
+        with another description and unit, and with words that stand before.
     """
-    if hidden or not sys.stderr.isatty():
-        yield lambda done, total, stage=description, counted=unit: None
+    pace = _Pace(description, unit)
+    if hidden:
+        yield lambda done, total, stage=description, counted=unit, *, said="": None
         return
-    from rich import progress as bars
-    from rich.text import Text
+    with _bar() if sys.stderr.isatty() else _lines() as show:
 
-    class Speed(bars.ProgressColumn):
-        def render(self, task: bars.Task) -> Text:
-            return Text(f"{task.speed:.1f} {task.fields['counted']}/s" if task.speed else "")
+        def tick(
+            done: int, total: int | None, stage: str = description, counted: str = unit, *, said: str = ""
+        ) -> None:
+            nonlocal pace
+            if stage != pace.stage:
+                pace = _Pace(stage, counted)
+            pace.unit, pace.said = counted, said
+            pace.update(done, total)
+            show(pace)
+
+        yield tick
+
+
+@contextmanager
+def _lines() -> Iterator[Callable[[_Pace], None]]:
+    """Say it in a line every half minute."""
+    told = time.monotonic()
+
+    def show(pace: _Pace) -> None:
+        nonlocal told
+        if time.monotonic() - told >= LINE_SECONDS:
+            told = time.monotonic()
+            note(f"{pace.stage}: {pace.words}")
+
+    yield show
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[_Pace], None]]:
+    """Draw a bar that goes when the work is done."""
+    from rich import progress as bars
 
     columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        Speed(),
-        bars.TimeRemainingColumn(),
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(BAR_WIDTH),
+        bars.TextColumn("{task.fields[words]}", markup=False),
     )
     # Else what is printed meanwhile would go where the bar is, and not into a pipe.
     redirected = sys.stdout.isatty()
-    with bars.Progress(*columns, console=_console(stderr=True), transient=True, redirect_stdout=redirected) as bar:
-        task = bar.add_task(description, total=None, counted=unit)
+    console = _console(stderr=True)
+    with bars.Progress(
+        *columns, console=console, transient=True, redirect_stdout=redirected, refresh_per_second=4
+    ) as bar:
+        task = bar.add_task("", total=None, words="")
 
-        def tick(done: float, total: int | None, stage: str = description, counted: str = unit) -> None:
-            if stage != bar.tasks[0].description:
-                bar.reset(task, description=stage, counted=counted)
-            bar.update(task, completed=done, total=total)
+        def show(pace: _Pace) -> None:
+            bar.update(task, description=shown(pace.stage), completed=pace.done, total=pace.total, words=pace.words)
 
-        yield tick
+        yield show

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cptlite.cli.console import print_json, print_table
-from cptlite.cli.options import ROOT, JsonOption, RootOption
+from cptlite.cli.options import ROOT, JsonOption, RootOption, complete_dataset
 from cptlite.datasets.text_files import shown
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ __all__ = ["datasets"]
 def datasets(
     name: Annotated[
         str | None,
-        typer.Argument(help="Show one dataset or suite: its expected files, and what is missing."),
+        typer.Argument(
+            help="Show one dataset or suite: its expected files, and what is missing.", autocompletion=complete_dataset
+        ),
     ] = None,
     root: RootOption = ROOT,
     strict: Annotated[
@@ -92,8 +94,7 @@ def _print_list(listed: list[dict[str, Any]], root: Path) -> None:
 
     rows = tuple(
         (
-            facts["name"],
-            " ".join(facts["aliases"]),
+            " ".join((facts["name"], *(f"({alias})" for alias in facts["aliases"]))),
             facts["task"],
             _number(facts["classes"]),
             _counts(facts["counts"]),
@@ -103,12 +104,12 @@ def _print_list(listed: list[dict[str, Any]], root: Path) -> None:
     )
     print_table(
         Table(
-            title="Known datasets",
-            columns=("name", "also", "task", "classes", "train/val/test", f"in {root}"),
+            title=f"Known datasets, and which were found in {root}",
+            columns=("name (also)", "task", "classes", "train/val/test", "found"),
             rows=rows,
-            best=frozenset((row, 5) for row, facts in enumerate(listed) if facts["found"]),
+            best=frozenset((row, 4) for row, facts in enumerate(listed) if facts["found"]),
             caption="cptlite datasets NAME shows the files one needs and what is missing",
-            words=(0, 1, 2),
+            words=(0, 1),
         )
     )
 

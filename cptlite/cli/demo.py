@@ -16,7 +16,7 @@ from cptlite.training.recipe import FULL, Recipe
 __all__ = ["demo"]
 
 RECIPE_HELP = next(each.help for each in options_of(Recipe) if each.name == "recipe")
-STAGES = {"draw": ("drawing", "images"), "cache": ("encoding", "images"), "train": ("training", "runs")}
+STAGES = {"draw": ("drawing", "images"), "cache": ("encoding", "images"), "train": ("training", "steps")}
 
 
 def demo(
@@ -33,7 +33,7 @@ def demo(
 
     Draws the tasks, caches them, trains SoftCPT and its baselines, and compares them. What is done is not done again.
     """
-    note("cptlite demo: six small tasks, 1, 4 and 16 shots, 3 seeds; minutes on two cores, less the second time")
+    note("cptlite demo: six small tasks; 1, 4, 16 shots; 3 seeds; minutes on two cores")
     from cptlite.demo import DemoPlan, run_demo
     from cptlite.methods.table import METHODS
     from cptlite.reporting import summary_table
@@ -42,7 +42,9 @@ def demo(
     if every_method:  # zero-shot looks at no rows; the demo evaluates it once in any case
         plan = replace(plan, methods=tuple(name for name, entry in METHODS.items() if entry.needs_rows))
     with progress("loading", "steps") as bar:
-        report = run_demo(out, plan, on_progress=lambda stage, done, total: bar(done, total, *STAGES[stage]))
+        report = run_demo(
+            out, plan, on_progress=lambda far: bar(far.done, far.total, *STAGES[far.stage], said=far.said)
+        )
     if json:
         print_json(report.results)
     else:
@@ -56,7 +58,7 @@ def demo(
         f"runs     {report.runs}\n"
         f"took     {seconds}\n"
         "\n"
-        "Three seeds tell methods apart that are five points or more from each other; for less, compare ten, paired.\n"
+        "Three seeds tell methods apart that are five points or more from each other;\nfor less, compare ten, paired.\n"
         "\n"
         "Next:\n"
         f"  {cptlite} report {report.runs} --tasks\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,11 @@ __all__ = [
     "LinearBackendOption",
     "PrecisionOption",
     "RootOption",
+    "VerboseOption",
     "WorkersOption",
+    "complete_dataset",
+    "complete_method",
+    "split_at_commas",
 ]
 
 ROOT = Path("data")
@@ -27,6 +32,30 @@ CACHE_DIR = Path("cache")
 WHERE = "Where"
 WHAT = "What"
 HOW = "How"
+
+
+def complete_method(incomplete: str) -> Iterator[tuple[str, str]]:
+    """Methods that begin so, with what each learns; to a shell, while a command is typed."""
+    from cptlite.methods.table import METHODS
+
+    yield from ((name, entry.learns) for name, entry in METHODS.items() if name.startswith(incomplete))
+
+
+def complete_dataset(incomplete: str) -> Iterator[str]:
+    """Datasets, suites and other names of the catalogue that begin so; after a comma, of the last word."""
+    from cptlite.datasets import load_catalog
+
+    before, comma, word = incomplete.rpartition(",")
+    catalog = load_catalog()
+    names = [*catalog.suites, *(name for spec in catalog.datasets.values() for name in (spec.name, *spec.aliases))]
+    yield from (f"{before}{comma}{name}" for name in names if name.startswith(word))
+
+
+def split_at_commas(words: Sequence[str]) -> list[str]:
+    """Split words that hold several; one that is a path as it stands is one."""
+    split = ([word] if Path(word).exists() else word.split(",") for word in words)
+    return [word.strip() for of_one in split for word in of_one]
+
 
 RootOption = Annotated[
     Path,
@@ -41,7 +70,8 @@ DatasetOption = Annotated[
     typer.Option(
         "--dataset",
         "-d",
-        help="A name, a suite, a folder of class folders, a CSV or a manifest; repeatable.",
+        help="A name, a suite, a folder of class folders, a CSV or a manifest; several with commas, or repeated.",
+        autocompletion=complete_dataset,
         rich_help_panel=WHAT,
         show_default=False,
     ),
@@ -68,6 +98,10 @@ LinearBackendOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.", rich_help_panel=HOW)]
+VerboseOption = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Show every setting, one a line, not three lines.", rich_help_panel=HOW),
+]
 WorkersOption = Annotated[
     int | None,
     typer.Option(

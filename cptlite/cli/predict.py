@@ -16,7 +16,18 @@ import typer
 
 from cptlite.cli.choose import choose_backbone, choose_datasets, usable_caches
 from cptlite.cli.console import Tick, note, print_table, progress
-from cptlite.cli.options import CACHE_DIR, HOW, WHAT, WHERE, CacheDirOption, DeviceOption, JsonOption, WorkersOption
+from cptlite.cli.options import (
+    CACHE_DIR,
+    HOW,
+    WHAT,
+    WHERE,
+    CacheDirOption,
+    DeviceOption,
+    JsonOption,
+    WorkersOption,
+    complete_dataset,
+    split_at_commas,
+)
 from cptlite.datasets.text_files import read_lines, shown
 from cptlite.errors import CptliteError, DataError, UsageError
 from cptlite.process import keep_freed_memory, loading
@@ -75,7 +86,13 @@ def predict(
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="Classes that are named.", rich_help_panel=WHAT)] = 3,
     dataset: Annotated[
         list[str] | None,
-        typer.Option("--dataset", "-d", help="Cached datasets instead of images; repeatable.", rich_help_panel=WHAT),
+        typer.Option(
+            "--dataset",
+            "-d",
+            help="Cached datasets instead of images; several with commas, or repeated.",
+            autocompletion=complete_dataset,
+            rich_help_panel=WHAT,
+        ),
     ] = None,
     split: Annotated[
         str, typer.Option("--split", help="Of cached datasets: train, val or test.", rich_help_panel=WHAT)
@@ -129,7 +146,7 @@ def predict(
     with ExitStack() as stack:
         total: int | None
         if dataset:
-            caches = _open_caches(stack, found, dataset, cache_dir, backbone)
+            caches = _open_caches(stack, found, split_at_commas(dataset), cache_dir, backbone)
             total, said = _of_caches(caches, split, found, choices, top)
         else:
             total, said = _of_images(words, found, choices, top, reading)

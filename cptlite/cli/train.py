@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cptlite.cli.choose import choose_backbone, choose_datasets, choose_suite, usable_caches
-from cptlite.cli.console import note, print_json, print_table, progress, show_configuration
+from cptlite.cli.console import note, print_json, print_table, progress, show_configuration, some
 from cptlite.cli.options import (
     CACHE_DIR,
     HOW,
@@ -19,6 +19,9 @@ from cptlite.cli.options import (
     CacheDirOption,
     DatasetOption,
     JsonOption,
+    VerboseOption,
+    complete_method,
+    split_at_commas,
 )
 from cptlite.cli.train_options import REPEATED, with_training_options
 from cptlite.config import RunConfig, check_names, resolve_config
@@ -42,6 +45,7 @@ def train(
             "--method",
             "-m",
             help="What to train: `cptlite methods` lists them, `--method NAME --help` shows the options of one.",
+            autocompletion=complete_method,
             rich_help_panel=WHAT,
         ),
     ] = "softcpt",
@@ -89,6 +93,7 @@ def train(
         typer.Option("--together", help="Train several runs as an axis of one forward.", rich_help_panel=HOW),
     ] = False,
     json: JsonOption = False,
+    verbose: VerboseOption = False,
     **settings: Any,
 ) -> None:
     """Train on cached features and evaluate.
@@ -105,7 +110,7 @@ def train(
 
     grid = {name: settings.pop(name, None) or [getattr(RunConfig, name)] for name in REPEATED}
     with CacheFolder(cache_dir) as cached:
-        base = _configure(dataset or [], backbone, cached, suite, {"method": method, **settings})
+        base = _configure(split_at_commas(dataset or []), backbone, cached, suite, {"method": method, **settings})
         keep_freed_memory(large=base.text_path == "fused")  # of the plain path's many sizes little would fit again
         how = {"device": base.device, "precision": base.precision, "linear_backend": base.linear_backend}
         loaded = load_backbone(base.backbone, **how)
@@ -118,7 +123,8 @@ def train(
         folders = [run_folder(out, config) for config in chain(*groups)]
         finished = not force and all((folder / "results.json").exists() for folder in folders)
         resolved = {name: getattr(loaded, name) for name in how} | {"cache_dir": cache_dir, **grid}
-        show_configuration("train", base.to_json() | resolved | {"run": folders})
+        everything = base.to_json() | resolved | {"run": folders} if verbose else None
+        show_configuration("train", _sum_up(base, loaded, grid, len(folders), out), everything)
         if strict or not finished:
             _warn(caches, groups, strict)
         if not finished:
@@ -128,6 +134,23 @@ def train(
     _show(results, json)
     for written in folders:
         note(f"{'already done' if finished else 'written'}: {written}{' (--force trains again)' if finished else ''}")
+
+
+def _sum_up(base: RunConfig, backbone: Backbone, grid: dict[str, Any], runs: int, out: Path) -> list[str]:
+    """Say what is trained on what, how, and what is not the default, in three lines."""
+    numbers = "; ".join(f"{name} {', '.join(map(str, grid[name]))}" for name in REPEATED)
+    named = ", ".join(base.datasets) if len(base.datasets) < 3 else f"{base.suite} ({len(base.datasets)} datasets)"
+    how = "fitted at once"
+    if recipe := base.recipe:
+        batch = f"batches of {recipe.batch_size}" if recipe.batch_size else "all rows a step"
+        how = f"recipe {base.recipe_name}, {recipe.epochs} epochs, {batch}"
+    changed = [f"{name.replace('_', '-')} {value}" for name, value in base.differences()]
+    method = "-".join(word for word in (base.method, base.variant) if word)
+    return [
+        f"{method} on {named}; {numbers}" + (f" ({runs} runs)" if runs > 1 else ""),
+        f"backbone {base.backbone} on {backbone.device}, {backbone.precision}; {how}",
+        f"into {out} (every setting: -v)" + (f"; not the default: {some(changed)}" if changed else ""),
+    ]
 
 
 def _warn(caches: list[FeatureCache], groups: list[list[RunConfig]], strict: bool) -> None:
@@ -170,17 +193,20 @@ def _execute(
 ) -> list[dict[str, Any]]:
     """Carry groups of runs out, those of a group in one forward."""
     from cptlite.runs.execute import execute_runs
+    from cptlite.runs.rows import count_steps
 
     results: list[dict[str, Any]] = []
-    done_before, total = 0, sum(config.epochs for group in groups for config in group)
-    with progress(groups[0][0].method, "epochs") as tick:
-        for group in groups:
+    steps = [sum(count_steps(caches, config) for config in group) for group in groups]
+    sizes = list(map(len, groups))
+    with progress("training", "steps") as tick:
+        for number, group in enumerate(groups):
+            filed = f"{sum(sizes[:number])} of {sum(sizes)} runs" if sum(sizes) > 1 else ""
 
-            def count(done: float, loss: float, before: int = done_before) -> None:
-                tick(before + done, total)
+            def count(done: int, before: int = sum(steps[:number]), said: str = filed) -> None:
+                tick(before + done, sum(steps), said=said)
 
-            results += execute_runs(group, backbone, caches, on_epoch=count, **options)
-            done_before += sum(config.epochs for config in group)
+            count(0)
+            results += execute_runs(group, backbone, caches, on_step=count, **options)
     return results
 
 

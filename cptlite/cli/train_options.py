@@ -18,6 +18,7 @@ from typer.core import TyperCommand
 
 from cptlite.cli.options import HOW, WHAT
 from cptlite.config import RunConfig, known_options
+from cptlite.errors import UsageError
 from cptlite.methods.table import METHODS, MethodEntry
 from cptlite.options import Option, options_of
 from cptlite.training.recipe import Recipe
@@ -30,7 +31,7 @@ RUN_PANELS = dict.fromkeys(("separate", "classes", "held_out_tasks", "shots", "s
 GENERAL = {each.name: each for kind in (RunConfig, Recipe) for each in options_of(kind)}
 """Options of run and recipe, with the defaults that hold for most methods."""
 REPEATED = ("shots", "seed")
-"""Options whose flag can be given more than once."""
+"""Options whose flag can be given more than once, or with several numbers, between commas."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +140,8 @@ def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapped(context: typer.Context, **values: Any) -> None:
-        command(**{name: value for name, value in values.items() if name not in flags or _is_given(context, name)})
+        given = {name: value for name, value in values.items() if name not in flags or _is_given(context, name)}
+        command(**given | {name: _whole_numbers(name, given[name]) for name in REPEATED if name in given})
 
     own = inspect.signature(command, eval_str=True).parameters.values()
     parameters = [parameter for parameter in own if parameter.kind is not parameter.VAR_KEYWORD]
@@ -149,6 +151,16 @@ def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapped
+
+
+def _whole_numbers(name: str, words: list[str]) -> list[int]:
+    """Read numbers that were given one a flag, several with commas, or both."""
+    numbers = []
+    for word in (each.strip() for text in words for each in text.split(",")):
+        if not word.removeprefix("-").isdecimal():
+            raise UsageError(f"--{name}: wanted whole numbers, several with commas between them, got {word!r}")
+        numbers.append(int(word))
+    return numbers
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
@@ -165,7 +177,7 @@ def _parameter(flag: _Flag) -> inspect.Parameter:
     if kind == tuple[str, ...]:
         kind, default = list[str], []
     elif option.name in REPEATED:
-        kind, default = list[kind], [default]  # type: ignore[valid-type]
+        kind, default = list[str], [str(default)]
     elif default is None:
         kind = kind | None
     made = typer.Option(word, help=flag.help, rich_help_panel=flag.panel, show_default=False)

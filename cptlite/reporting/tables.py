@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from cptlite.datasets.text_files import shown, shown_lines
 from cptlite.metrics import mean_and_std
 from cptlite.reporting.results import (
     Result,
@@ -19,10 +18,7 @@ from cptlite.reporting.results import (
 )
 from cptlite.reporting.summaries import Summary, line_up, seeds_label, shots_label
 
-if TYPE_CHECKING:
-    from rich.console import Group
-
-__all__ = ["Table", "duration", "method_task_table", "render_table", "run_table", "summary_table"]
+__all__ = ["Table", "duration", "method_task_table", "run_table", "summary_table"]
 
 METRIC_NAMES = {"acc1": "accuracy", "mean_per_class_recall": "class recall"}
 
@@ -222,35 +218,6 @@ def _best(means: Mapping[tuple[int, int], float]) -> frozenset[tuple[int, int]]:
     for (_, group), mean in means.items():
         rivals.setdefault(group, []).append(mean)
     return frozenset(key for key, mean in means.items() if mean == max(rivals[key[1]]) > min(rivals[key[1]]))
-
-
-def render_table(table: Table) -> Group:
-    """Draw a table for the terminal.
-
-    Parameters
-    ----------
-    table : Table
-        What to draw.
-
-    Returns
-    -------
-    rich.console.Group
-        Title, table and caption, to be printed by a rich console.
-    """
-    from rich import box
-    from rich.console import Group
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column, heading in enumerate(table.columns):
-        justify: Literal["left", "right"] = "left" if column in table.words else "right"
-        drawn.add_column(Text(shown(heading)), justify=justify, overflow="fold")
-    for row, words in enumerate(table.rows):
-        styles = ("bold green" if (row, column) in table.best else "" for column in range(len(words)))
-        drawn.add_row(*(Text(shown(word), style=style) for word, style in zip(words, styles, strict=True)))
-    caption = [Text(shown_lines(table.caption), style="dim")] if table.caption else []
-    return Group(Text(shown(table.title), style="bold"), "", drawn, *caption, "")
 
 
 def _percent(value: float | None) -> str:

@@ -86,13 +86,11 @@ def estimate(configs: Sequence[RunConfig], backbone: Backbone, caches: Sequence[
 
 def _steps(config: RunConfig, recipe: Recipe, problem: Problem, rows: Sequence[int]) -> float:
     """Count the steps of a run on so many rows of each of T tasks, in steps of what is timed."""
-    epochs = recipe.at(config.shots).epochs
+    recipe = recipe.at(config.shots)
     if not config.separate:
-        return epochs * (sum(rows) // recipe.batch_of(sum(rows)))
+        return recipe.steps_on(sum(rows))
     shares = [size / max(problem.task_sizes) for size in problem.task_sizes]
-    return sum(
-        epochs * (count // recipe.batch_of(count)) * share for count, share in zip(rows, shares, strict=True) if count
-    )
+    return sum(recipe.steps_on(count) * share for count, share in zip(rows, shares, strict=True))
 
 
 def _time_step(

@@ -34,7 +34,7 @@ from cptlite.runs.files import (
     writing_run,
 )
 from cptlite.runs.folders import run_folder
-from cptlite.runs.learn import OnEpoch, Run, learn_runs, learned_files
+from cptlite.runs.learn import OnEpoch, OnStep, Run, learn_runs, learned_files
 from cptlite.runs.predictions import pack_predictions, suite_scores
 from cptlite.runs.rows import check_caches, check_text, draw_few_shots, no_rows, short_rows
 from cptlite.runs.seen import seen_sizes, seen_tasks
@@ -53,6 +53,7 @@ def execute_runs(
     lock: bool = True,
     predictions: bool = True,
     on_epoch: OnEpoch | None = None,
+    on_step: OnStep | None = None,
 ) -> list[dict[str, Any]]:
     """Train, evaluate and file runs that differ in shots and seed alone, as an axis of one forward.
 
@@ -75,6 +76,9 @@ def execute_runs(
     on_epoch : callable, optional
         Told the number of epochs that all runs together have done (of tasks learned separately, their mean) and the
         last epoch's mean loss.
+    on_step : callable, optional
+        Told the steps that all runs together have taken, as `count_steps` counts them; runs that were done before this
+        call are left out.
 
     Returns
     -------
@@ -113,9 +117,11 @@ def execute_runs(
             runs = [_begin(config, backbone, caches, folders[config]) for config in group]
             problem, target = new_problems(configs[0], backbone, caches)
             with measure_peak(backbone.device) as peak:
-                learned = learn_runs(problem, runs, on_epoch, target) if runs else []
+                learned = learn_runs(problem, runs, on_epoch, target, on_step) if runs else []
             for run, done in zip(runs, learned, strict=True):
                 results[run.config] = _finish(run, done, target, backbone, caches, peak, predictions)
+                if on_step and not run.config.entry.stepped:
+                    on_step(1 + pending.index(run.config))
     return [found for config in configs if (found := results[config]) is not None]
 
 

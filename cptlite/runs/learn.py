@@ -29,9 +29,10 @@ from cptlite.training.checkpoint import LOG, check_log
 from cptlite.training.loop import train
 from cptlite.training.state import TrainingState
 
-__all__ = ["OnEpoch", "Run", "learn_runs", "learned_files", "naming_memory"]
+__all__ = ["OnEpoch", "OnStep", "Run", "learn_runs", "learned_files", "naming_memory"]
 
 OnEpoch = Callable[[float, float], None]
+OnStep = Callable[[int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,11 @@ class Run:
 
 
 def learn_runs(
-    problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None = None, target: Problem | None = None
+    problem: Problem,
+    runs: Sequence[Run],
+    on_epoch: OnEpoch | None = None,
+    target: Problem | None = None,
+    on_step: OnStep | None = None,
 ) -> list[Learned]:
     """Learn what some runs say: fitted one after the other, or trained as an axis of one forward.
 
@@ -89,6 +94,8 @@ def learn_runs(
     target : Problem, optional
         Whose classes the classifiers are of; by default the problem's. Classes and tasks of it that are not learned
         from get their weights by their names, from what was learned of the others.
+    on_step : callable, optional
+        Told the steps that all runs together have taken, as often as one is taken; as `count_steps` counts them.
 
     Returns
     -------
@@ -120,7 +127,7 @@ def learn_runs(
         return learned
     separately = config.separate and len(problem.tasks) > 1
     with naming_memory(problem, config, len(runs)):
-        learned = (_learn_separately if separately else _learn_jointly)(problem, runs, on_epoch, target)
+        learned = (_learn_separately if separately else _learn_jointly)(problem, runs, on_epoch, target, on_step)
     for run, done in zip(runs, learned, strict=True):
         # What an attempt of the other kind left before it came to a checkpoint goes.
         if run.folder and separately:
@@ -155,20 +162,25 @@ def learned_files(run: Run, learned: Learned) -> list[Path]:
 
 
 def _learn_separately(
-    problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None, target: Problem
+    problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None, target: Problem, on_step: OnStep | None
 ) -> list[Learned]:
     """Learn each task as a problem of its own, from its part of every run, and join what comes out."""
     parts: list[list[Learned]] = []  # by task, by run
-    epochs = sum(run.config.epochs for run in runs)
+    epochs, steps = sum(run.config.epochs for run in runs), 0
     for task, (start, stop), aim in zip(problem.tasks, problem.class_ranges, target.tasks, strict=True):
 
         def count(done: float, loss: float, before: int = epochs * len(parts)) -> None:
             if on_epoch:
                 on_epoch((before + done) / len(problem.tasks), loss)
 
+        def count_steps(done: int, before: int = steps) -> None:
+            if on_step:
+                on_step(before + done)
+
         of_task = [run.of_task(task.id, start, stop) for run in runs]
         own, goal = replace(problem, tasks=(task,)), replace(target, tasks=(aim,))
-        parts.append(_learn_jointly(own, of_task, count, own if aim == task else goal))
+        parts.append(_learn_jointly(own, of_task, count, own if aim == task else goal, count_steps))
+        steps += sum(map(_num_steps, of_task))
     return [_join(target, of_run) for of_run in zip(*parts, strict=True)]
 
 
@@ -188,7 +200,9 @@ def _join(problem: Problem, parts: Sequence[Learned]) -> Learned:
     )
 
 
-def _learn_jointly(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None, target: Problem) -> list[Learned]:
+def _learn_jointly(
+    problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None, target: Problem, on_step: OnStep | None
+) -> list[Learned]:
     """Learn all tasks of a problem at once, or read what was learned; leaves each run's prompts in its folder."""
     started = time.monotonic()
     config = runs[0].config
@@ -198,7 +212,9 @@ def _learn_jointly(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | No
     states = _begin(method, runs, starts, before, on_epoch)
     setup = (time.monotonic() - started) / len(runs)
     if states:
-        train(method, list(states.values()), cuda_graphs=config.cuda_graphs)
+        earlier = sum(_num_steps(run) for index, run in enumerate(runs) if index not in states)
+        count = (lambda done: on_step(earlier + done)) if on_step else None
+        train(method, list(states.values()), cuda_graphs=config.cuda_graphs, on_step=count)
     finished = method if target is problem else config.entry.method(target, config.options)
     learned = []
     for index, (run, learnables, seconds) in enumerate(zip(runs, starts, before, strict=True)):
@@ -215,6 +231,12 @@ def _learn_jointly(problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | No
             write_prompts(run.folder, learnables)  # with them the training is done
         learned.append(done)
     return learned
+
+
+def _num_steps(run: Run) -> int:
+    """Count the steps of a run that learns all its rows jointly."""
+    assert run.config.recipe is not None
+    return run.config.recipe.at(run.config.shots).steps_on(len(run.train.labels))
 
 
 def _begin(

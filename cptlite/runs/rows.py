@@ -24,7 +24,7 @@ from cptlite.runs.guards import check_features, sound_features
 from cptlite.runs.seen import seen_sizes
 from cptlite.splits import check_shots, few_shot_rows
 
-__all__ = ["check_caches", "check_text", "count_rows", "draw_few_shots", "no_rows", "short_rows"]
+__all__ = ["check_caches", "check_text", "count_rows", "count_steps", "draw_few_shots", "no_rows", "short_rows"]
 
 UNSEEN = -1
 
@@ -82,6 +82,14 @@ def count_rows(caches: Sequence[FeatureCache], config: RunConfig) -> list[int]:
             of_class = np.bincount(rows.labels[rows.tasks == index])
             counts.append(int(np.minimum(of_class, config.shots).sum()))
     return counts
+
+
+def count_steps(caches: Sequence[FeatureCache], config: RunConfig) -> int:
+    """Count the steps of a run; a method that is fitted at once takes one."""
+    if config.recipe is None:
+        return 1
+    recipe, counts = config.recipe.at(config.shots), count_rows(caches, config)
+    return sum(map(recipe.steps_on, counts if config.separate else [sum(counts)]))
 
 
 def short_rows(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -> dict[str, list[str]]:

@@ -6,8 +6,9 @@ done again, which makes a sweep resumable. Runs that differ in shots and seed al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from typing import Any
 import torch
 from joblib import delayed
 
-from cptlite.backbones import Backbone, load_backbone
-from cptlite.cache import CacheFolder
+from cptlite.backbones import Backbone, backbone_slug, load_backbone
+from cptlite.cache import CacheFolder, open_cache
+from cptlite.cache.format import cache_path
 from cptlite.config import RunConfig, differ_in_rows_alone, known_options, resolve_config
 from cptlite.environment import usable_cores
 from cptlite.methods.table import find_method
 from cptlite.runs.execute import execute_runs
+from cptlite.runs.progress import FINISHED, STEPS, GroupCounter, OnProgress, counting
+from cptlite.runs.rows import count_steps
 from cptlite.runs.workers import make_workers
 
 __all__ = ["grid", "run_all"]
@@ -54,7 +58,7 @@ def run_all(
     together: bool = False,
     force: bool = False,
     lock: bool = True,
-    on_run: Callable[[dict[str, Any]], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> list[dict[str, Any]]:
     """Carry out runs, several at a time.
 
@@ -70,8 +74,8 @@ def run_all(
         Replace runs that are there.
     lock : bool
         Hold each run's folder against other processes; False where its file system has no locks.
-    on_run : callable, optional
-        Told the results of each run as its job ends.
+    on_progress : callable, optional
+        Told how far all of it is, twice a second, from a thread of its own.
 
     Returns
     -------
@@ -81,14 +85,29 @@ def run_all(
     configs = list(configs)
     groups = _group(configs) if together else [[config] for config in configs]
     threads = max(1, usable_cores() // jobs)
-    tasks = (delayed(_run_group)(group, cache_dir, out, threads, force, lock) for group in groups)
     results: dict[RunConfig, dict[str, Any]] = {}
-    for group, done in zip(groups, make_workers(jobs)(tasks), strict=True):
-        for config, result in zip(group, done, strict=True):
-            results[config] = result
-            if on_run:
-                on_run(result)
+    with ExitStack() as stack:
+        counters: Sequence[GroupCounter | None] = [None] * len(groups)
+        if on_progress:
+            steps = [[_count_steps(config, cache_dir) for config in group] for group in groups]
+            fitted = [not group[0].entry.stepped for group in groups]
+            counters = stack.enter_context(counting(steps, fitted, on_progress))
+        tasks = (
+            delayed(_run_group)(group, cache_dir, out, threads, force, lock, counter)
+            for group, counter in zip(groups, counters, strict=True)
+        )
+        for group, done in zip(groups, make_workers(jobs)(tasks), strict=True):
+            results |= zip(group, done, strict=True)
     return [results[config] for config in configs]
+
+
+def _count_steps(config: RunConfig, cache_dir: Path) -> int:
+    """Count the steps of a run from the labels in its caches, where it has any."""
+    if not config.entry.stepped:
+        return 1
+    with ExitStack() as stack:
+        paths = [cache_path(cache_dir, backbone_slug(config.backbone), name) for name in config.datasets]
+        return count_steps([stack.enter_context(open_cache(path)) for path in paths], config)
 
 
 def _group(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
@@ -104,16 +123,31 @@ def _group(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
 
 
 def _run_group(
-    configs: Sequence[RunConfig], cache_dir: Path, out: Path, threads: int, force: bool, lock: bool
+    configs: Sequence[RunConfig],
+    cache_dir: Path,
+    out: Path,
+    threads: int,
+    force: bool,
+    lock: bool,
+    counter: GroupCounter | None,
 ) -> list[dict[str, Any]]:
     before = torch.get_num_threads()  # with one job this is the caller's own process
     torch.set_num_threads(threads)
+    counted = counter.open() if counter else None
+
+    def count(column: int, number: int) -> None:
+        if counted is not None:
+            counted[column] = number
+
     try:
         first = configs[0]
         backbone = _shared_backbone(first.backbone, first.device, first.precision, first.linear_backend)
         with CacheFolder(cache_dir, backbone.slug) as folder:
             caches = folder.open(backbone, configs[0].datasets)
-            return execute_runs(configs, backbone, caches, out=out, force=force, lock=lock)
+            tell = partial(count, STEPS)
+            results = execute_runs(configs, backbone, caches, out=out, force=force, lock=lock, on_step=tell)
+        count(FINISHED, 1)
+        return results
     finally:
         torch.set_num_threads(before)
 

@@ -8,7 +8,7 @@ Axes: R runs of a group.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -24,7 +24,13 @@ __all__ = ["train"]
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 
 
-def train(method: PromptMethod, states: Sequence[TrainingState], *, cuda_graphs: bool = True) -> None:
+def train(
+    method: PromptMethod,
+    states: Sequence[TrainingState],
+    *,
+    cuda_graphs: bool = True,
+    on_step: Callable[[int], None] | None = None,
+) -> None:
     """Train the learnables of several runs in place, until all runs are finished.
 
     Parameters
@@ -35,6 +41,8 @@ def train(method: PromptMethod, states: Sequence[TrainingState], *, cuda_graphs:
     cuda_graphs : bool
         Whether a GPU records a step and replays it, where that comes out the same; `TrainingState.graph` says what
         became of it.
+    on_step : callable, optional
+        Told the steps that all runs together have taken, after each; a GPU may not have done the last of them yet.
 
     Raises
     ------
@@ -61,6 +69,8 @@ def train(method: PromptMethod, states: Sequence[TrainingState], *, cuda_graphs:
             losses, gradients = gradients_of(batch)
             for run, state in enumerate(group):
                 state.step({name: value[run] for name, value in gradients.items()}, losses[run], num_runs=len(group))
+            if on_step:
+                on_step(sum(state.steps_taken for state in states))
 
 
 def _gradients(method: PromptMethod, group: Sequence[TrainingState], batch: Batch) -> Gradients:

@@ -76,6 +76,10 @@ class Recipe(Options):
         """Rows of a batch where there are ``count``."""
         return min(self.batch_size or count, count)
 
+    def steps_on(self, count: int) -> int:
+        """Batches of a training on so many rows: the last partial one of an epoch is dropped if there is a full one."""
+        return self.epochs * (count // self.batch_of(count)) if count else 0
+
     def at(self, shots: int) -> Recipe:
         """Return the recipe of a training on so many images a class, with its epochs and its rates."""
         epochs, share = self.epochs, 1.0

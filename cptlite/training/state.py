@@ -122,6 +122,11 @@ class TrainingState:
         return self.epochs_done >= self.recipe.epochs
 
     @property
+    def steps_taken(self) -> int:
+        """Steps so far, those of an epoch that is not done included."""
+        return self.steps_done + len(self._losses)
+
+    @property
     def steps_left(self) -> int:
         """Steps until `finished`."""
         return (self.recipe.epochs - self.epochs_done) * self.steps_per_epoch - len(self._losses)

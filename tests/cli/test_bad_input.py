@@ -282,7 +282,7 @@ KINDS = [
     # the command's own words
     Bad("unknown command", ("cach",), 2, ("Did you mean", "cache")),
     Bad("unknown flag", ("train", "--shot", "1"), 2, ("No such option", "--shots")),
-    Bad("no number", ("train", "--shots", "many"), 2, ("'--shots'", "valid integer")),
+    Bad("no number", ("train", "--shots", "many"), 2, ("--shots", "whole numbers")),
     Bad("no dataset given", ("cache", "--backbone", BACKBONE), 2, ("--dataset", "cptlite datasets")),
     Bad(
         "template without a place",

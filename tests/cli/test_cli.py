@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from cptlite import __version__
 from cptlite.cli import app, main
-from cptlite.cli.console import progress, show_configuration
+from cptlite.cli.console import progress, show_configuration, some
 from cptlite.cli.groups import CommandGroup
 from cptlite.cli.train_options import with_training_options
 from cptlite.config import known_options
@@ -134,19 +133,67 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_shows_stages_counts_and_speed_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    for stream, shown in ((Terminal(), True), (io.StringIO(), False)):
-        monkeypatch.setattr(sys, "stderr", stream)
-        with progress("loading", "steps") as tick:
-            for done in (0, 20, 40):
-                tick(done, 40, "drawing", "images")
-                time.sleep(0.01)
-        assert (("drawing" in stream.getvalue()) and ("40/40" in stream.getvalue())) is shown
-        assert ("images/s" in stream.getvalue()) is shown
+class Clock:
+    """Time that moves when it is told to."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("cptlite.cli.console.time", clock)
+    return clock
+
+
+def test_progress_on_a_terminal_shows_stage_count_speed_and_time_left(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("COLUMNS", "80")
+    with progress("loading", "steps") as tick:
+        for clock.now, done in ((0, 0), (50, 1000), (60, 1100)):  # what comes before the first is no part of the speed
+            tick(done, 1300, "drawing", "images")
+    assert "drawing" in sys.stderr.getvalue()
+    assert "1,100 of 1,300 images, 10.0/s, about 0:20 left" in sys.stderr.getvalue()
+
+
+def test_progress_without_a_terminal_is_a_line_every_half_minute(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress("loading", "steps") as tick:
+        for clock.now in range(91):
+            tick(clock.now, 4000, "training", "steps", said=f"{clock.now // 10} of 33 runs")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "training: 3 of 33 runs, 30 of 4,000 steps, about 1:06:10 left",
+        "training: 6 of 33 runs, 60 of 4,000 steps, about 1:05:40 left",
+        "training: 9 of 33 runs, 90 of 4,000 steps, about 1:05:10 left",
+    ]
+
+
+def test_progress_of_an_instant_names_no_speed(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress("training", "runs") as tick:
+        for clock.now, done in ((0, 0), (0.0001, 9), (0.0002, 33)):
+            tick(done, 33)
+    assert "33 of 33 runs" in sys.stderr.getvalue() and "/s" not in sys.stderr.getvalue()
+
+
+def test_settings_are_summed_up_in_three_lines_of_eighty_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    show_configuration("train", ["softcpt on flowers\x1b[0m", "backbone demo", "into " + "folder/" * 30])
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert (first, second) == ("cptlite train: softcpt on flowers\\x1b[0m", "  backbone demo")
+    assert third.startswith("  into folder/") and third.endswith("...") and len(third) == 79
+    assert some(["a", "b", "c"]) == "a, b, c"
+    assert some(["leaves", "coins", "shells"], room=20) == "leaves and 2 more"
 
 
 def test_show_configuration_aligns_names_and_spells_values(capsys: pytest.CaptureFixture[str]) -> None:
-    show_configuration("cache", {"views": 1, "datasets": ["a", "b"], "flip": False, "init": "", "of": None})
+    show_configuration("cache", [], {"views": 1, "datasets": ["a", "b"], "flip": False, "init": "", "of": None})
     assert capsys.readouterr().err == (
         "cptlite cache\n  views     1\n  datasets  a, b\n  flip      no\n  init      none\n  of        none\n"
     )
@@ -220,7 +267,7 @@ def test_report_prints_tables_and_draws(tmp_path: Path) -> None:
 
 
 def test_demo_says_what_came_out_where_it_lies_and_what_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cptlite.demo import DemoPlan, DemoReport
+    from cptlite.demo import DemoPlan, DemoProgress, DemoReport
 
     write_results(tmp_path / "runs/one")
     results = [json.loads((tmp_path / "runs/one/results.json").read_text())]
@@ -231,7 +278,7 @@ def test_demo_says_what_came_out_where_it_lies_and_what_next(tmp_path: Path, mon
     def run_demo(out: Path, plan: DemoPlan, *, on_progress: Any) -> DemoReport:
         plans.append(plan)
         for stage in ("draw", "cache", "train"):
-            on_progress(stage, 1, 2)
+            on_progress(DemoProgress(stage=stage, done=1, total=2))
         return DemoReport(results=results, **places, seconds={"train": 1.0})
 
     monkeypatch.setattr("cptlite.demo.run_demo", run_demo)

@@ -61,9 +61,14 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_cache_prints_its_configuration_and_what_it_did(here: Path) -> None:
     draw_kinds(here / "leaves")
     done = ok("cache", "--dataset", "leaves", "--backbone", BACKBONE, "--views", "2")
-    assert "views.views" in done.stderr
-    assert "random:demo" in done.stderr
+    assert done.stderr.splitlines()[:3] == [
+        "cptlite cache: leaves, 2 views, no patch features, as float16",
+        done.stderr.splitlines()[1],
+        "  into cache (every setting: -v)",
+    ]
+    assert done.stderr.splitlines()[1].startswith("  backbone random:demo on c")
     assert done.stdout.startswith("leaves: 30 images in ")
+    assert "views.seed" in ok("cache", "--dataset", "leaves", "--backbone", BACKBONE, "--views", "2", "-v").stderr
     assert (here / "cache/random-demo/leaves.h5").exists()
 
 
@@ -128,7 +133,8 @@ def test_caches_and_verify_of_nothing(here: Path) -> None:
 def test_train_without_words_trains_on_all_that_is_cached(shelf: Path, here: Path) -> None:
     words = ("train", "--cache-dir", shelf / "cache", "--shots", "2", "--epochs", "2")
     done = ok(*words)
-    assert "coins, leaves" in done.stderr
+    assert done.stderr.splitlines()[0] == "cptlite train: softcpt-nata on coins, leaves; shots 2; seed 1"
+    assert done.stderr.splitlines()[2] == "  into runs (every setting: -v); not the default: epochs 2"
     assert "softcpt-nata, coins+leaves, 2 shots, seed 1 (%)" in done.stdout
     folder = here / "runs/coins+leaves/softcpt-epochs2/random-demo/shots2-seed1"
     results = json.loads((folder / "results.json").read_text())
@@ -170,7 +176,7 @@ def test_json_alone_is_on_stdout(shelf: Path, here: Path) -> None:
     done = subprocess.run([*command, "--cache-dir", shelf / "cache"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["method"] == "zeroshot"
-    assert done.stderr.startswith("cptlite train\n"), "quiet but for the configuration where it is no terminal"
+    assert len(done.stderr.splitlines()) <= 5, "quiet but for three lines of settings and where it is written"
 
 
 @pytest.mark.slow
@@ -250,7 +256,8 @@ def test_plot_wants_local_features_and_trains_on_them(here: Path) -> None:
     assert call(*cache, "--patches").exit_code == 3
     assert not (here / "runs/leaves/plot-epochs2").exists()
     done = ok(*cache, "--patches", "--force")
-    assert re.search(r"patches +4 a plain view", done.stderr)
+    assert "with patch features" in done.stderr
+    assert re.search(r"patches +4 a plain view", ok(*cache, "--patches", "--verbose").stderr)
     assert "nothing read" in ok(*cache, "--patches").stdout and "nothing read" in ok(*cache).stdout
     listed = json.loads(ok("caches", "--json").stdout)
     assert [each["local"] for each in listed] == [4]
