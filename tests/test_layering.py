@@ -48,10 +48,11 @@ ORDER = {
         "arrays format",
         "columns parts structure",
         "read sources",
-        "labelled verify write",
+        "labelled shards verify write",
         "folder",
         "encode_pass imported",
         "encode",
+        "sharded",
     ),
     "classifiers": ("base", "state", "image_conditioned linear tip transport", "joined", "stored", "store"),
     "cli": (
