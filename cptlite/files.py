@@ -165,7 +165,7 @@ def naming_full_disk(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, target: Path) -> Iterator[None]:
+def locked(path: Path, target: Path, *, wait: float = 0.0) -> Iterator[None]:
     """Hold a lock file, which says who holds it and is gone afterwards.
 
     Parameters
@@ -174,13 +174,15 @@ def locked(path: Path, target: Path) -> Iterator[None]:
         In a folder that exists.
     target : Path
         What it is the lock of, for messages.
+    wait : float
+        Seconds to wait for another process that holds it.
 
     Raises
     ------
     CptliteError
-        Another process holds it: it is not waited for. Or the file system has no locks.
+        Another process holds it, or the file system has no locks.
     """
-    lock = FileLock(path, timeout=0)
+    lock = FileLock(path, timeout=wait)
     try:
         with warnings.catch_warnings(), naming_full_disk(path.parent):
             warnings.simplefilter("ignore")  # of a makeshift lock, which is refused below

@@ -56,7 +56,7 @@ def seeded() -> None:
 @pytest.fixture(autouse=True)
 def own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings of the shell that runs the tests out of them."""
-    for name in ("CPTLITE_DATA", "CPTLITE_CACHE", "CPTLITE_DEBUG"):
+    for name in ("CPTLITE_DATA", "CPTLITE_CACHE", "CPTLITE_DEBUG", "COLUMNS"):  # workers of xdist have the last
         monkeypatch.delenv(name, raising=False)
 
 

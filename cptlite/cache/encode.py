@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +20,18 @@ from cptlite.cache.encode_pass import EncodingPass, OnProgress
 from cptlite.cache.format import DTYPES, Fingerprint, cache_path
 from cptlite.cache.parts import PartStore
 from cptlite.cache.read import BadImage, open_cache
-from cptlite.cache.write import has_leftovers, replace_words, write_cache, writing
+from cptlite.cache.shards import Shard, at_work, refuse_shards, taking_shard
+from cptlite.cache.write import has_leftovers, origin, replace_words, write_cache, writing
 from cptlite.datasets.text_files import shown
 from cptlite.datasets.types import Dataset
 from cptlite.datasets.views import ViewConfig
 from cptlite.errors import CptliteError, DataError, UsageError
+from cptlite.files import naming_full_disk
 
-__all__ = ["EncodeReport", "encode_dataset"]
+__all__ = ["PART_ROWS", "EncodeReport", "encode_dataset"]
+
+PART_ROWS = 128
+SHARD_WAIT = 60.0  # seconds that a shard waits for others, which hold the file as they begin and as they end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +43,13 @@ class EncodeReport:
     path : Path
         The cache file; there only if `complete`.
     complete : bool
-        Whether the file is there: not if images were unreadable and ``skip_bad`` was not given.
+        Whether the file is there: not if images were unreadable and ``skip_bad`` was not given, or shards are missing.
     complete_already : bool
         Whether it was there before, so that nothing was read.
     rows : int
         Rows of the dataset, unreadable images included.
+    missing_rows : int
+        Rows that other shards have yet to finish.
     resumed_rows, encoded_rows : int
         Rows that earlier passes had finished, and rows encoded by this one.
     bad : tuple of BadImage
@@ -57,6 +63,7 @@ class EncodeReport:
     complete: bool
     complete_already: bool = False
     rows: int
+    missing_rows: int = 0
     resumed_rows: int = 0
     encoded_rows: int = 0
     bad: tuple[BadImage, ...] = ()
@@ -73,11 +80,12 @@ def encode_dataset(
     dtype: str = "float16",
     patches: bool = False,
     batch_size: int = 64,
-    part_rows: int = 128,
+    part_rows: int = PART_ROWS,
     workers: int | None = None,
     skip_bad: bool = False,
     force: bool = False,
     lock: bool = True,
+    shard: Shard | None = None,
     on_progress: OnProgress | None = None,
 ) -> EncodeReport:
     """Encode all images of a dataset into its cache file, going on where an interrupted pass stopped.
@@ -108,6 +116,8 @@ def encode_dataset(
         Encode everything anew and replace what is there.
     lock : bool
         Keep other processes from writing the file; False only where the file system has no locks.
+    shard : Shard, optional
+        Encode this one alone. The last of them to end joins all to the file that an undivided pass writes.
     on_progress : callable, optional
         Called with rows done, all rows and the split at work: first with what earlier passes had done, then after
         every batch.
@@ -128,6 +138,8 @@ def encode_dataset(
     start = time.monotonic()
     views = views or ViewConfig()
     _check_numbers(dtype, batch_size, part_rows)
+    if shard is not None and not lock:
+        raise UsageError("shards tell by locks which of them ends last: encode undivided, or without --no-lock")
     workers = count_workers(workers)
     fingerprint = Fingerprint.of_pass(dataset, backbone, views, dtype, patches=patches)
     path = cache_path(cache_dir, backbone.slug, dataset.name)
@@ -140,14 +152,19 @@ def encode_dataset(
         views=views,
         batch_size=batch_size,
         workers=workers,
+        shard=shard,
         on_progress=on_progress,
     )
     report = None if force else _existing(work)
-    if report is None or report.words_replaced:
+    if report is None and shard is not None:
+        report = _encode_shard(work, shard, skip_bad=skip_bad, force=force)
+    elif report is None or report.words_replaced:
         with writing(path, lock=lock):
             # Another process may have made the file since.
             report = None if force else _existing(work)
             if report is None:
+                if lock:
+                    refuse_shards(path)
                 report = _encode_missing(work, skip_bad)
             elif report.words_replaced:
                 replace_words(path, dataset.tasks)
@@ -181,6 +198,42 @@ def _existing(work: EncodingPass) -> EncodeReport | None:
         )
 
 
+def _encode_shard(work: EncodingPass, shard: Shard, *, skip_bad: bool, force: bool) -> EncodeReport:
+    """Encode what is missing of a shard; then, unless others are missing, join them all to the file."""
+    store, rows = work.store, _num_rows(work.dataset)
+    if not any(own.any() for own in work.own_rows.values()):  # more shards than parts
+        missing = store.missing_rows(work.num_rows)
+        return EncodeReport(path=store.target, complete=False, rows=rows, missing_rows=missing)
+    with ExitStack() as stack:
+        with writing(store.target, wait=SHARD_WAIT):
+            report = None if force else _existing(work)
+            if report is not None:
+                return report
+            _check_images(work.dataset)
+            _check_space(work)
+            store.prepare(shared=True)
+            stack.enter_context(taking_shard(store, shard, work.batch_size))
+        with naming_full_disk(store.folder):
+            work.run()
+    with writing(store.target, wait=SHARD_WAIT):
+        done = EncodeReport(
+            path=store.target,
+            complete=False,
+            rows=rows,
+            missing_rows=store.missing_rows(work.num_rows),
+            resumed_rows=work.resumed_rows,
+            encoded_rows=work.encoded_rows,
+            bad=tuple(work.bad),
+        )
+        if not store.folder.exists() and (report := _existing(work)):  # another shard saw this one finished
+            return replace(done, complete=True, missing_rows=0, bad=report.bad)
+        if done.missing_rows or at_work(store.target):
+            return done
+        joined = _encode_missing(replace(work, shard=None, bad=[], resumed_rows=0, encoded_rows=0), skip_bad)
+        resumed = joined.resumed_rows + joined.encoded_rows - work.encoded_rows
+        return replace(joined, resumed_rows=resumed, encoded_rows=work.encoded_rows)
+
+
 def _encode_missing(work: EncodingPass, skip_bad: bool) -> EncodeReport:
     """Encode what is missing; then, unless images were unreadable, write the file and delete the parts."""
     _check_images(work.dataset)
@@ -202,7 +255,7 @@ def _encode_missing(work: EncodingPass, skip_bad: bool) -> EncodeReport:
             fingerprint=work.fingerprint,
             tasks=work.dataset.tasks,
             splits=work.contents(),
-            facts=_facts(work.backbone),
+            facts=origin(torch.device(work.backbone.device)),
             bad=work.bad,
         )
         store.remove()
@@ -242,19 +295,3 @@ def _check_space(work: EncodingPass) -> None:
             f"{shown(work.store.target.parent)}, {free / 2**20:.0f} MiB are free: free some, or give another "
             f"--cache-dir"
         )
-
-
-def _facts(backbone: Backbone) -> dict[str, str]:
-    device = torch.device(backbone.device)
-    return {
-        "torch_version": torch.__version__,
-        "clip_version": _clip_version(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-    }
-
-
-def _clip_version() -> str:
-    for package in ("clip-anytorch", "clip"):
-        with suppress(PackageNotFoundError):
-            return f"{package} {version(package)}"
-    return "unknown"

@@ -21,6 +21,7 @@ from cptlite.backbones.images import encode_pixels, read_ahead
 from cptlite.cache.format import Fingerprint
 from cptlite.cache.parts import PartStore
 from cptlite.cache.read import BadImage
+from cptlite.cache.shards import Shard
 from cptlite.cache.write import SplitContent
 from cptlite.datasets.images import UnreadableImageError, open_rgb, plain_pixels, quiet_pillow, random_pixels
 from cptlite.datasets.text_files import shown
@@ -60,6 +61,8 @@ class EncodingPass:
         Images per batch, at most, but never less than the views of one.
     workers : int
         Threads that read images; 0 reads them in the calling thread.
+    shard : Shard, optional
+        Encode the rows of this one alone.
     on_progress : callable, optional
         Called with rows done, all rows, and the split at work: first with what earlier passes had done.
     encoded : dict of str to ndarray of shape (N,), bool
@@ -67,7 +70,7 @@ class EncodingPass:
     bad : list of BadImage
         Images found unreadable.
     resumed_rows, encoded_rows : int
-        Rows that earlier passes had finished, and rows encoded by this one.
+        Of the shard, or of all: rows that earlier passes had finished, and rows encoded by this one.
     """
 
     dataset: Dataset
@@ -77,11 +80,13 @@ class EncodingPass:
     views: ViewConfig
     batch_size: int
     workers: int
+    shard: Shard | None = None
     on_progress: OnProgress | None = None
     encoded: dict[str, np.ndarray] = field(default_factory=dict)
     bad: list[BadImage] = field(default_factory=list)
     resumed_rows: int = 0
     encoded_rows: int = 0
+    _total: int = 0
     # Of the parts at work, which are of one split: "features" (P, V, D), and "local" (P, M, D) where wanted.
     _open_parts: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
 
@@ -93,11 +98,18 @@ class EncodingPass:
         CptliteError
             The GPU's memory is full, or features are not finite.
         """
-        self.encoded = {split: self.store.encoded(split, len(self.dataset.splits[split])) for split in SPLITS}
-        self.resumed_rows = sum(int(rows.sum()) for rows in self.encoded.values())
+        self.encoded = {split: self.store.encoded(split, count) for split, count in self.num_rows.items()}
+        own = self.own_rows
+        self._total = sum(int(rows.sum()) for rows in own.values())
+        self.resumed_rows = sum(int((rows & own[split]).sum()) for split, rows in self.encoded.items())
         # Made as they are wanted: what waits grows with the images.
-        batches = ((batch, [(split, row) for row in batch.todo]) for split in SPLITS for batch in self._batches(split))
-        self._report(next((split for split in SPLITS if not self.encoded[split].all()), SPLITS[0]))
+        todo = {split: own[split] & ~self.encoded[split] for split in SPLITS}
+        batches = (
+            (batch, [(split, row) for row in batch.todo])
+            for split in SPLITS
+            for batch in self._batches(split, todo[split])
+        )
+        self._report(next((split for split in SPLITS if todo[split].any()), SPLITS[0]))
         device = torch.device(self.backbone.device)
         with (
             quiet_pillow(),
@@ -123,16 +135,31 @@ class EncodingPass:
             )
         return contents
 
-    def _batches(self, split: str) -> Iterator[_Batch]:
-        """Batches with rows to do. One that fits into a part ends with it; larger ones span parts."""
-        encoded, part_rows = self.encoded[split], self.store.part_rows
-        size = max(1, self.batch_size // self.fingerprint.num_views(split))
+    @property
+    def num_rows(self) -> dict[str, int]:
+        """Rows of the dataset, by split."""
+        return {split: len(self.dataset.splits[split]) for split in SPLITS}
+
+    @property
+    def own_rows(self) -> dict[str, np.ndarray]:
+        """Which rows (N,) are the shard's, bool, by split; all without one."""
+        if self.shard is None:
+            return {split: np.ones(count, bool) for split, count in self.num_rows.items()}
+        return self.shard.own_rows(self.num_rows, {split: self._size(split) for split in SPLITS}, self.store.part_rows)
+
+    def _size(self, split: str) -> int:
+        """Rows of a batch."""
+        return max(1, self.batch_size // self.fingerprint.num_views(split))
+
+    def _batches(self, split: str, wanted: np.ndarray) -> Iterator[_Batch]:
+        """Batches with ``wanted`` rows (N,). One that fits into a part ends with it; larger ones span parts."""
+        part_rows, size = self.store.part_rows, self._size(split)
         span = max(size, part_rows)
-        for first in range(0, len(encoded), span):
-            end = min(first + span, len(encoded))
+        for first in range(0, len(wanted), span):
+            end = min(first + span, len(wanted))
             for start in range(first, end, size):
                 stop = min(start + size, end)
-                todo = start + np.flatnonzero(~encoded[start:stop])
+                todo = start + np.flatnonzero(wanted[start:stop])
                 if len(todo):
                     yield _Batch(split, start, stop, todo, tuple(np.unique(todo // part_rows).tolist()))
 
@@ -212,5 +239,4 @@ class EncodingPass:
 
     def _report(self, split: str) -> None:
         if self.on_progress is not None:
-            total = sum(map(len, self.encoded.values()))
-            self.on_progress(self.resumed_rows + self.encoded_rows + len(self.bad), total, split)
+            self.on_progress(self.resumed_rows + self.encoded_rows + len(self.bad), self._total, split)

@@ -68,10 +68,10 @@ class PartStore:
         digest = hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS]
         return self.target.with_name(f".{self.target.name}.parts-{digest}")
 
-    def prepare(self) -> None:
-        """Make the folder, with its manifest, if it is not there."""
+    def prepare(self, *, shared: bool = False) -> None:
+        """Make the folder, with its manifest; tidy up after killed passes, unless others are at it (``shared``)."""
         self.folder.mkdir(exist_ok=True)
-        for leftover in self.folder.glob(".*.tmp"):
+        for leftover in self.folder.glob(".*.tmp") if not shared else ():
             leftover.unlink()
         manifest = self.folder / MANIFEST
         if not manifest.exists():
@@ -94,6 +94,15 @@ class PartStore:
         except Exception:  # zipfile raises a dozen kinds on damaged files, and the remedy is the same
             return None
         return encoded if encoded.dtype == bool and encoded.ndim == 1 and len(encoded) <= self.part_rows else None
+
+    def missing_rows(self, num_rows: Mapping[str, int]) -> int:
+        """Rows, of so many by split, whose parts no pass has finished; bad images count as finished."""
+        missing = 0
+        for split, rows in num_rows.items():
+            for part, start in enumerate(range(0, rows, self.part_rows)):
+                wanted, found = min(self.part_rows, rows - start), self.finished(split, part)
+                missing += wanted if found is None or len(found) != wanted else 0
+        return missing
 
     def read(self, split: str, part: int, name: str) -> np.ndarray:
         """``features`` (P, V, D) or ``local`` (P, M, D), zeros where not encoded; a damaged part is deleted."""

@@ -7,11 +7,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from cptlite.cache.shards import refuse_shards
 from cptlite.cache.write import writing
 
 __all__ = ["Leftover", "find_leftovers", "remove_leftovers"]
 
-NAME = re.compile(r"\.(?P<file>.+\.h5)\.(?:(?P<parts>parts-[0-9a-f]{16})|(?P<lock>lock)|[0-9]+\.tmp)")
+NAME = re.compile(
+    r"\.(?P<file>.+\.h5)\.(?:(?P<parts>parts-[0-9a-f]{16})|(?P<lock>(?:shard-[0-9]+\.)?lock)|[0-9]+\.tmp)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +56,12 @@ def remove_leftovers(target: Path, leftovers: list[Leftover]) -> None:
     Raises
     ------
     CptliteError
-        A process is writing the file, or the file system has no locks.
+        A process is writing the file or a shard of it, or the file system has no locks.
     DataError
         The folder cannot be written to.
     """
     with writing(target):  # the lock and temporary files go with it
+        refuse_shards(target)  # they hold the file only as they begin and end; locks of dead ones go here
         for each in leftovers:
             if each.kind == "parts" and each.target == target:
                 shutil.rmtree(each.path)

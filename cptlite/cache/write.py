@@ -8,15 +8,17 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from glob import escape
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import torch
 
 import cptlite
 from cptlite.cache.format import (
@@ -34,7 +36,7 @@ from cptlite.datasets.types import SPLITS, Task
 from cptlite.errors import DataError
 from cptlite.files import locked, naming_full_disk, replacing
 
-__all__ = ["SplitContent", "has_leftovers", "replace_words", "write_cache", "writing"]
+__all__ = ["SplitContent", "has_leftovers", "origin", "replace_words", "write_cache", "writing"]
 
 # Unfilled chunks, tasks, and HDF5's own structures.
 SLACK_BYTES = 4 * 2**20
@@ -85,7 +87,7 @@ def write_cache(
     splits : mapping of str to SplitContent
         Keys are those of `SPLITS`.
     facts : mapping of str to str
-        Further attributes that say how the features came about: ``torch_version``, ``clip_version``, ``device``.
+        Further attributes that say how the features came about, see `origin`.
     bad : sequence of BadImage
         Images left out.
     """
@@ -99,6 +101,22 @@ def write_cache(
             group = file.create_group("bad")
             for index, name in enumerate(BadImage._fields):
                 write_texts(group, name, [image[index] for image in bad])
+
+
+def origin(device: torch.device) -> dict[str, str]:
+    """Say what features that are encoded here and now come from: versions, and the device's name."""
+    return {
+        "torch_version": torch.__version__,
+        "clip_version": _clip_version(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
+def _clip_version() -> str:
+    for package in ("clip-anytorch", "clip"):
+        with suppress(PackageNotFoundError):
+            return f"{package} {version(package)}"
+    return "unknown"
 
 
 def _num_bytes(content: SplitContent, fingerprint: Fingerprint) -> int:
@@ -166,7 +184,7 @@ def _write_split(group: h5py.Group, content: SplitContent, fingerprint: Fingerpr
 
 
 @contextmanager
-def writing(path: Path, *, lock: bool = True) -> Iterator[None]:
+def writing(path: Path, *, lock: bool = True, wait: float = 0.0) -> Iterator[None]:
     """Be the one process that writes a cache file; tidy up after killed ones.
 
     Parameters
@@ -175,6 +193,8 @@ def writing(path: Path, *, lock: bool = True) -> Iterator[None]:
         Its folder is made.
     lock : bool
         False leaves it to the caller that no other process writes the file.
+    wait : float
+        Seconds to wait for another process that is writing it.
 
     Raises
     ------
@@ -187,7 +207,7 @@ def writing(path: Path, *, lock: bool = True) -> Iterator[None]:
     try:
         with naming_full_disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            with locked(_lock_of(path), path) if lock else nullcontext():
+            with locked(_lock_of(path), path, wait=wait) if lock else nullcontext():
                 for leftover in _temporary_files(path):
                     leftover.unlink()
                 yield

@@ -17,6 +17,7 @@ from cptlite.cli.caches import caches, verify
 from cptlite.cli.datasets import datasets
 from cptlite.cli.demo import demo
 from cptlite.cli.doctor import doctor
+from cptlite.cli.download import download
 from cptlite.cli.eval import evaluate
 from cptlite.cli.export import export
 from cptlite.cli.extend import extend
@@ -77,6 +78,7 @@ RESULTS = "See results"
 app.command(rich_help_panel=START)(demo)
 app.command(rich_help_panel=START)(doctor)
 app.command(rich_help_panel=DATA)(datasets)
+app.command(rich_help_panel=DATA)(download)
 app.command(rich_help_panel=DATA)(cache)
 app.command("import-features", rich_help_panel=DATA)(import_features)
 app.command(rich_help_panel=DATA)(caches)

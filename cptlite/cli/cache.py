@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,12 +32,14 @@ from cptlite.errors import CptliteError, UsageError
 from cptlite.process import keep_freed_memory, loading
 
 if TYPE_CHECKING:
+    from cptlite.backbones import Backbone
     from cptlite.cache.encode import EncodeReport
     from cptlite.datasets import Dataset
 
 __all__ = ["cache"]
 
 VIEWS = "Views of the training images"
+SHARDS = "Several processes or machines"
 SHOWN_BAD = 20
 
 
@@ -91,6 +94,19 @@ def cache(
             "--strict", help="Refuse data of which something is left out, doubled or short.", rich_help_panel=HOW
         ),
     ] = False,
+    shards: Annotated[
+        int,
+        typer.Option("--shards", help="Processes of this machine that divide each dataset.", rich_help_panel=SHARDS),
+    ] = 1,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            help="I/N: encode one of N shards, others elsewhere; the last to end joins them.",
+            rich_help_panel=SHARDS,
+            show_default=False,
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Encode anew and replace what is there.", rich_help_panel=HOW)
     ] = False,
@@ -109,6 +125,8 @@ def cache(
         raise UsageError("wanted a dataset to encode: give --dataset; `cptlite datasets` lists the known ones")
     if strict and skip_bad:
         raise UsageError("--strict leaves nothing out, --skip-bad does: give one of them")
+    if shard is not None and shards != 1:
+        raise UsageError("--shards divides a dataset on this machine, --shard among several: give one of them")
     wanted_views = ViewConfig(views=views, seed=view_seed, min_scale=min_scale, flip=flip)
     from cptlite.datasets import load_catalog, read_dataset, with_columns
 
@@ -118,41 +136,58 @@ def cache(
         from cptlite.backbones import load_backbone
         from cptlite.cache.encode import encode_dataset
         from cptlite.cache.format import cache_path
+        from cptlite.cache.sharded import encode_sharded
+        from cptlite.cache.shards import Shard
         from cptlite.datasets.checks import refuse_warnings
+    own_shard = None if shard is None else Shard.parse(shard)
     keep_freed_memory()
-    encoder = load_backbone(backbone, device=device, precision=precision, linear_backend=linear_backend)
-    told = {
-        "datasets": [each.name for each in found],
-        "backbone": encoder.name,
-        "weights": encoder.weights_sha256[:12],
-        **{name: getattr(encoder, name) for name in ("device", "precision", "linear_backend")},
-        "cache_dir": cache_dir,
-        **{f"views.{name}": value for name, value in asdict(wanted_views).items()},
-        "dtype": dtype,
-        "patches": f"{encoder.num_patches} a plain view" if patches else "none",
-        "batch_size": batch_size,
-        "workers": "one a core" if workers is None else workers,
-    }
-    show_configuration("cache", _sum_up(told), told if verbose else None)
+    chosen = {"name": backbone, "device": device, "precision": precision, "linear_backend": linear_backend}
+    encoder = load_backbone(**chosen)
+    kept: dict[str, Any] = {"views": wanted_views, "dtype": dtype, "patches": patches, "batch_size": batch_size}
+    _show(found, encoder, kept | {"cache_dir": cache_dir, "workers": workers, "shards": shard or shards}, verbose)
     # The bytes of files are compared before a pass reads them; where there is nothing to read, only if asked for.
-    new = {each.name: force or not cache_path(cache_dir, encoder.slug, each.name).exists() for each in found}
+    first = own_shard is None or own_shard.index == 1
+    new = {
+        each.name: first and (force or not cache_path(cache_dir, encoder.slug, each.name).exists()) for each in found
+    }
     warnings = {each.name: _warn(each, compare=strict or new[each.name]) for each in found}
     if strict:
         refuse_warnings(warnings)
-    settings: dict[str, Any] = {"views": wanted_views, "dtype": dtype, "patches": patches, "batch_size": batch_size}
-    settings |= {"workers": workers, "skip_bad": skip_bad, "force": force, "lock": not no_lock}
+    settings = kept | {"workers": workers, "skip_bad": skip_bad, "force": force, "lock": not no_lock}
     reports: dict[str, EncodeReport] = {}
     for each in found:
         with progress(each.name, "images") as tick:
             settings["on_progress"] = lambda done, total, split, tick=tick: tick(done, total)
-            reports[each.name] = encode_dataset(each, encoder, cache_dir, **settings)
+            if shards == 1:
+                reports[each.name] = encode_dataset(each, encoder, cache_dir, shard=own_shard, **settings)
+            else:
+                reports[each.name] = encode_sharded(each, encoder, chosen, cache_dir, shards, **settings)
         _list_bad(reports[each.name])
         if not json:
             print(f"{shown(each.name)}: {_outcome(reports[each.name])}")
     if json:
         facts = {each.name: _facts(reports[each.name]) | {"notes": each.notes} for each in found}
         print_json({name: of_one | {"warnings": warnings[name]} for name, of_one in facts.items()})
-    _check_complete(reports)
+    _check_complete(reports if not skip_bad else {})
+
+
+def _show(found: Sequence[Dataset], encoder: Backbone, settings: Mapping[str, Any], verbose: bool) -> None:
+    """Print what the pass is to do."""
+    views, workers = settings["views"], settings["workers"]
+    told = {
+        "datasets": [each.name for each in found],
+        "backbone": encoder.name,
+        "weights": encoder.weights_sha256[:12],
+        **{name: getattr(encoder, name) for name in ("device", "precision", "linear_backend")},
+        "cache_dir": settings["cache_dir"],
+        **{f"views.{name}": value for name, value in asdict(views).items()},
+        "dtype": settings["dtype"],
+        "patches": f"{encoder.num_patches} a plain view" if settings["patches"] else "none",
+        "batch_size": settings["batch_size"],
+        "workers": "one a core" if workers is None else workers,
+        "shards": settings["shards"],
+    }
+    show_configuration("cache", _sum_up(told), told if verbose else None)
 
 
 def _sum_up(told: dict[str, Any]) -> list[str]:
@@ -186,7 +221,11 @@ def _outcome(report: EncodeReport) -> str:
     resumed = f", {report.resumed_rows} more from a stopped pass" if report.resumed_rows else ""
     speed = report.encoded_rows / max(report.seconds, 1e-9)
     done = f"{report.encoded_rows} images in {report.seconds:.1f} s ({speed:.1f} images/s){resumed}"
-    return f"{done}: {shown(report.path)}" if report.complete else f"{done}: not complete"
+    if report.complete:
+        return f"{done}: {shown(report.path)}"
+    if report.missing_rows:
+        return f"{done}: {report.missing_rows} more are other shards' to encode; the last to end joins all"
+    return f"{done}: not complete" if report.bad else f"{done}: the shard that is still at work joins all"
 
 
 def _facts(report: EncodeReport) -> dict[str, object]:
@@ -203,7 +242,7 @@ def _list_bad(report: EncodeReport) -> None:
 
 def _check_complete(reports: dict[str, EncodeReport]) -> None:
     """End with exit code 1 where unreadable images kept a file from being written."""
-    short = {name: report for name, report in reports.items() if not report.complete}
+    short = {name: report for name, report in reports.items() if report.bad and not report.complete}
     if short:
         counts = "; ".join(f"{len(report.bad)} of {report.rows} images of {name}" for name, report in short.items())
         raise CptliteError(

@@ -228,8 +228,9 @@ def _missing_message(spec: DatasetSpec, root: Path) -> str:
         lines += [f"  {'found  ' if os.path.exists(path) else 'missing'}  {shown(path)}" for path in _required(place)]
     lines += [spec.note] if spec.note else []
     lines += [f"the folder {word!r} here is taken with --dataset ./{word}" for word in _own_folders(spec)]
+    fetched = f", or fetch them with `cptlite download {spec.name}`" if spec.download else ""
     lines.append(
-        f"place them there, or give another data root with --root or CPTLITE_DATA; "
+        f"place them there{fetched}, or give another data root with --root or CPTLITE_DATA; "
         f"`cptlite datasets {spec.name}` shows the whole tree"
     )
     return "\n".join(lines)

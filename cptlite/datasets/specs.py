@@ -76,6 +76,10 @@ class DatasetSpec:
         Folder its relative ``directory`` is looked for in before the data root.
     download : str or None
         The torchvision class that downloads it.
+    page : str
+        Address of the page that says where its files are; "" where none is known.
+    split_url : str or None
+        Address of its split file.
     note : str
         What a user should know before placing the files.
     """
@@ -92,6 +96,8 @@ class DatasetSpec:
     counts: tuple[int, int, int] | None = None
     base: Path | None = None
     download: str | None = None
+    page: str = ""
+    split_url: str | None = None
     note: str = ""
 
 

@@ -107,11 +107,13 @@ DATASET_KEYS: dict[str, Check] = {
     "classes": WHOLE,
     "counts": COUNTS,
     "download": TEXT,
+    "page": TEXT,
+    "split_url": TEXT,
     "note": TEXT,
 }
 # Keys that say which files a dataset is: a manifest that sets one of PLACE_KEYS describes other files,
 # so none of these is taken over from the catalogue.
-FILE_KEYS = frozenset(LAYOUT_KEYS) | {"torchvision", "classes", "counts", "download", "note"}
+FILE_KEYS = frozenset(LAYOUT_KEYS) | {"torchvision", "classes", "counts", "download", "page", "split_url", "note"}
 TOP_KEYS: dict[str, Check] = {"datasets": TABLE, "suites": TABLE}
 SUITE_KEYS: dict[str, Check] = {"datasets": TEXTS, "note": TEXT}
 
@@ -202,6 +204,8 @@ def parse_dataset(
         counts=(counts[0], counts[1], counts[2]) if counts else None,
         base=base,
         download=table.get("download"),
+        page=table.get("page", ""),
+        split_url=table.get("split_url"),
         note=table.get("note", ""),
     )
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from cptlite.cache.prune import find_leftovers
 from cptlite.cache.write import writing
 from cptlite.cli import app
+from cptlite.files import locked
 
 PARTS = ".leaves.h5.parts-0123456789abcdef"
 
@@ -21,13 +22,22 @@ def folder(tmp_path: Path) -> Path:
     home = tmp_path / "cache/demo"
     (home / PARTS).mkdir(parents=True)
     (home / PARTS / "train-000000.npz").write_bytes(b"x" * 2**20)
-    for name in ("leaves.h5", ".leaves.h5.lock", ".leaves.h5.123.tmp", ".mine", ".leaves.h5.parts-mine", "coins.h5"):
+    for name in (
+        "leaves.h5",
+        ".leaves.h5.lock",
+        ".leaves.h5.shard-2.lock",
+        ".leaves.h5.123.tmp",
+        ".mine",
+        ".leaves.h5.parts-mine",
+        "coins.h5",
+    ):
         (home / name).write_bytes(name.encode())
     (home / ".coins.h5.lock").symlink_to(home / "coins.h5")
     return tmp_path / "cache"
 
 
-LEFT = {PARTS: "parts", ".leaves.h5.lock": "lock", ".leaves.h5.123.tmp": "temporary"}
+LOCKS = {".leaves.h5.lock": "lock", ".leaves.h5.shard-2.lock": "lock"}
+LEFT = {PARTS: "parts", **LOCKS, ".leaves.h5.123.tmp": "temporary"}
 
 
 def names(folder: Path) -> set[str]:
@@ -55,15 +65,17 @@ def test_nothing_is_removed_unasked(folder: Path) -> None:
 def test_once_agreed_leftovers_go_and_caches_stay(folder: Path) -> None:
     before = names(folder)
     code, _, told = prune(folder, "--prune", "--yes")
-    assert code == 0 and "removed 3 of 3, 1.0 MiB" in told
+    assert code == 0 and "removed 4 of 4, 1.0 MiB" in told
     assert names(folder) == before - LEFT.keys()
     assert (folder / "demo/leaves.h5").read_bytes() == b"leaves.h5"
     assert "nothing to remove" in prune(folder, "--prune", "--yes")[2]
 
 
-def test_a_pass_at_work_keeps_what_is_its_own(folder: Path) -> None:
-    with writing(folder / "demo/leaves.h5"):
+@pytest.mark.parametrize("holds", ["the file", "a shard"])
+def test_a_pass_at_work_keeps_what_is_its_own(holds: str, folder: Path) -> None:
+    target = folder / "demo/leaves.h5"
+    with writing(target) if holds == "the file" else locked(folder / "demo/.leaves.h5.shard-1.lock", target):
         code, listed, told = prune(folder, "--prune", "--yes", "--json")
-    assert code == 1 and "is writing" in told
+    assert code == 1 and ("is writing" in told or "at work on 1 shards" in told)
     assert [each["removed"] for each in json.loads(listed)] == [False] * len(json.loads(listed))
     assert (folder / "demo" / PARTS).exists()
