@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,6 +125,11 @@ class EncodingPass:
             )
         return contents
 
+    @cached_property
+    def _plain(self) -> Mapping[str, Any]:
+        """How the plain view is made."""
+        return self.backbone.preprocess_spec
+
     def _batches(self, split: str) -> Iterator[_Batch]:
         """Batches with rows to do. One that fits into a part ends with it; larger ones span parts."""
         encoded, part_rows = self.encoded[split], self.store.part_rows
@@ -144,7 +151,7 @@ class EncodingPass:
             image = open_rgb(self.dataset.image_root / path)
             random_views = range(1, self.fingerprint.num_views(split))
             pixels = [random_pixels(image, side, key=path, view=view, views=self.views) for view in random_views]
-            return np.stack([plain_pixels(image, side), *pixels])
+            return np.stack([plain_pixels(image, self._plain), *pixels])
         except UnreadableImageError as error:
             return BadImage(split, path, str(error))
 

@@ -5,12 +5,13 @@ Axes: W text width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cptlite.backbones import TextTower
 from cptlite.backbones.linear import FrozenLinear
@@ -18,28 +19,30 @@ from cptlite.backbones.linear import FrozenLinear
 __all__ = ["Layer", "freeze_layers", "mlp", "norm"]
 
 QUICK_GELU = 1.702
+Norm = tuple[Tensor, Tensor, float]
 
 
-def norm(x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
+def norm(x: Tensor, weights: Norm) -> Tensor:
     """Layer norm in float32, as CLIP's."""
     return F.layer_norm(x.float(), x.shape[-1:], *weights).to(x.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """Frozen layers of one residual attention block; of norms, pairs of weight and bias.
+    """Frozen layers of one residual attention block; of norms, weight, bias and epsilon.
 
-    CLIP's activation x * sigmoid(1.702 x) is silu(1.702 x) / 1.702: the factor goes into the weights around it, which
-    leaves one elementwise operation where there were three.
+    OpenAI's activation x * sigmoid(1.702 x) is silu(1.702 x) / 1.702: the factor goes into the weights around it, which
+    leaves one elementwise operation where there were three. Other CLIPs have GELU.
     """
 
     num_heads: int
-    attn_norm: tuple[Tensor, Tensor]
+    attn_norm: Norm
     q: FrozenLinear
     kv: FrozenLinear
     out: FrozenLinear
-    mlp_norm: tuple[Tensor, Tensor]
+    mlp_norm: Norm
     up: FrozenLinear
+    activation: Callable[[Tensor], Tensor]
     down: FrozenLinear
 
     def pack(self) -> None:
@@ -50,7 +53,7 @@ class Layer:
 
 def mlp(x: Tensor, layer: Layer) -> Tensor:
     """Run the second half of a layer but for the sum: rows (..., W) to (..., W)."""
-    return layer.down(F.silu(layer.up(norm(x, layer.mlp_norm))))
+    return layer.down(layer.activation(layer.up(norm(x, layer.mlp_norm))))
 
 
 _FROZEN: WeakKeyDictionary[TextTower, list[Layer]] = WeakKeyDictionary()
@@ -66,13 +69,16 @@ def freeze_layers(tower: TextTower) -> list[Layer]:
 def _freeze(block: Any, backend: str) -> Layer:
     attn, up, down = block.attn, block.mlp.c_fc, block.mlp.c_proj
     weight, bias, width = attn.in_proj_weight, attn.in_proj_bias, attn.embed_dim
+    gelu = isinstance(block.mlp.gelu, nn.GELU)
+    factor = 1.0 if gelu else QUICK_GELU
     return Layer(
         num_heads=attn.num_heads,
-        attn_norm=(block.ln_1.weight, block.ln_1.bias),
+        attn_norm=(block.ln_1.weight, block.ln_1.bias, block.ln_1.eps),
         q=FrozenLinear(weight[:width], bias[:width], backend),
         kv=FrozenLinear(weight[width:], bias[width:], backend),
         out=FrozenLinear(attn.out_proj.weight, attn.out_proj.bias, backend),
-        mlp_norm=(block.ln_2.weight, block.ln_2.bias),
-        up=FrozenLinear(up.weight * QUICK_GELU, up.bias * QUICK_GELU, backend),
-        down=FrozenLinear(down.weight / QUICK_GELU, down.bias, backend),
+        mlp_norm=(block.ln_2.weight, block.ln_2.bias, block.ln_2.eps),
+        up=FrozenLinear(up.weight * factor, up.bias * factor, backend),
+        activation=block.mlp.gelu if gelu else F.silu,
+        down=FrozenLinear(down.weight / factor, down.bias, backend),
     )
