@@ -273,7 +273,7 @@ def test_weights_by_tag(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         load_backbone("openclip:tiny-gelu/other")
 
     def absent(_: Any) -> str:
-        raise FileNotFoundError("Failed to download file\nmore")
+        raise FileNotFoundError("Failed to download file. Last error: so long\nmore")
 
     monkeypatch.setattr(open_clip, "download_pretrained", absent)
     with pytest.raises(
@@ -296,8 +296,8 @@ def test_weights_of_the_other_activation_are_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("openclip:vit-b-32", "no model 'vit-b-32': did you mean 'openclip:ViT-B-32'?"),
-        ("openclip:ViT-B/32", "no model 'ViT-B': did you mean 'openclip:ViT-B-32'?"),
+        ("openclip:vit-b-32", "unknown backbone 'openclip:vit-b-32': did you mean 'openclip:ViT-B-32'?"),
+        ("openclip:ViT-B/32", "unknown backbone 'openclip:ViT-B/32': did you mean 'openclip:ViT-B-32'?"),
         ("openclip:vit_b_32:7", "did you mean 'openclip:ViT-B-32:7'?"),
         ("openclip:ViT-B/32/laion2b_s34b_b79k", "did you mean 'openclip:ViT-B-32/laion2b_s34b_b79k'?"),
         ("openclip:ViT-B/32//tmp/w.pt", "did you mean 'openclip:ViT-B-32//tmp/w.pt'?"),

@@ -62,7 +62,7 @@ def check_name(name: str, found: OpenClipName) -> None:
     library = _library()
     models = library.list_models()
     if found.model not in models:
-        raise UsageError(f"open_clip has no model {found.model!r}{_meant(name, models)}")
+        raise UsageError(f"unknown backbone {name!r}: {_meant(name, models)}")
     seeded = found.seed.isdecimal() and int(found.seed) < MAX_SEED
     if name.endswith("/") or (":" in name.removeprefix("openclip:").partition("/")[0] and not seeded):
         raise UsageError(
@@ -76,14 +76,15 @@ def check_name(name: str, found: OpenClipName) -> None:
 
 
 def _meant(name: str, models: list[str]) -> str:
-    """Say which model a name is another spelling of, ``ViT-B/32`` too; or is most like."""
+    """Ask whether a model was meant that the name is another spelling of, ``ViT-B/32`` too; or is most like."""
     words = name.removeprefix("openclip:").split("/")
     for count in range(len(words), 0, -1):
         model, _, seed = "-".join(words[:count]).partition(":")
         if known := nearest_name(model, models):
             meant = "/".join([f"openclip:{known}{':' if seed else ''}{seed}", *words[count:]])
-            return f": did you mean {meant!r}?"
-    return f"{near_matches(words[0].partition(':')[0], models)}: open_clip.list_models() lists them"
+            return f"did you mean {meant!r}?"
+    model = words[0].partition(":")[0]
+    return f"open_clip has no model {model!r}{near_matches(model, models)}; open_clip.list_models() lists them"
 
 
 def _check_tag(library: Any, found: OpenClipName) -> None:
@@ -170,7 +171,7 @@ def download_weights(found: OpenClipName) -> Path:
     except Exception as error:  # of huggingface_hub, urllib or open_clip itself
         hub = facts.get("hf_hub", "").rstrip("/")
         source = f"https://huggingface.co/{hub}" if hub else facts.get("url", "")
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0].partition(". ")[0] if str(error) else type(error).__name__
         raise DataError(
             f"the weights {found.tag!r} of {found.model} are not here and could not be downloaded ({shown(reason)}). "
             f"Get {source} on a machine with a network, and give --backbone openclip:{found.model}/FILE"
