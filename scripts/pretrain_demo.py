@@ -220,6 +220,7 @@ def zero_shot_accuracy(path: Path) -> dict[str, float]:
         tokens = torch.zeros(len(task.class_names), 77, dtype=torch.long)
         for row, name in enumerate(task.class_names):
             ids = tokenizer.encode(task.template.format(name))
+            assert tokenizer.sos is not None
             ids = [tokenizer.sos, *ids, tokenizer.eos]
             tokens[row, : len(ids)] = torch.tensor(ids)
         weights = F.normalize(backbone.model.encode_text(tokens).float(), dim=1)

@@ -31,7 +31,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cptlite.backbones import Backbone
-from cptlite.backbones.backbone import PRECISIONS, _set_precision
+from cptlite.backbones.backbone import PRECISIONS, set_precision
 from cptlite.methods.batches import Batch
 from cptlite.training.graph import Gradients, Step
 
@@ -261,7 +261,7 @@ class _Operations(TorchDispatchMode):
 
 def moved(backbone: Backbone) -> Backbone:
     """Copy a backbone to the pretended GPU, as `load_backbone` does."""
-    model = _set_precision(deepcopy(backbone.model).to(DEVICE), PRECISIONS[backbone.precision])
+    model = set_precision(deepcopy(backbone.model).to(DEVICE), PRECISIONS[backbone.precision])
     return replace(backbone, model=model)
 
 

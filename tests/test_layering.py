@@ -42,8 +42,10 @@ ORDER = {
         "archives configs layouts linear names patches tokenizer weights",
         "checkpoints",
         "backbone",
-        "images",
+        "images openclip",
+        "load",
     ),
+    "backbones.openclip": ("library", "tokens towers weights", "backbone"),
     "cache": (
         "arrays format",
         "columns parts structure",
@@ -230,6 +232,14 @@ def test_files_and_functions_are_short(module: str) -> None:
 def test_only_one_file_knows_clip(module: str) -> None:
     if module != "cptlite.backbones.clip":
         assert "clip" not in {name.split(".")[0] for name in imported(parse(MODULES[module]))}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_only_one_file_knows_open_clip(module: str) -> None:
+    if module != "cptlite.backbones.openclip.library":
+        assert "open_clip" not in {name.split(".")[0] for name in imported(parse(MODULES[module]))}
+    else:
+        assert "open_clip" not in set(module_level(MODULES[module]))
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))

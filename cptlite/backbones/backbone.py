@@ -1,8 +1,8 @@
-"""CLIP weights in; frozen towers, tokenizer, preprocessing facts and a fingerprint out.
+"""A frozen CLIP: its towers, tokenizer, preprocessing facts and fingerprint.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (ICML 2021).
 
-Axes: B images, M patches of an image, R pixels a side, W text width, D joint dimension.
+Axes: B images, M patches of an image, R pixels a side, P prompts, S positions, W text width, D joint dimension.
 """
 
 from __future__ import annotations
@@ -16,17 +16,15 @@ from torch import Tensor, nn
 
 from cptlite.backbones.absent import NoTowers
 from cptlite.backbones.architectures import PIXEL_MEAN, PIXEL_STD
-from cptlite.backbones.checkpoints import find_state_dict
 from cptlite.backbones.clip import CLIP, ResidualAttentionBlock
-from cptlite.backbones.linear import FrozenBlock, find_linear_backend, freeze_blocks
-from cptlite.backbones.names import backbone_slug, feature_space
+from cptlite.backbones.linear import FrozenBlock
+from cptlite.backbones.names import backbone_slug
 from cptlite.backbones.patches import count_patches, encode_with_patches
-from cptlite.backbones.tokenizer import Tokenizer
-from cptlite.backbones.weights import build_clip, weights_sha256
-from cptlite.environment import find_device, multiplies_bf16
+from cptlite.backbones.tokenizer import Tokenizer, TokenSource
+from cptlite.environment import multiplies_bf16
 from cptlite.errors import UsageError
 
-__all__ = ["PRECISIONS", "Backbone", "TextTower", "load_backbone", "load_image_tower", "resolve_precision"]
+__all__ = ["PRECISIONS", "Backbone", "TextTower", "drop_text_tower", "resolve_precision", "set_precision"]
 
 PRECISIONS = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 WIDE = 512  # of a text tower, from which bf16 was measured to be faster; that of OpenAI's smallest
@@ -88,6 +86,37 @@ class TextTower:
         return self.projection.device
 
     @property
+    def packs(self) -> bool:
+        """Whether packed rows give what whole prompts do: attention is causal, and the row of EOS is read."""
+        return True
+
+    @property
+    def stand_in(self) -> int:
+        """Token id that stands where a context vector does; no feature depends on it."""
+        return 0
+
+    def encode_embedded(self, x: Tensor, tokens: Tensor, ends: Tensor) -> Tensor:
+        """Run whole prompts, embedded but for their positions.
+
+        Parameters
+        ----------
+        x : Tensor of shape (P, S, W)
+            S is the tower's context length.
+        tokens : Tensor of shape (P, S), int64
+        ends : Tensor of shape (P,), int64
+            Position of EOS in each.
+
+        Returns
+        -------
+        Tensor of shape (P, D)
+            Raw features.
+        """
+        x = x + self.positional_embedding.to(self.dtype)
+        x = self.transformer(x.transpose(0, 1)).transpose(0, 1)  # (P, S, W)
+        x = self.final_norm(x[torch.arange(len(x), device=x.device), ends])  # (P, W)
+        return x @ self.projection
+
+    @property
     def faster_in_bf16(self) -> bool:
         """Whether it would take less time in bf16: in float32 on a processor that multiplies bf16, and wide enough."""
         return self.device.type == "cpu" and self.dtype == torch.float32 and self.width >= WIDE and multiplies_bf16()
@@ -143,8 +172,18 @@ class Backbone:
         return self.model.text_projection.device
 
     @property
+    def lacks_text(self) -> str:
+        """Why prompts cannot be encoded; empty where they can."""
+        return "" if self.has_towers else "features made elsewhere without one"
+
+    @property
+    def remark(self) -> str:
+        """What a user is to know of it before anything is trained; mostly nothing."""
+        return ""
+
+    @property
     def preprocess_spec(self) -> dict[str, Any]:
-        """CLIP's image preprocessing as data, for the cache's fingerprint; nothing where it is not known."""
+        """Its image preprocessing as data, for the cache's fingerprint; nothing where it is not known."""
         if not self.has_towers:
             return {}
         return {
@@ -156,7 +195,7 @@ class Backbone:
         }
 
     @cached_property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> TokenSource:
         """The tokenizer of the text tower."""
         return Tokenizer()
 
@@ -203,64 +242,11 @@ class Backbone:
         return pooled.float(), patches.float()
 
 
-def load_backbone(
-    name: str, *, device: str = "auto", precision: str = "auto", linear_backend: str = "auto"
-) -> Backbone:
-    """Load a frozen CLIP.
-
-    Parameters
-    ----------
-    name : str
-        An OpenAI name (``RN50``, ``ViT-B/16``, ...), a checkpoint path (JIT archive, state dict or safetensors, in
-        OpenAI's, open_clip's or Hugging Face's key names), ``random:NAME[:SEED]``, ``demo``, or
-        ``features:ENCODER:DIMENSION`` for features made elsewhere, of which there are no towers.
-    device : str
-        ``auto`` takes the GPU where there is one.
-    precision : str
-        ``auto``, or one of `PRECISIONS`. Auto is float32 on the CPU, bf16 on a GPU.
-    linear_backend : str
-        ``auto``, ``onednn`` (frozen weights packed for the CPU) or ``torch`` (``F.linear``); see `find_linear_backend`.
-
-    Returns
-    -------
-    Backbone
-
-    Raises
-    ------
-    UsageError
-        Unknown name, device, precision or linear backend.
-    DataError
-        The weights are missing, cannot be downloaded, are not a CLIP of OpenAI's form, or not finite.
-    """
-    return _load(name, device, precision, linear_backend, text=True)
-
-
-def load_image_tower(
-    name: str, *, device: str = "auto", precision: str = "auto", linear_backend: str = "auto"
-) -> Backbone:
-    """Load a frozen CLIP as `load_backbone` does, but let go of its text tower as soon as all weights are digested.
-
-    It takes no memory then, and `Backbone.text_tower` is an error.
-    """
-    return _load(name, device, precision, linear_backend, text=False)
-
-
-def _load(name: str, device: str, precision: str, linear_backend: str, *, text: bool) -> Backbone:
-    place = find_device(device)
-    kind = resolve_precision(precision, place)
-    linear = find_linear_backend(linear_backend, place, PRECISIONS[kind])
-    if (space := feature_space(name)) is not None:
-        absent: Any = NoTowers(name, space[1]).to(place)
-        return Backbone(name=name, weights_sha256=absent.sha256, precision=kind, model=absent)
-    model = build_clip(find_state_dict(name), name)
-    weights = weights_sha256(model)
-    if not text:
-        model.transformer.resblocks = nn.Sequential()
-        for part in TEXT_PARTS:
-            delattr(model, part)
-    model = _set_precision(model.requires_grad_(False).eval().to(place), PRECISIONS[kind])
-    freeze_blocks(model, linear)
-    return Backbone(name=name, weights_sha256=weights, precision=kind, linear_backend=linear, model=model)
+def drop_text_tower(model: CLIP) -> None:
+    """Let go of a model's text tower: its memory is free again."""
+    model.transformer.resblocks = nn.Sequential()
+    for part in TEXT_PARTS:
+        delattr(model, part)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -280,7 +266,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return precision
 
 
-def _set_precision(model: CLIP, dtype: torch.dtype) -> CLIP:
+def set_precision(model: CLIP, dtype: torch.dtype) -> CLIP:
     """Matrix products in ``dtype``; norms and embeddings stay float32, which CLIP's modules cast themselves."""
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear, nn.MultiheadAttention)):

@@ -6,8 +6,9 @@ Formats: OpenAI's JIT archive, a pickled state dict, safetensors, and safetensor
 from __future__ import annotations
 
 import os
+import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -22,6 +23,7 @@ from cptlite.backbones.archives import read_torch
 from cptlite.backbones.clip import CLIP, checkpoint_url, download
 from cptlite.backbones.configs import check_configurations
 from cptlite.backbones.layouts import find_weights, openai_keys
+from cptlite.backbones.names import nearest_name
 from cptlite.datasets.text_files import shown
 from cptlite.errors import DataError, UsageError
 from cptlite.files import BoundedReader, file_kind
@@ -32,6 +34,7 @@ __all__ = [
     "openai_checkpoint",
     "openai_target",
     "read_state_dict",
+    "read_tensors",
     "seeded_token_rows",
 ]
 
@@ -51,7 +54,7 @@ def find_state_dict(name: str) -> dict[str, Tensor]:
     Parameters
     ----------
     name : str
-        As in `cptlite.backbones.clip.load_backbone`.
+        As in `cptlite.backbones.load.load_backbone`.
 
     Returns
     -------
@@ -73,13 +76,36 @@ def find_state_dict(name: str) -> dict[str, Tensor]:
         return read_state_dict(openai_checkpoint(name))
     if os.path.exists(name):
         return read_state_dict(Path(name))
+    meant = _spelt_right(name)
+    if meant:
+        raise UsageError(f"unknown backbone {name!r}: did you mean {meant}?")
     if "/" in name or "\\" in name or Path(name).suffix:
         raise DataError(f"no checkpoint at {name!r}: give the path of a file, or one of {_known_names()}")
     raise UsageError(f"unknown backbone {name!r}: give one of {_known_names()}, or a checkpoint's path")
 
 
 def _known_names() -> str:
-    return ", ".join([*ARCHITECTURES, "random:NAME[:SEED]"])
+    return ", ".join([*ARCHITECTURES, "random:NAME[:SEED]", "openclip:MODEL[/PRETRAINED|FILE]"])
+
+
+def _spelt_right(name: str) -> str:
+    """Names that a known one was spelt like, for the message; "" if it is like none."""
+    prefix, colon, rest = name.partition(":")
+    if colon and re.fullmatch(r"open[-_ ]?clip", prefix.casefold()):
+        known = nearest_name(rest, ARCHITECTURES)
+        return repr(f"openclip:{_openclip_spelling(known) if known else rest}")
+    if colon and prefix.casefold() == "random":
+        return repr(f"random:{nearest_name(rest, ARCHITECTURES) or rest}")
+    known = nearest_name(name, ARCHITECTURES)
+    if known is None:
+        return ""
+    if "/" in known and "/" not in name:  # as open_clip spells it
+        return f"{known!r} (OpenAI's weights) or {f'openclip:{_openclip_spelling(known)}'!r}"
+    return repr(known)
+
+
+def _openclip_spelling(known: str) -> str:
+    return known.replace("/", "-").replace("@", "-").removesuffix("px")
 
 
 def _random_state_dict(architecture: str, seed: str) -> dict[str, Tensor]:
@@ -136,6 +162,23 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         The file is none of these, or claims more than it holds; or a configuration in it or beside it describes
         another model than OpenAI's.
     """
+    state, beside = read_tensors(path, openai_keys)
+    check_configurations(path, state, beside)
+    return state
+
+
+def read_tensors(
+    path: Path, rename: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """Read the tensors of a checkpoint as `read_state_dict` does, whatever model they are of.
+
+    Returns
+    -------
+    state : dict of str to Tensor
+        Renamed by ``rename``, which raises ValueError for what it cannot name.
+    beside : mapping of str to object
+        What the file holds beside them.
+    """
     size = _size_of_regular_file(path)
     try:
         if path.suffix == ".safetensors":
@@ -151,13 +194,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         found, beside = find_weights(content)
         _check_tensors(found, size)
-        state = openai_keys(found)
+        return rename(found), beside
     except ValueError as error:
         raise DataError(
-            f"{path} holds no state dict of tensors, but {error}: save model.state_dict() of an OpenAI CLIP"
+            f"{path} holds no state dict of tensors, but {error}: save model.state_dict() of a CLIP"
         ) from None
-    check_configurations(path, state, beside)
-    return state
 
 
 def _size_of_regular_file(path: Path) -> int:

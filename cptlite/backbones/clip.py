@@ -12,7 +12,14 @@ from pathlib import Path
 with warnings.catch_warnings():  # clip imports pkg_resources, deprecated in setuptools
     warnings.simplefilter("ignore")
     from clip import clip
-    from clip.model import CLIP, AttentionPool2d, ResidualAttentionBlock, VisionTransformer, build_model
+    from clip.model import (
+        CLIP,
+        AttentionPool2d,
+        ResidualAttentionBlock,
+        Transformer,
+        VisionTransformer,
+        build_model,
+    )
     from clip.simple_tokenizer import SimpleTokenizer
 
 __all__ = [
@@ -20,6 +27,7 @@ __all__ = [
     "AttentionPool2d",
     "ResidualAttentionBlock",
     "SimpleTokenizer",
+    "Transformer",
     "VisionTransformer",
     "build_model",
     "checkpoint_url",

@@ -20,7 +20,7 @@ from cptlite.backbones.architectures import HEAD_WIDTH, PIXEL_MEAN, PIXEL_STD
 from cptlite.datasets.text_files import shown
 from cptlite.errors import DataError
 
-__all__ = ["check_configurations"]
+__all__ = ["OPEN_CLIP", "check_configurations", "read_configuration"]
 
 MAX_BYTES = 2**20
 HUGGING_FACE, OPEN_CLIP = "config.json", "open_clip_config.json"
@@ -47,7 +47,7 @@ def check_configurations(path: Path, state: Mapping[str, Tensor], beside: Mappin
         A configuration differs, with each difference; or one cannot be read.
     """
     found = {f"{name!r} in {path}": beside.get(name) for name in ("config", "model_cfg")}
-    found |= {str(path.with_name(name)): _read(path.with_name(name)) for name in (HUGGING_FACE, OPEN_CLIP)}
+    found |= {str(path.with_name(name)): read_configuration(path.with_name(name)) for name in (HUGGING_FACE, OPEN_CLIP)}
     for place, config in found.items():
         if not isinstance(config, Mapping):
             continue
@@ -64,7 +64,8 @@ def check_configurations(path: Path, state: Mapping[str, Tensor], beside: Mappin
             )
 
 
-def _read(path: Path) -> Any:
+def read_configuration(path: Path) -> Any:
+    """Read a file of JSON that lies beside a checkpoint; None where there is none."""
     if not path.is_file():
         return None
     try:

@@ -13,13 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["find_weights", "openai_keys"]
+__all__ = ["find_weights", "openai_keys", "openclip_keys"]
 
 MAX_DEPTH = 8  # of state dicts in other dicts
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
 WRAPPERS = ("module.", "model.", "_orig_mod.")  # of DataParallel, Lightning and torch.compile
 # Facts that archives store beside the weights, and a mask that older versions of open_clip do.
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "n_averaged", "attn_mask")
+
+# Of open_clip's models whose text tower is no module of its own, what belongs to it; and what of CoCa writes captions.
+TEXT_KEYS = ("text_projection", "positional_embedding", "token_embedding.", "transformer.", "ln_final.")
+DECODER = "text_decoder."
 
 # Hugging Face's names, in the order in which they are replaced; in front of them stands the tower's.
 HUGGING_FACE_TOWERS = {"text_model.": "", "vision_model.": "visual."}
@@ -97,17 +101,50 @@ def openai_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ValueError
         Two tensors would have one name.
     """
+    named = _all_unwrapped(state)
+    if any(name.startswith(tuple(HUGGING_FACE_TOWERS)) for name in named):
+        named = _from_hugging_face(named)
+    elif "text.ln_final.weight" in named:  # open_clip's text tower, where it is a module of its own
+        named = {name.removeprefix("text."): value for name, value in named.items()}
+    return {name: value for name, value in named.items() if name not in NOT_WEIGHTS}
+
+
+def openclip_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the tensors of a model of open_clip's the names they have where the text tower is a module of its own.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        In open_clip's names of either form, or in OpenAI's, with wrappers' prefixes or without.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Without an archive's facts and what is of a caption decoder.
+
+    Raises
+    ------
+    ValueError
+        Two tensors would have one name.
+    """
+    named = _all_unwrapped(state)
+    if "text_projection" in named:
+        named = {f"text.{name}" if name.startswith(TEXT_KEYS) else name: value for name, value in named.items()}
+    return {
+        name: value
+        for name, value in named.items()
+        if name.removeprefix("text.") not in NOT_WEIGHTS and not name.startswith(DECODER)
+    }
+
+
+def _all_unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     named: dict[str, Tensor] = {}
     for key, value in state.items():
         name = _unwrapped(key)
         if name in named:
             raise ValueError(f"{key!r} stands there twice, once in a wrapper")
         named[name] = value
-    if any(name.startswith(tuple(HUGGING_FACE_TOWERS)) for name in named):
-        named = _from_hugging_face(named)
-    elif "text.ln_final.weight" in named:  # open_clip's text tower, where it is a module of its own
-        named = {name.removeprefix("text."): value for name, value in named.items()}
-    return {name: value for name, value in named.items() if name not in NOT_WEIGHTS}
+    return named
 
 
 def _unwrapped(key: str) -> str:

@@ -1,10 +1,42 @@
-"""CLIP's byte-pair tokenizer."""
+"""What prompts need of a tokenizer, and CLIP's byte-pair tokenizer."""
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from cptlite.backbones.clip import SimpleTokenizer
 
-__all__ = ["Tokenizer"]
+__all__ = ["TokenSource", "Tokenizer"]
+
+
+class TokenSource(Protocol):
+    """What prompts need of a tokenizer.
+
+    Attributes
+    ----------
+    sos, eos : int
+        Ids of the start and end tokens; a vocabulary may have no start.
+    pad : int
+        What fills a text up.
+    """
+
+    @property
+    def sos(self) -> int | None:
+        """Start token."""
+
+    @property
+    def eos(self) -> int:
+        """End token."""
+
+    @property
+    def pad(self) -> int:
+        """Token behind the end."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids without start and end."""
+
+    def word(self, token: int) -> str:
+        """Text of a token, for people."""
 
 
 class Tokenizer:
@@ -14,7 +46,11 @@ class Tokenizer:
     ----------
     sos, eos : int
         Ids of the start and end tokens.
+    pad : int
+        What fills a text up.
     """
+
+    pad = 0
 
     def __init__(self) -> None:
         self._bpe = SimpleTokenizer()

@@ -13,7 +13,7 @@ from cptlite.backbones.architectures import HEAD_WIDTH
 from cptlite.backbones.clip import CLIP, build_model
 from cptlite.errors import DataError
 
-__all__ = ["build_clip", "weights_sha256"]
+__all__ = ["build_clip", "check_finite", "misfit", "own_float32", "weights_sha256"]
 
 MAX_CONTEXT = 1024  # CLIP's is 77; memory grows with its square
 ALIGNMENT = 64  # bytes; sums may be grouped otherwise elsewhere
@@ -40,7 +40,7 @@ def build_clip(state: Mapping[str, Tensor], name: str) -> CLIP:
     DataError
         The tensors are not those of a CLIP, which the message says by their keys; or are no weights, being not finite.
     """
-    weights = {key: _own(value) for key, value in state.items()}
+    weights = {key: own_float32(value) for key, value in state.items()}
     try:
         _check_sizes(weights)
         # Shapes alone, at first: a file of a few wrong shapes could ask for any amount of memory.
@@ -49,7 +49,7 @@ def build_clip(state: Mapping[str, Tensor], name: str) -> CLIP:
     except (KeyError, RuntimeError, AssertionError, ZeroDivisionError, IndexError, ValueError) as error:
         raise DataError(
             f"backbone {name!r}: wanted a CLIP in OpenAI's key names, got {len(weights)} tensors that do not "
-            f"fit ({_reason(error)}): give a checkpoint saved from OpenAI's CLIP"
+            f"fit ({misfit(error)}): give a checkpoint saved from OpenAI's CLIP"
         ) from None
     _check_numbers(weights, name)
     kinds = {key: value.dtype for key, value in model.state_dict().items()}
@@ -60,7 +60,7 @@ def build_clip(state: Mapping[str, Tensor], name: str) -> CLIP:
     return model
 
 
-def _own(value: Tensor) -> Tensor:
+def own_float32(value: Tensor) -> Tensor:
     """Give a tensor as the model is to hold it: float32, without gaps, from where PyTorch would have it begin."""
     value = value.detach().float().contiguous()
     return value if value.data_ptr() % ALIGNMENT == 0 else value.clone()
@@ -83,7 +83,7 @@ def _check_sizes(weights: Mapping[str, Tensor]) -> None:
         raise ValueError(f"'positional_embedding' has {context} positions, more than {MAX_CONTEXT}")
 
 
-def _reason(error: Exception) -> str:
+def misfit(error: Exception) -> str:
     """Say what does not fit, by the whole names of its tensors."""
     if isinstance(error, KeyError):
         return f"there is no {error.args[0]!r}"
@@ -106,6 +106,17 @@ def _shown(keys: list[str]) -> str:
 
 def _check_numbers(weights: Mapping[str, Tensor], name: str) -> None:
     """Refuse weights of which no score can come."""
+    check_finite(weights, name)
+    scale = float(weights["logit_scale"])
+    if scale > MAX_LOGIT_SCALE:
+        raise DataError(
+            f"backbone {name!r}: its 'logit_scale' is {scale:.4g}, CLIP's is the logarithm of at most 100, "
+            f"{math.log(100):.4g}: give another checkpoint, or one that stores the logarithm"
+        )
+
+
+def check_finite(weights: Mapping[str, Tensor], name: str) -> None:
+    """Refuse weights that are not finite."""
     for key, value in weights.items():
         bad = sum(int(part.isfinite().logical_not().sum()) for part in value.flatten().split(PART))
         if bad:
@@ -113,12 +124,6 @@ def _check_numbers(weights: Mapping[str, Tensor], name: str) -> None:
                 f"backbone {name!r}: {bad} of {value.numel()} numbers of its tensor {key!r} are not finite: the "
                 f"training that made it has diverged, or the file is damaged; give another checkpoint"
             )
-    scale = float(weights["logit_scale"])
-    if scale > MAX_LOGIT_SCALE:
-        raise DataError(
-            f"backbone {name!r}: its 'logit_scale' is {scale:.4g}, CLIP's is the logarithm of at most 100, "
-            f"{math.log(100):.4g}: give another checkpoint, or one that stores the logarithm"
-        )
 
 
 def weights_sha256(model: nn.Module) -> str:

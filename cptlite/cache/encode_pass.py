@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,6 +137,11 @@ class EncodingPass:
             )
         return contents
 
+    @cached_property
+    def _plain(self) -> Mapping[str, Any]:
+        """How the plain view is made."""
+        return self.backbone.preprocess_spec
+
     @property
     def num_rows(self) -> dict[str, int]:
         """Rows of the dataset, by split."""
@@ -171,7 +178,7 @@ class EncodingPass:
             image = open_rgb(self.dataset.image_root / path)
             random_views = range(1, self.fingerprint.num_views(split))
             pixels = [random_pixels(image, side, key=path, view=view, views=self.views) for view in random_views]
-            return np.stack([plain_pixels(image, side), *pixels])
+            return np.stack([plain_pixels(image, self._plain), *pixels])
         except UnreadableImageError as error:
             return BadImage(split, path, str(error))
 

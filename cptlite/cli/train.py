@@ -114,6 +114,8 @@ def train(
         keep_freed_memory(large=base.text_path == "fused")  # of the plain path's many sizes little would fit again
         how = {"device": base.device, "precision": base.precision, "linear_backend": base.linear_backend}
         loaded = load_backbone(base.backbone, **how)
+        if loaded.remark:
+            note(loaded.remark)
         caches = cached.open(loaded, base.datasets)
         pairs = list(dict.fromkeys(product(grid["shots"], grid["seed"])))
         groups = [

@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 CROP_TRIES = 10
+KINDS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
 # What Pillow may take a file for: another decoder it knows hands the file to a program (EPS to Ghostscript).
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
@@ -174,15 +175,16 @@ def quiet_pillow() -> Iterator[None]:
         yield
 
 
-def plain_pixels(image: Image.Image, side: int) -> np.ndarray:
-    """Resize the shorter side to ``side`` (bicubic) and cut out the centre, as CLIP does.
+def plain_pixels(image: Image.Image, spec: Mapping[str, Any]) -> np.ndarray:
+    """Make a square view as an image tower takes it.
 
     Parameters
     ----------
     image : PIL.Image.Image
         In mode RGB.
-    side : int
-        R.
+    spec : mapping
+        A backbone's ``preprocess_spec``: of it ``resize``, R, ``interpolation``, and ``crop``, how the sides become
+        equal: "center" cuts from the longer one, as CLIP does, "pad" fills the shorter one up, "squash" bends.
 
     Returns
     -------
@@ -193,14 +195,28 @@ def plain_pixels(image: Image.Image, side: int) -> np.ndarray:
     UnreadableImageError
         The image is so narrow that the resized one would be too large.
     """
+    side, crop, kind = spec["resize"], spec.get("crop", "center"), KINDS[spec.get("interpolation", "bicubic")]
+    if crop == "squash":
+        return np.asarray(image.resize((side, side), kind))
+    if crop == "pad":
+        return _padded(image, side, kind, spec.get("fill", 0))
     width, height = image.size
     short = min(width, height)
     size = (int(side * width / short), int(side * height / short))
     if Image.MAX_IMAGE_PIXELS is not None and size[0] * size[1] > Image.MAX_IMAGE_PIXELS:
         raise UnreadableImageError(f"too narrow ({width} x {height} pixels)")
-    image = image.resize(size, Image.Resampling.BICUBIC)
+    image = image.resize(size, kind)
     left, top = (round((extent - side) / 2.0) for extent in size)
     return np.asarray(image.crop((left, top, left + side, top + side)))
+
+
+def _padded(image: Image.Image, side: int, kind: Image.Resampling, fill: int) -> np.ndarray:
+    """Resize the longer side to ``side`` and put the image in the middle of a square of one grey."""
+    ratio = max(image.size) / side
+    resized = image.resize((max(1, round(image.width / ratio)), max(1, round(image.height / ratio))), kind)
+    square = Image.new("RGB", (side, side), (fill, fill, fill))
+    square.paste(resized, ((side - resized.width) // 2, (side - resized.height) // 2))
+    return np.asarray(square)
 
 
 def random_pixels(image: Image.Image, side: int, *, key: str, view: int, views: ViewConfig) -> np.ndarray:
@@ -271,8 +287,8 @@ def normalise(pixels: Tensor, spec: Mapping[str, Any]) -> Tensor:
 
 
 def plain_view(image: Image.Image, spec: Mapping[str, Any]) -> Tensor:
-    """CLIP's own preprocessing of an RGB image, a Tensor of shape (3, R, R); ``spec`` is a ``preprocess_spec``."""
-    return _normalised(plain_pixels(image, spec["resize"]), spec)
+    """Prepare an RGB image as a tower takes it: a Tensor of shape (3, R, R); ``spec`` is a ``preprocess_spec``."""
+    return _normalised(plain_pixels(image, spec), spec)
 
 
 def random_view(image: Image.Image, spec: Mapping[str, Any], *, key: str, view: int, views: ViewConfig) -> Tensor:

@@ -60,6 +60,12 @@ OPTIONAL = (
     Package(name="onnx", modules=("onnx",), **ONNX),
     Package(name="onnxruntime", modules=("onnxruntime",), **ONNX),
     Package(name="onnxscript", modules=("onnxscript",), **ONNX),
+    Package(
+        name="open_clip_torch",
+        modules=("open_clip",),
+        use="--backbone openclip:MODEL",
+        install="pip install 'cptlite[openclip]'",
+    ),
 )
 
 PAIR = (

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cptlite.backbones.architectures import ARCHITECTURES
-from cptlite.backbones.names import feature_space
+from cptlite.backbones.names import OpenClipName, feature_space, openclip_name
 from cptlite.datasets.text_files import shown
 from cptlite.runs.load import FinishedRun
 
@@ -147,8 +147,8 @@ def _limits(run: FinishedRun) -> Iterator[str]:
     if run.config.classes == "base":
         yield "- It was learned from the first half of each task's classes; the others come from their names alone."
     if run.stored.backbone.preprocess:
-        yield "- It scores features of exactly these weights, preprocessed as CLIP does; other weights of the same name"
-        yield "  give wrong scores without an error."
+        yield "- It scores features of exactly these weights, preprocessed as they want it; other weights of the same"
+        yield "  name give wrong scores without an error."
     else:
         yield "- It scores features made as those it learned from, which cptlite did not make; others get wrong scores."
 
@@ -169,21 +169,14 @@ def _use(facts: Mapping[str, Any], file: str) -> Sequence[str]:
             'print(names[scores[0, task["start"] : task["stop"]].argmax()])',
             "```",
             "",
-            'Preprocessing is CLIP\'s: see `facts["preprocess"]`.',
+            'Preprocessing is that of the backbone: see `facts["preprocess"]`.',
         )
-    known = name in ARCHITECTURES and name not in OWN
     divided = ["features = features / features.norm(dim=-1, keepdim=True)"] if facts["unit_length"] else []
-    model = repr(name) if known else '"PATH OF THE WEIGHTS"'
-    encoded = [
-        f'model, preprocess = clip.load({model}, device="cpu")',
-        'features = model.encode_image(preprocess(Image.open("IMAGE.jpg"))[None]).float()',
-    ]
-    if feature_space(name):
-        encoded = [f"# features: (B, {facts['backbone']['embed_dim']}), float32, as they were imported"]
+    known = name in ARCHITECTURES and name not in OWN
+    imports, encoded = _encoding(name, facts, known)
     lines = [
         "```python",
-        "import json" if feature_space(name) else "import clip, json",
-        *([] if feature_space(name) else ["from PIL import Image"]),
+        *imports,
         "from safetensors import safe_open",
         "",
         f'with safe_open({file!r}, "pt") as file:',
@@ -199,6 +192,31 @@ def _use(facts: Mapping[str, Any], file: str) -> Sequence[str]:
         lines += ["", "With open_clip the model comes from", "", "```python", "import open_clip"]
         lines += [f"model, _, preprocess = open_clip.create_model_and_transforms({other})", "model.eval()", "```"]
     return lines
+
+
+def _encoding(name: str, facts: Mapping[str, Any], known: bool) -> tuple[list[str], list[str]]:
+    """Write what to import, and how an image becomes a feature, in Python."""
+    if feature_space(name):
+        return ["import json"], [f"# features: (B, {facts['backbone']['embed_dim']}), float32, as they were imported"]
+    encoded = 'features = model.encode_image(preprocess(Image.open("IMAGE.jpg"))[None]).float()'
+    if (found := openclip_name(name)) is not None:
+        return ["import json, open_clip, torch", "from PIL import Image"], [*_openclip_model(found, facts), encoded]
+    model = repr(name) if known else '"PATH OF THE WEIGHTS"'
+    load = f'model, preprocess = clip.load({model}, device="cpu")'
+    return ["import clip, json", "from PIL import Image"], [load, encoded]
+
+
+def _openclip_model(found: OpenClipName, facts: Mapping[str, Any]) -> Iterator[str]:
+    spec = facts["preprocess"]
+    mode = {"center": "shortest", "pad": "longest"}.get(spec["crop"], spec["crop"])
+    if not (found.tag or found.file):
+        yield f"torch.manual_seed({int(found.seed or 0)})"
+    weights = repr(found.tag) if found.tag else '"PATH OF THE WEIGHTS"' if found.file else "None"
+    yield "model, _, preprocess = open_clip.create_model_and_transforms("
+    yield f"    {found.model!r}, pretrained={weights}, image_resize_mode={mode!r},"
+    yield f"    image_interpolation={spec['interpolation']!r}, image_mean={spec['mean']}, image_std={spec['std']},"
+    yield ")"
+    yield "model.eval()"
 
 
 def _citations(run: FinishedRun) -> Iterator[str]:

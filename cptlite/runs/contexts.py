@@ -232,7 +232,7 @@ def nearest_words(
     words, vectors = text.tower.token_embedding.detach().double(), vectors.double()  # (V, W), (N, W)
     if measure == "cosine":
         words, vectors = F.normalize(words, dim=-1), F.normalize(vectors, dim=-1)
-    specials = [text.tokenizer.sos, text.tokenizer.eos]
+    specials = [token for token in (text.tokenizer.sos, text.tokenizer.eos) if token is not None]
     lengths = words.square().sum(dim=-1)  # (V,)
     lengths[specials] = torch.inf
     found = []

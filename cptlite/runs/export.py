@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from safetensors.torch import save
 
 import cptlite
-from cptlite.backbones import check_user_named, is_checkpoint_path, load_backbone
+from cptlite.backbones import check_user_named, checkpoint_path, load_backbone
 from cptlite.classifiers import (
     BackboneFacts,
     Classifier,
@@ -185,8 +185,8 @@ def _facts(run: FinishedRun, classifier: Classifier) -> dict[str, Any]:
         tasks.append({**words, "start": start, "stop": stop})
         start = stop
     backbone = {name: value for name, value in asdict(stored.backbone).items() if name != "preprocess"}
-    if is_checkpoint_path(stored.backbone.name):
-        backbone["name"] = Path(stored.backbone.name).name  # where it lay here concerns nobody else
+    if path := checkpoint_path(stored.backbone.name):  # where it lay here concerns nobody else
+        backbone["name"] = stored.backbone.name.removesuffix(path) + Path(path).name
     facts = {
         "format": "cptlite-export 1",
         "cptlite_version": cptlite.__version__,

@@ -98,10 +98,11 @@ def encode_images(
     CptliteError
         The GPU's memory is full.
     """
+    spec = backbone.preprocess_spec
 
     def read(source: Path | str | Image.Image) -> np.ndarray | str:
         try:
-            return plain_pixels(read_rgb(source), backbone.resolution)
+            return plain_pixels(read_rgb(source), spec)
         except UnreadableImageError as error:
             return str(error)
 

@@ -27,6 +27,7 @@ from cptlite.splits import check_shots, few_shot_rows
 __all__ = ["check_caches", "check_text", "count_rows", "count_steps", "draw_few_shots", "no_rows", "short_rows"]
 
 UNSEEN = -1
+ANEW = ", or import them anew with --backbone NAME if they are those of a CLIP"
 
 
 def check_caches(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -> None:
@@ -52,18 +53,19 @@ def check_caches(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -
 
 
 def check_text(config: RunConfig, backbone: Backbone) -> None:
-    """Refuse a method that encodes prompts where features alone are here.
+    """Refuse a method that encodes prompts where none can be.
 
     Raises
     ------
     DataError
         It says which methods do without.
     """
-    if not backbone.has_towers and _needs_text(config.entry):
+    lack = backbone.lacks_text if _needs_text(config.entry) else ""
+    if lack:
         others = ", ".join(name for name, entry in METHODS.items() if not _needs_text(entry))
         raise DataError(
-            f"{config.method} encodes prompts and wants a text tower, got {backbone.name!r}, features made elsewhere "
-            f"without one: give one of {others}, or import them anew with --backbone NAME if they are those of a CLIP"
+            f"{config.method} encodes prompts and wants a text tower, got {backbone.name!r}, {lack}: give one of "
+            f"{others}{'' if backbone.has_towers else ANEW}"
         )
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from cptlite.backbones import TextTower, Tokenizer
+from cptlite.backbones import TextTower, TokenSource
 from cptlite.errors import UsageError
 from cptlite.text.layout import PromptLayout, layout_prompts, layout_texts
 from cptlite.text.paths import TEXT_PATHS
@@ -36,22 +36,22 @@ class TextEncoder:
     Parameters
     ----------
     tower : TextTower
-    tokenizer : Tokenizer
+    tokenizer : TokenSource
     path : str
-        ``fused`` or ``plain``.
+        ``fused`` or ``plain``; a tower that packed rows would not be exact for has the plain one alone.
     memory : float
         GiB that one forward may keep for its backward, about. Prompts that need more are encoded in chunks, and each
         chunk once more in the backward: a third more arithmetic, whatever number of classes.
     """
 
     def __init__(
-        self, tower: TextTower, tokenizer: Tokenizer, path: str = "fused", *, memory: float = TEXT_MEMORY
+        self, tower: TextTower, tokenizer: TokenSource, path: str = "fused", *, memory: float = TEXT_MEMORY
     ) -> None:
         if path not in TEXT_PATHS:
             raise UsageError(f"unknown text path {path!r}: give one of {', '.join(TEXT_PATHS)}")
         self.tower = tower
         self.tokenizer = tokenizer
-        self.path = path
+        self.path = path if tower.packs else "plain"
         self.memory = memory
 
     def prompts(

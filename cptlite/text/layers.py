@@ -5,13 +5,15 @@ Axes: U rows, W text width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from cptlite.backbones import TextTower
@@ -20,30 +22,46 @@ from cptlite.backbones.linear import FrozenLinear
 __all__ = ["Layer", "add_mlp", "freeze_layers", "norm"]
 
 QUICK_GELU = 1.702
-EPS = 1e-5  # of layer norms, PyTorch's own
 CHUNK = 512  # rows: 4 MiB of them are in the processor's cache, and products are still at their full rate; measured
+Norm = tuple[Tensor, Tensor, float]
 
 
-def norm(x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
+def norm(x: Tensor, weights: Norm) -> Tensor:
     """Layer norm in float32, as CLIP's."""
     return F.layer_norm(x.float(), x.shape[-1:], *weights).to(x.dtype)
 
 
+@dataclass(frozen=True)
+class Activation:
+    """An activation, and its backward: from the gradient of what came out, and what went in."""
+
+    apply: Callable[[Tensor], Tensor]
+    pull: Callable[[Tensor, Tensor], Tensor]
+
+
+SILU = Activation(F.silu, torch.ops.aten.silu_backward)
+
+
+def _gelu(kind: str) -> Activation:
+    return Activation(partial(F.gelu, approximate=kind), partial(torch.ops.aten.gelu_backward, approximate=kind))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """Frozen layers of one residual attention block; of norms, pairs of weight and bias.
+    """Frozen layers of one residual attention block; of norms, weight, bias and epsilon.
 
-    CLIP's activation x * sigmoid(1.702 x) is silu(1.702 x) / 1.702: the factor goes into the weights around it, which
-    leaves one elementwise operation where there were three.
+    OpenAI's activation x * sigmoid(1.702 x) is silu(1.702 x) / 1.702: the factor goes into the weights around it, which
+    leaves one elementwise operation where there were three. Other CLIPs have GELU.
     """
 
     num_heads: int
-    attn_norm: tuple[Tensor, Tensor]
+    attn_norm: Norm
     q: FrozenLinear
     kv: FrozenLinear
     out: FrozenLinear
-    mlp_norm: tuple[Tensor, Tensor]
+    mlp_norm: Norm
     up: FrozenLinear
+    activation: Activation
     down: FrozenLinear
 
     def pack(self) -> None:
@@ -55,7 +73,7 @@ class Layer:
 def add_mlp(x: Tensor, layer: Layer) -> Tensor:
     """Run the second half of a layer: rows (U, W) to (U, W)."""
     if layer.up.backend == "torch":
-        return x + layer.down(F.silu(layer.up(norm(x, layer.mlp_norm))))
+        return x + layer.down(layer.activation.apply(layer.up(norm(x, layer.mlp_norm))))
     return _ChunkedMLP.apply(x, layer)
 
 
@@ -70,9 +88,9 @@ class _ChunkedMLP(torch.autograd.Function):
         ctx.layer = layer
         out, kept = torch.empty_like(x), []
         for rows, to in zip(x.split(CHUNK), out.split(CHUNK), strict=True):
-            normed, mean, rstd = torch.native_layer_norm(rows.float(), rows.shape[-1:], *layer.mlp_norm, EPS)
+            normed, mean, rstd = torch.native_layer_norm(rows.float(), rows.shape[-1:], *layer.mlp_norm)
             hidden = layer.up(normed.to(x.dtype))
-            torch.add(rows, layer.down(F.silu(hidden)), out=to)
+            torch.add(rows, layer.down(layer.activation.apply(hidden)), out=to)
             if ctx.needs_input_grad[0]:
                 kept += [hidden, mean, rstd]
         ctx.save_for_backward(x, *kept)
@@ -88,11 +106,10 @@ class _ChunkedMLP(torch.autograd.Function):
             x.split(CHUNK), gradient.split(CHUNK), found.split(CHUNK), *(kept[i::3] for i in range(3)), strict=True
         )
         for rows, given, to, hidden, mean, rstd in each:
-            inner = layer.down.pull(given)
-            torch.ops.aten.silu_backward(inner, hidden, grad_input=inner)
+            inner = layer.activation.pull(layer.down.pull(given), hidden)
             inner = layer.up.pull(inner).float()
             of_norm = torch.ops.aten.native_layer_norm_backward(
-                inner, rows.float(), rows.shape[-1:], mean, rstd, *layer.mlp_norm, [True, False, False]
+                inner, rows.float(), rows.shape[-1:], mean, rstd, *layer.mlp_norm[:2], [True, False, False]
             )[0]
             torch.add(given, of_norm.to(x.dtype), out=to)
         return found, None
@@ -111,13 +128,16 @@ def freeze_layers(tower: TextTower) -> list[Layer]:
 def _freeze(block: Any, backend: str) -> Layer:
     attn, up, down = block.attn, block.mlp.c_fc, block.mlp.c_proj
     weight, bias, width = attn.in_proj_weight, attn.in_proj_bias, attn.embed_dim
+    gelu = isinstance(block.mlp.gelu, nn.GELU)
+    factor = 1.0 if gelu else QUICK_GELU
     return Layer(
         num_heads=attn.num_heads,
-        attn_norm=(block.ln_1.weight, block.ln_1.bias),
+        attn_norm=(block.ln_1.weight, block.ln_1.bias, block.ln_1.eps),
         q=FrozenLinear(weight[:width], bias[:width], backend),
         kv=FrozenLinear(weight[width:], bias[width:], backend),
         out=FrozenLinear(attn.out_proj.weight, attn.out_proj.bias, backend),
-        mlp_norm=(block.ln_2.weight, block.ln_2.bias),
-        up=FrozenLinear(up.weight * QUICK_GELU, up.bias * QUICK_GELU, backend),
-        down=FrozenLinear(down.weight / QUICK_GELU, down.bias, backend),
+        mlp_norm=(block.ln_2.weight, block.ln_2.bias, block.ln_2.eps),
+        up=FrozenLinear(up.weight * factor, up.bias * factor, backend),
+        activation=_gelu(block.mlp.gelu.approximate) if gelu else SILU,
+        down=FrozenLinear(down.weight / factor, down.bias, backend),
     )

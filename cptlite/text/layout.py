@@ -11,26 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 
+from cptlite.backbones.tokenizer import TokenSource
 from cptlite.errors import UsageError
 
 __all__ = ["POSITIONS", "PromptLayout", "layout_prompts", "layout_texts"]
 
 POSITIONS = ("end", "middle", "front")
-
-
-class TokenSource(Protocol):
-    """What a layout needs of a tokenizer."""
-
-    sos: int
-    eos: int
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids without start and end."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,19 +29,22 @@ class PromptLayout:
     Attributes
     ----------
     tokens : ndarray of shape (P, S), int64
-        Token id; 0 where a context vector stands and after EOS.
+        Token id; 0 where a context vector stands, ``pad`` after EOS.
     slots : ndarray of shape (P, S), int64
         Index of the context vector that stands there, of C * L, or -1 for a token.
     eos_positions : ndarray of shape (P,), int64
         Position of EOS, the last of a prompt.
     num_slots : int
         Context vectors, C * L.
+    pad : int
+        Token id that fills a prompt up.
     """
 
     tokens: np.ndarray
     slots: np.ndarray
     eos_positions: np.ndarray
     num_slots: int
+    pad: int = 0
 
     def __len__(self) -> int:
         return len(self.eos_positions)
@@ -82,7 +74,8 @@ class PromptLayout:
         """Lay the same prompts out for R runs, run by run: R * P prompts; slots of run r start at r * C * L."""
         shifts = np.repeat(np.arange(runs) * self.num_slots, len(self))[:, None]  # (R * P, 1)
         slots = np.tile(self.slots, (runs, 1))  # (R * P, S)
-        return PromptLayout(
+        return replace(
+            self,
             tokens=np.tile(self.tokens, (runs, 1)),
             slots=np.where(slots >= 0, slots + shifts, -1),
             eos_positions=np.tile(self.eos_positions, runs),
@@ -149,8 +142,8 @@ def layout_prompts(
         split = len(tokenizer.encode(words)) if before < context_length else 0
         context = [-1 - index * context_length - i for i in range(context_length)]
         words_and_context = [*context[:before], *tokens[:split], *context[before:], *tokens[split:]]
-        rows.append([tokenizer.sos, *words_and_context, tokenizer.eos])
-    return _pack(names, rows, (max(indices, default=0) + 1) * context_length, max_positions)
+        rows.append([*_start(tokenizer), *words_and_context, tokenizer.eos])
+    return _pack(names, rows, (max(indices, default=0) + 1) * context_length, max_positions, tokenizer.pad)
 
 
 def layout_texts(texts: Sequence[str], tokenizer: TokenSource, *, max_positions: int = 77) -> PromptLayout:
@@ -161,10 +154,16 @@ def layout_texts(texts: Sequence[str], tokenizer: TokenSource, *, max_positions:
     UsageError
         A text does not fit into ``max_positions``.
     """
-    return _pack(texts, [[tokenizer.sos, *tokenizer.encode(text), tokenizer.eos] for text in texts], 0, max_positions)
+    rows = [[*_start(tokenizer), *tokenizer.encode(text), tokenizer.eos] for text in texts]
+    return _pack(texts, rows, 0, max_positions, tokenizer.pad)
 
 
-def _pack(names: Sequence[str], rows: list[list[int]], num_slots: int, max_positions: int) -> PromptLayout:
+def _start(tokenizer: TokenSource) -> list[int]:
+    """SOS, where the vocabulary has one."""
+    return [] if tokenizer.sos is None else [tokenizer.sos]
+
+
+def _pack(names: Sequence[str], rows: list[list[int]], num_slots: int, max_positions: int, pad: int) -> PromptLayout:
     """Rows of token ids (>= 0) and context slots (-1 - slot) to padded arrays."""
     for name, row in zip(names, rows, strict=True):
         if len(row) > max_positions:
@@ -176,7 +175,7 @@ def _pack(names: Sequence[str], rows: list[list[int]], num_slots: int, max_posit
                 f"shorten the name{advice}"
             )
     eos_positions = np.array([len(row) - 1 for row in rows], np.int64)
-    symbols = np.zeros((len(rows), int(eos_positions.max(initial=0)) + 1), np.int64)  # (P, S)
+    symbols = np.full((len(rows), int(eos_positions.max(initial=0)) + 1), pad, np.int64)  # (P, S)
     for row, target in zip(rows, symbols, strict=True):
         target[: len(row)] = row
     return PromptLayout(
@@ -184,4 +183,5 @@ def _pack(names: Sequence[str], rows: list[list[int]], num_slots: int, max_posit
         slots=np.where(symbols >= 0, -1, -1 - symbols),
         eos_positions=eos_positions,
         num_slots=num_slots,
+        pad=pad,
     )

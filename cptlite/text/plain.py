@@ -29,7 +29,7 @@ def prepare_plain(tower: TextTower, layout: PromptLayout) -> Callable[[Tensor], 
     callable
         From flattened contexts of shape (C * L, W) to raw features of shape (P, D), float32.
     """
-    tokens, slots, eos_positions = _pad(tower, layout.tokens, layout.slots, layout.eos_positions)
+    tokens, slots, eos_positions = _pad(tower, layout, layout.slots)
 
     def encode(contexts: Tensor) -> Tensor:
         return _encode(tower, tokens, slots, eos_positions, contexts)
@@ -39,7 +39,7 @@ def prepare_plain(tower: TextTower, layout: PromptLayout) -> Callable[[Tensor], 
 
 def prepare_plain_picked(tower: TextTower, layout: PromptLayout) -> PickedEncode:
     """Prepare one layout, of which each step picks some prompts; the slow twin of `prepare_picked`."""
-    tokens, slots, eos_positions = _pad(tower, layout.tokens, layout.local_slots, layout.eos_positions)
+    tokens, slots, eos_positions = _pad(tower, layout, layout.local_slots)
 
     def encode(contexts: Tensor, picks: Tensor, owners: Tensor | None, groups: Groups) -> Tensor:
         own = torch.arange(len(picks), device=picks.device) if owners is None else owners
@@ -50,13 +50,14 @@ def prepare_plain_picked(tower: TextTower, layout: PromptLayout) -> PickedEncode
     return encode
 
 
-def _pad(tower: TextTower, tokens: np.ndarray, slots: np.ndarray, eos_positions: np.ndarray) -> tuple[Tensor, ...]:
+def _pad(tower: TextTower, layout: PromptLayout, slots: np.ndarray) -> tuple[Tensor, ...]:
     """Tokens and slots on the tower's context length, (P, S) each, and the positions of EOS, on its device."""
-    padding = (0, tower.context_length - tokens.shape[1])
+    padding = (0, tower.context_length - slots.shape[1])
+    tokens = np.where(slots >= 0, tower.stand_in, layout.tokens)
     return (
-        F.pad(torch.from_numpy(tokens), padding).to(tower.device),
+        F.pad(torch.from_numpy(tokens), padding, value=layout.pad).to(tower.device),
         F.pad(torch.from_numpy(slots), padding, value=-1).to(tower.device),
-        torch.from_numpy(eos_positions).to(tower.device),
+        torch.from_numpy(layout.eos_positions).to(tower.device),
     )
 
 
@@ -66,7 +67,4 @@ def _encode(tower: TextTower, tokens: Tensor, slots: Tensor, eos_positions: Tens
     if len(contexts):
         vectors = contexts.to(tower.dtype)[slots.clamp(min=0)]  # (P, S, W)
         x = torch.where((slots >= 0)[..., None], vectors, x)
-    x = x + tower.positional_embedding.to(tower.dtype)
-    x = tower.transformer(x.transpose(0, 1)).transpose(0, 1)  # (P, S, W)
-    x = tower.final_norm(x[torch.arange(len(tokens), device=tokens.device), eos_positions])  # (P, W)
-    return (x @ tower.projection).float()
+    return tower.encode_embedded(x, tokens, eos_positions).float()

@@ -106,6 +106,11 @@ def run_bench(plan: BenchPlan, tell: Callable[[str], None] | None = None) -> dic
     tell(f"loading {plan.backbone}")
     how = {"device": plan.device, "precision": plan.precision}
     backbone = load_backbone(plan.backbone, linear_backend=plan.linear_backend, **how)
+    if backbone.lacks_text or not backbone.text_tower.packs:
+        raise UsageError(
+            f"wanted a backbone whose prompts go through both text paths, which bench compares, got "
+            f"{plan.backbone!r}: give one of OpenAI's form"
+        )
     usual = load_backbone(plan.backbone, linear_backend="torch", **how)  # what the originals' users run
     suites = {suite: suite_names(suite, backbone.tokenizer, plan.classes) for suite in plan.suites}
     patience = Patience(repeats=plan.repeats, seconds=plan.seconds)

@@ -73,7 +73,8 @@ def _worker_counts() -> Sequence[int]:
 def _in_memory(dataset: Dataset, backbone: Backbone) -> list[Tensor]:
     """Batches as the pass makes them, ready for the encoder: each a Tensor of shape (B, 3, R, R)."""
     paths = dataset.splits["train"].paths
-    pixels = np.stack([plain_pixels(open_rgb(dataset.image_root / path), backbone.resolution) for path in paths])
+    spec = backbone.preprocess_spec
+    pixels = np.stack([plain_pixels(open_rgb(dataset.image_root / path), spec) for path in paths])
     return [
         normalise(torch.from_numpy(part).to(backbone.device), backbone.preprocess_spec)
         for part in np.split(pixels, range(BATCH_SIZE, len(pixels), BATCH_SIZE))

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cptlite.backbones import Backbone, Tokenizer, backbone_slug, load_backbone
-from cptlite.backbones.backbone import _set_precision as set_precision
+from cptlite.backbones.backbone import set_precision
 from cptlite.backbones.checkpoints import read_state_dict, seeded_token_rows
 from cptlite.backbones.patches import pool_everywhere
 from cptlite.errors import CptliteError, DataError, UsageError

@@ -236,7 +236,7 @@ def test_too_large_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit
 def test_too_narrow_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
     with pytest.raises(UnreadableImageError, match=r"too narrow \(1 x 400 pixels\)"):
-        plain_pixels(Image.new("RGB", (1, 400)), 32)
+        plain_pixels(Image.new("RGB", (1, 400)), SPEC)
 
 
 def test_what_pillow_warns_of_is_silenced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -280,7 +280,7 @@ def read_image(folder: Path) -> None:
     """Read an image and cut its plain view."""
     most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
     try:
-        assert plain_pixels(open_rgb(folder / "image.jpg"), 8).shape == (8, 8, 3)
+        assert plain_pixels(open_rgb(folder / "image.jpg"), {"resize": 8}).shape == (8, 8, 3)
     finally:
         Image.MAX_IMAGE_PIXELS = most
 

@@ -1,0 +1,1 @@
+"""Models of open_clip, by the extra ``openclip``, as backbones."""
