@@ -60,8 +60,8 @@ ORDER = {
     "cli": (
         "console groups options",
         "bench cache caches choose datasets doctor download import_features methods report train_options",
-        "demo eval export predict train",
-        "extend interpret",
+        "demo eval export predict sweep_shown train",
+        "extend interpret sweep",
     ),
     "datasets": (
         "specs text_files types views",
