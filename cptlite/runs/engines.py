@@ -1,10 +1,9 @@
 """Where calls are carried out: in this process, in worker processes of this machine, or by Dask or Ray.
 
-A call that raises ends all of them: what may fail says so by what it returns. A worker that dies takes along the call
-that it was at.
+What a call raises, and that its worker died, ends that call alone: each is a future of its own, where joblib's Parallel
+would end all.
 
-Sources: loky, joblib's own worker processes; joblib's backends for Dask (joblib.parallel_config) and Ray
-(ray.util.joblib).
+Sources: loky, joblib's own worker processes; Dask's futures (Client.get_executor); Ray's tasks.
 """
 
 from __future__ import annotations
@@ -12,11 +11,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 
 from cptlite.errors import UsageError
@@ -27,11 +25,12 @@ __all__ = ["ENGINES", "Died", "carry_out", "check_engine"]
 LOKY, DASK, RAY = ENGINES = ("loky", "dask", "ray")
 
 Call = Callable[[], Any]
+Submit = Callable[[Call], Future]
 
 
 @dataclass(frozen=True)
 class Died:
-    """What became of a call whose worker died."""
+    """What became of a call that returned nothing, since its worker died."""
 
     message: str
 
@@ -79,76 +78,79 @@ def carry_out(calls: Sequence[Call], *, engine: str = LOKY, jobs: int = 1, sched
     (int, object)
         Place of a call that ended and what it returned, or `Died`, in the order in which they end.
     """
-    if engine == LOKY:
-        yield from _in_workers(calls, jobs) if jobs > 1 else ((place, call()) for place, call in enumerate(calls))
+    if engine == LOKY and jobs == 1:
+        yield from ((place, call()) for place, call in enumerate(calls))
         return
-    left = set(range(len(calls)))
-    with ExitStack() as stack:
-        stack.enter_context((_dask if engine == DASK else _ray)(stack, jobs, scheduler))
-        returned = "generator_unordered" if engine == DASK else "list"  # joblib has no generator for Ray
-        workers = Parallel(n_jobs=jobs, return_as=returned, batch_size=1, pre_dispatch="all")
-        try:
-            for place, outcome in workers(delayed(_placed)(place, call) for place, call in enumerate(calls)):
-                left.remove(place)
-                yield place, outcome
-        except Exception as error:  # of whichever kind the engine has for what befalls it
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            yield from ((place, Died(f"{engine} gave up ({reason})")) for place in sorted(left))
-
-
-def _in_workers(calls: Sequence[Call], jobs: int) -> Iterator[Any]:
-    """Carry calls out in worker processes, each of an executor of its own: one that dies breaks no other's."""
     waiting = deque(enumerate(calls))
-    idle: list[ProcessPoolExecutor] = []
-    running: dict[Future, tuple[int, ProcessPoolExecutor]] = {}
-    try:
+    running: dict[Future, int] = {}
+    with POOLS[engine](jobs, scheduler) as submit:
         while waiting or running:
             while waiting and len(running) < jobs:
                 place, call = waiting.popleft()
-                worker = idle.pop() if idle else ProcessPoolExecutor(max_workers=1, initializer=prepare_worker)
-                running[worker.submit(call)] = place, worker
+                running[submit(call)] = place
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                place, worker = running.pop(future)
-                try:
-                    outcome = future.result()
-                except BrokenProcessPool:
-                    worker.shutdown(kill_workers=True)
-                    outcome = Died("its worker process died (killed from outside, or for memory)")
-                else:
-                    idle.append(worker)
-                yield place, outcome
+                error = future.exception()
+                yield running.pop(future), future.result() if error is None else Died(_explain(error))
+
+
+def _explain(error: BaseException) -> str:
+    if isinstance(error, BrokenProcessPool):
+        return "its worker process died (killed from outside, or for memory)"
+    return f"its worker gave up ({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''})"
+
+
+@contextmanager
+def _loky(jobs: int, scheduler: str) -> Iterator[Submit]:
+    """Worker processes, each of an executor of its own: one that dies breaks no other's."""
+    last: dict[ProcessPoolExecutor, Future] = {}  # that each worker was given
+
+    def submit(call: Call) -> Future:
+        free = (worker for worker, future in last.items() if future.done() and future.exception() is None)
+        worker = next(free, None) or ProcessPoolExecutor(max_workers=1, initializer=prepare_worker)
+        last[worker] = worker.submit(call)
+        return last[worker]
+
+    try:
+        yield submit
     finally:
-        for worker in (*idle, *(worker for _, worker in running.values())):
+        for worker in last:
             worker.shutdown(kill_workers=True)
 
 
-def _placed(place: int, call: Call) -> tuple[int, Any]:
-    return place, call()
+@contextmanager
+def _dask(jobs: int, scheduler: str) -> Iterator[Submit]:
+    """Dask's workers, of one thread each: a process carries out one call at a time.
 
-
-def _dask(stack: ExitStack, jobs: int, scheduler: str) -> Any:
-    """Joblib with Dask, whose workers have one thread each: a process trains one group at a time.
-
-    Dask carries out anew, in another worker, what a worker was at that died.
+    What a worker was at that died is carried out anew in another, unless it has cost several.
     """
     from dask.distributed import Client, LocalCluster
 
-    place: Any = scheduler or stack.enter_context(
-        LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
-    )
-    client = stack.enter_context(Client(place))
-    if any(threads > 1 for threads in client.nthreads().values()):
-        raise UsageError("wanted Dask workers of one thread each, got some of more: start them with --nthreads 1")
-    return parallel_config(backend="dask", client=client)
+    with ExitStack() as stack:
+        place: Any = scheduler or LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
+        if not scheduler:
+            stack.enter_context(place)
+        client = stack.enter_context(Client(place))
+        if any(threads > 1 for threads in client.nthreads().values()):
+            raise UsageError("wanted Dask workers of one thread each, got some of more: start them with --nthreads 1")
+        yield client.get_executor(pure=False).submit
 
 
-def _ray(stack: ExitStack, jobs: int, scheduler: str) -> Any:
-    """Joblib with Ray."""
+@contextmanager
+def _ray(jobs: int, scheduler: str) -> Iterator[Submit]:
+    """Ray's tasks, of one core each."""
     import ray
-    from ray.util.joblib import register_ray
 
-    register_ray()
-    cluster = {"address": scheduler} if scheduler else {"num_cpus": jobs, "include_dashboard": False}
-    ray.init(**cluster, log_to_driver=False)
-    stack.callback(ray.shutdown)
-    return parallel_config(backend="ray")
+    where = {"address": scheduler} if scheduler else {"num_cpus": jobs, "include_dashboard": False}
+    ray.init(**where, log_to_driver=False, logging_level="ERROR")
+    try:
+        carry = ray.remote(num_cpus=1, max_retries=0)(_carry)
+        yield lambda call: carry.remote(call).future()
+    finally:
+        ray.shutdown()
+
+
+def _carry(call: Call) -> Any:
+    return call()
+
+
+POOLS: dict[str, Callable[[int, str], AbstractContextManager[Submit]]] = {LOKY: _loky, DASK: _dask, RAY: _ray}
