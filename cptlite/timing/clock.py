@@ -85,7 +85,7 @@ def peak_mib(work: Work, device: torch.device) -> tuple[float, float]:
             seconds = seconds_of(work, device)
         assert peak.mib is not None
         return peak.mib - before, seconds
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiled:  # else some warn
         seconds = seconds_of(work, device)
     assert profiled.profiler is not None and profiled.profiler.kineto_results is not None
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]

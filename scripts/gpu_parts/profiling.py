@@ -41,7 +41,7 @@ def step_profile(setting: Setting) -> Iterator[Row]:
 
         run()
         kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if setting.place.type == "cuda" else [])]
-        with profile(activities=kinds) as profiled:
+        with profile(activities=kinds, acc_events=True) as profiled:
             run()
         events = profiled.key_averages()
         events = sorted(events, key=lambda event: (event.self_device_time_total, event.self_cpu_time_total))
