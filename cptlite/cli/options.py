@@ -80,7 +80,7 @@ BackboneOption = Annotated[
     str,
     typer.Option(
         "--backbone",
-        help="A CLIP name (RN50, ...), a checkpoint file, random:NAME[:SEED], openclip:MODEL[/WEIGHTS] or demo.",
+        help="A CLIP name (RN50, ...), a checkpoint file, random:NAME[:SEED], openclip:MODEL\\[/WEIGHTS] or demo.",
         rich_help_panel=WHAT,
     ),
 ]
