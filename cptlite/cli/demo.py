@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cptlite.cli.console import invocation, note, print_json, print_table, progress
+from cptlite.cli.console import invocation, note, print_results, print_table, progress
 from cptlite.cli.options import HOW, WHAT, WHERE, JsonOption
 from cptlite.options import options_of
 from cptlite.training.recipe import FULL, Recipe
@@ -46,7 +46,7 @@ def demo(
             out, plan, on_progress=lambda far: bar(far.done, far.total, *STAGES[far.stage], said=far.said)
         )
     if json:
-        print_json(report.results)
+        print_results(report.results)
     else:
         print_table(summary_table(report.results, "Six tasks of the demo: suite score"))
     cptlite = invocation()

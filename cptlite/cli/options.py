@@ -97,7 +97,9 @@ LinearBackendOption = Annotated[
         rich_help_panel=HOW,
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.", rich_help_panel=HOW)]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help='Results on stdout as JSON: {"results": [...]}.', rich_help_panel=HOW)
+]
 VerboseOption = Annotated[
     bool,
     typer.Option("--verbose", "-v", help="Show every setting, one a line, not three lines.", rich_help_panel=HOW),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cptlite.cli.console import note, print_json, print_table
+from cptlite.cli.console import note, print_results, print_table
 from cptlite.cli.options import JsonOption
 from cptlite.datasets.text_files import shown
 
@@ -34,7 +34,8 @@ def report(
             note(f"no configuration recorded, so put with others like it by method and variant: {folder}")
     groups = reporting.group_results(loaded)
     if json:
-        print_json({title: list(map(asdict, reporting.summarize(each))) for title, each in groups.items()})
+        summaries = {title: reporting.summarize(each) for title, each in groups.items()}
+        print_results([{"group": title, **asdict(each)} for title, of_one in summaries.items() for each in of_one])
     for number, (title, results) in enumerate(groups.items(), start=1):
         if not json:
             print_table(reporting.summary_table(results, title))

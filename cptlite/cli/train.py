@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cptlite.cli.choose import choose_backbone, choose_datasets, choose_suite, usable_caches
-from cptlite.cli.console import note, print_json, print_table, progress, show_configuration, some
+from cptlite.cli.console import note, print_results, print_table, progress, show_configuration, some
 from cptlite.cli.options import (
     CACHE_DIR,
     HOW,
@@ -216,7 +216,7 @@ def _show(results: list[dict[str, Any]], json: bool) -> None:
     from cptlite.reporting import group_results, run_table, summary_table
 
     if json:
-        print_json(results[0] if len(results) == 1 else results)
+        print_results(results)
     elif len(results) == 1:
         print_table(run_table(results[0]))
     else:

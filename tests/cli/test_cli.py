@@ -206,7 +206,7 @@ def test_datasets_lists_names_counts_and_what_is_found(tmp_path: Path) -> None:
     assert "3334/3333/3333" in done.stdout
     assert "suite general10: caltech101 dtd" in done.stdout
     listed = json.loads(call("datasets", "--root", tmp_path, "--json").stdout)
-    by_name = {facts["name"]: facts for facts in listed["datasets"]}
+    by_name = {facts["name"]: facts for facts in listed["results"]}
     assert by_name["fgvc_aircraft"]["aliases"] == ["fgvc"]
     assert by_name["fgvc_aircraft"]["counts"] == [3334, 3333, 3333]
     assert not by_name["fgvc_aircraft"]["found"]
@@ -223,7 +223,7 @@ def test_datasets_of_one_shows_its_tree_and_what_is_missing(tmp_path: Path) -> N
 
 def test_datasets_of_one_that_is_there_counts_it(tmp_path: Path) -> None:
     make_class_folders(tmp_path / "leaves", classes=3, images=10)
-    (facts,) = json.loads(call("datasets", tmp_path / "leaves", "--json").stdout)
+    (facts,) = json.loads(call("datasets", tmp_path / "leaves", "--json").stdout)["results"]
     assert facts["found"]
     assert facts["read_classes"] == 3
     assert facts["read_counts"] == [15, 6, 9]
@@ -241,7 +241,7 @@ def test_methods() -> None:
     row = next(line for line in said.splitlines() if line.startswith("coop-ca "))
     words = ("one context per task", "per task", "random views", "T L W", "Zhou et al., IJCV 2022")
     assert all(word in row for word in words)
-    listed = {entry.pop("name"): entry for entry in json.loads(call("methods", "--json").stdout)}
+    listed = {entry.pop("name"): entry for entry in json.loads(call("methods", "--json").stdout)["results"]}
     assert {"zeroshot", "linear-probe", "prototype", "coop-mt", "coop-ca", "softcpt"} <= listed.keys()
     assert listed["lp++"] == {
         "variants": [],
@@ -263,7 +263,7 @@ def test_report_prints_tables_and_draws(tmp_path: Path) -> None:
     assert "mine, 1 task at 4 shots (%)" in done.stdout
     assert (tmp_path / "plots/shots.png").stat().st_size > 1000
     data = json.loads(call("report", tmp_path / "runs", "--json").stdout)
-    assert [each["shots"] for each in data["mine, 1 task"]] == [1, 4]
+    assert [(each["group"], each["shots"]) for each in data["results"]] == [("mine, 1 task", 1), ("mine, 1 task", 4)]
 
 
 def test_demo_says_what_came_out_where_it_lies_and_what_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +293,7 @@ def test_demo_says_what_came_out_where_it_lies_and_what_next(tmp_path: Path, mon
         "--variant cata",
     ):
         assert words in done.stderr
-    assert json.loads(call("demo", "--json", "--all", "--recipe", "paper").stdout) == results
+    assert json.loads(call("demo", "--json", "--all", "--recipe", "paper").stdout)["results"] == results
     assert plans[0] == DemoPlan()
     assert set(plans[0].methods) < set(plans[1].methods)
     assert plans[1].recipe == "paper"
