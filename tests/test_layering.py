@@ -72,7 +72,7 @@ ORDER = {
         "csv_files image_paths imagenet lists task_folders torchvision_layouts",
         "readers",
         "catalog locate",
-        "status",
+        "status suites",
     ),
     "doctor": ("findings importing", "contents device folders packages"),
     "download": ("fetch sources unpack", "dataset"),

@@ -35,10 +35,14 @@ HOW = "How"
 
 
 def complete_method(incomplete: str) -> Iterator[tuple[str, str]]:
-    """Methods that begin so, with what each learns; to a shell, while a command is typed."""
+    """Methods that begin so, with what each learns, to a shell, while a command is typed; after a comma, the last."""
     from cptlite.methods.table import METHODS
 
-    yield from ((name, entry.learns) for name, entry in METHODS.items() if name.startswith(incomplete))
+    before, comma, word = incomplete.rpartition(",")
+    named = before.split(",")
+    for name, entry in METHODS.items():
+        if name.startswith(word) and name not in named:
+            yield f"{before}{comma}{name}", entry.learns
 
 
 def complete_dataset(incomplete: str) -> Iterator[str]:

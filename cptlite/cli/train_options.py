@@ -1,7 +1,7 @@
 """The flags of ``cptlite train``: one for each option of a run, of the recipe and of every method.
 
 They are made from the options themselves, so that a method that is added brings its own. ``train --help`` shows all,
-``train --method NAME --help`` what applies to one method, with its defaults.
+``train --method NAME --help`` what applies to one method, or to several, with their defaults.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from cptlite.cli.options import HOW, WHAT
+from cptlite.cli.options import HOW, WHAT, split_at_commas
 from cptlite.config import RunConfig, known_options
 from cptlite.errors import UsageError
 from cptlite.methods.table import METHODS, MethodEntry
@@ -94,22 +94,23 @@ def _word(value: Any) -> str:
 
 
 class TrainCommand(TyperCommand):
-    """A command whose help is about one method when it is given with it."""
+    """A command whose help is about the methods that it is given with."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Note the method before help, which ends the parsing, is asked for."""
+        """Note the methods before help, which ends the parsing, is asked for."""
+        named = ctx.meta.setdefault("methods", [])
         for word, following in zip(args, [*args[1:], ""], strict=True):
             if word in ("--method", "-m") or word.startswith("--method="):
-                ctx.meta["method"] = word.partition("=")[2] or following
+                named += split_at_commas([word.partition("=")[2] or following])
         return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Show all flags, or those of the one method that was named."""
-        method = ctx.meta.get("method")
-        if method not in METHODS:
+        """Show all flags, or those of the methods that were named."""
+        methods = ctx.meta["methods"]
+        if not methods or not METHODS.keys() >= set(methods):
             super().format_help(ctx, formatter)
             return
-        shown, flags, every = copy(self), _flags({method: METHODS[method]}), _flags(METHODS)
+        shown, flags, every = copy(self), _flags({name: METHODS[name] for name in methods}), _flags(METHODS)
         shown.params = []
         for parameter in self.params:
             if parameter.name in flags:

@@ -16,8 +16,9 @@ from typing import Any
 
 from cptlite.backbones import backbone_slug
 from cptlite.cache.format import task_key
-from cptlite.config import RunConfig, choose_suite
+from cptlite.config import RunConfig
 from cptlite.datasets import Catalog, load_catalog
+from cptlite.datasets.suites import choose_suite
 from cptlite.errors import UsageError
 from cptlite.training.recipe import PAPER
 

@@ -392,6 +392,14 @@ def test_help_of_one_method_shows_its_options_with_its_defaults_and_no_others(me
             assert panel_with(panels, flag_of(each)) == f"Options of {method}"
 
 
+def test_help_of_two_methods_shows_the_options_of_both() -> None:
+    panels = panels_of("--method", "kgcoop,taskres")
+    assert panels == panels_of("-m", "kgcoop", "--method=taskres")
+    assert "kgcoop: Factor on the pull" in help_of(panels, "--strength")
+    assert "(default: 50; taskres: 100)" in help_of(panels, "--epochs")
+    assert "--reduction" not in " ".join(panels.values())
+
+
 def test_help_of_kgcoop_and_of_cocoop_in_full() -> None:
     kgcoop = panels_of("--method", "kgcoop")
     flags = re.findall(r" (--[a-z-]+)", kgcoop["Options of kgcoop"])

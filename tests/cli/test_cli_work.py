@@ -146,6 +146,39 @@ def test_train_without_words_trains_on_all_that_is_cached(shelf: Path, here: Pat
     assert "coins+leaves, 2 tasks" in ok("report").stdout
 
 
+def test_several_methods_are_trained_one_after_the_other(shelf: Path, here: Path) -> None:
+    words = ("train", "--cache-dir", shelf / "cache", "--shots", "1,2", "--epochs", "1")
+    done = ok(*words, "--method", "prototype, kgcoop", "-m", "coop-mt", "-m", "kgcoop", "--strength", "4")
+    told = done.stderr.splitlines()
+    assert "3 methods, one after the other: prototype, kgcoop, coop-mt" in told
+    assert {"for kgcoop, coop-mt alone: --epochs", "for kgcoop alone: --strength"} <= set(told)
+    titles = [line.partition(" on ")[0] for line in told if line.startswith("cptlite train")]
+    assert titles == [f"cptlite train: {name}" for name in ("prototype", "kgcoop", "coop-mt")]
+    for name in ("prototype", "kgcoop", "coop-mt"):
+        assert any(line.startswith(f"{name} ") for line in done.stdout.splitlines())
+    found = {path.relative_to(here / "runs/coins+leaves").parts[0] for path in here.glob("runs/**/results.json")}
+    assert found == {"prototype", "kgcoop-epochs1-strength4", "coop-mt-epochs1"}
+    alone = ok(*words, "--method", "coop-mt", "--out", "alone")
+    assert "methods" not in alone.stderr and " alone: " not in alone.stderr
+    place = Path("coins+leaves/coop-mt-epochs1/random-demo/shots2-seed1/classifier.safetensors")
+    assert (here / "alone" / place).read_bytes() == (here / "runs" / place).read_bytes()
+
+
+def test_one_failing_method_does_not_keep_others_from_their_results(shelf: Path, here: Path) -> None:
+    words = ("train", "--cache-dir", shelf / "cache", "--shots", "1", "--json", "--method")
+    done = call(*words, "plot,prototype")
+    assert done.exit_code == 3, "that of the first that failed"
+    assert "error: plot: wanted patch features" in done.stderr
+    assert [each["method"] for each in json.loads(done.stdout)["results"]] == ["prototype"]
+    assert [line for line in done.stderr.splitlines() if line.startswith("written: ")] == [
+        "written: runs/coins+leaves/prototype/random-demo/shots1-seed1"
+    ]
+    both = call(*words, "plot,cocoop", "--no-separate", "--classes", "base", "--held-out-task", "coins")
+    assert both.exit_code == 2 and both.stdout == "", "what is refused is refused before anything is trained"
+    none = call(*words, "prototype,sofcpt")
+    assert none.exit_code == 2 and "'softcpt'" in none.stderr
+
+
 def test_train_on_some_of_what_is_cached(shelf: Path, here: Path) -> None:
     words = ("train", "--cache-dir", shelf / "cache", "--method", "prototype", "--shots", "1", "--json")
     for dataset in ("leaves", shelf / "leaves"):

@@ -29,6 +29,7 @@ finally:
     ("typed", "offered"),
     [
         ("train --method coop", {"coop-mt", "coop-ca", "coop-cs"}),
+        ("train -m softcpt,coop-m", {"softcpt,coop-mt"}),
         ("train -d demo_d", {"demo_digits"}),
         ("cache --dataset dtd,gen", {"dtd,general10"}),
         ("datasets fg", {"fgvc", "fgvc_aircraft"}),
