@@ -16,6 +16,7 @@ from cptlite.errors import UsageError
 from cptlite.methods.options import MethodOptions
 from cptlite.methods.table import METHODS, MethodEntry, find_method
 from cptlite.options import MOST_SEED, Option, Options, did_you_mean, option, options_of
+from cptlite.shots import ALL, ALL_SHOTS, say_shots
 from cptlite.training.recipe import PAPER, RECIPES, RELEASED, Recipe
 
 __all__ = [
@@ -78,7 +79,7 @@ class RunConfig(Options):
     held_out_tasks: tuple[str, ...] = option(
         (), "Id of a task to test from its words alone, learning from the others; all: a run for each task."
     )
-    shots: int = option(16, "Training images per class.", least=1)
+    shots: int = option(16, "Training images per class; all: every one.", least=1, words={ALL: ALL_SHOTS})
     seed: int = option(1, "Draws the images and everything else.", least=0, most=MOST_SEED)
     text_path: str = option("fused", "Packed, or CLIP's own modules on 77 positions.", choices=("fused", "plain"))
     text_memory: float = option(8.0, "GiB a text forward may keep; more classes are done in chunks.", above=0)
@@ -115,7 +116,7 @@ class RunConfig(Options):
 
     @property
     def epochs(self) -> int:
-        """Epochs of the training; 0 of a method that is fitted at once."""
+        """Epochs of the training, at most where all images are learned from; 0 of a method that is fitted at once."""
         return self.recipe.at(self.shots).epochs if self.recipe else 0
 
     def _check_unseen(self) -> None:
@@ -164,7 +165,7 @@ class RunConfig(Options):
 
     def to_json(self) -> dict[str, Any]:
         """Plain values under one flat list of names, all of the method's, for `resolve_config` to read back."""
-        parts = asdict(self)
+        parts = asdict(self) | {"shots": say_shots(self.shots)}
         flat = {**parts.pop("options"), **(parts.pop("recipe") or {})}
         return {
             name: list(value) if isinstance(value, tuple) else value

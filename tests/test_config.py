@@ -10,6 +10,7 @@ import pytest
 from cptlite.config import RunConfig, check_names, differ_in_rows_alone, known_options, resolve_config, share_options
 from cptlite.errors import UsageError
 from cptlite.methods.table import METHODS
+from cptlite.shots import ALL_SHOTS
 from cptlite.training.recipe import RECIPES, Recipe
 
 GIVEN = {"method": "softcpt", "suite": "s", "datasets": ("a", "b"), "backbone": "demo"}
@@ -196,6 +197,15 @@ def test_runs_that_differ_in_rows_alone() -> None:
     for others in ({"lr": 0.1}, {"variant": "nats"}, {"separate": True}, {"datasets": ("b", "a")}):
         assert not differ_in_rows_alone([resolve(), resolve(shots=1, **others)])
     assert not differ_in_rows_alone([resolve("coop-mt"), resolve("coop-ca")])
+
+
+def test_all_is_a_number_of_shots() -> None:
+    config = resolve(shots="all")
+    assert config.shots == ALL_SHOTS and config.to_json()["shots"] == "all"
+    assert resolve_config(config.to_json()) == config
+    for wrong in (0, "every", 1.5):
+        with pytest.raises(UsageError, match="shots must be a whole number of at least 1 or all"):
+            resolve(shots=wrong)
 
 
 def test_options_of_several_methods_go_to_those_that_have_them() -> None:

@@ -27,6 +27,7 @@ from cptlite.cli.train_options import REPEATED, with_training_options
 from cptlite.config import RunConfig, resolve_config, share_options
 from cptlite.errors import CptliteError
 from cptlite.process import keep_freed_memory, loading
+from cptlite.shots import say_shots
 
 if TYPE_CHECKING:
     from cptlite.backbones import Backbone
@@ -128,7 +129,7 @@ def train(
         failed: dict[str, CptliteError] = {}
         results: list[dict[str, Any]] = []
         for work in works:
-            resolved = {name: getattr(loaded, name) for name in how} | {"cache_dir": cache_dir, **grid}
+            resolved = {name: getattr(loaded, name) for name in how} | {"cache_dir": cache_dir, **_words(grid)}
             everything = work.base.to_json() | resolved | {"run": work.folders} if verbose else None
             show_configuration("train", _sum_up(work.base, loaded, grid, len(work.folders), out), everything)
             try:
@@ -193,9 +194,13 @@ def _say_shares(shared: dict[str, dict[str, Any]], settings: dict[str, Any]) -> 
             note(f"for {', '.join(methods)} alone: {flags}")
 
 
+def _words(grid: dict[str, Any]) -> dict[str, Any]:
+    return grid | {"shots": list(map(say_shots, grid["shots"]))}
+
+
 def _sum_up(base: RunConfig, backbone: Backbone, grid: dict[str, Any], runs: int, out: Path) -> list[str]:
     """Say what is trained on what, how, and what is not the default, in three lines."""
-    numbers = "; ".join(f"{name} {', '.join(map(str, grid[name]))}" for name in REPEATED)
+    numbers = "; ".join(f"{name} {', '.join(map(str, words))}" for name, words in _words(grid).items())
     named = ", ".join(base.datasets) if len(base.datasets) < 3 else f"{base.suite} ({len(base.datasets)} datasets)"
     how = "fitted at once"
     if recipe := base.recipe:

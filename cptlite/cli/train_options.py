@@ -7,7 +7,7 @@ They are made from the options themselves, so that a method that is added brings
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -23,7 +23,7 @@ from cptlite.methods.table import METHODS, MethodEntry
 from cptlite.options import Option, options_of
 from cptlite.training.recipe import Recipe
 
-__all__ = ["REPEATED", "TrainCommand", "with_training_options"]
+__all__ = ["REPEATED", "TrainCommand", "whole_numbers", "with_training_options"]
 
 RECIPE = "Recipe (of methods that learn by gradient steps)"
 SEVERAL = "Options of several methods"
@@ -142,7 +142,7 @@ def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def wrapped(context: typer.Context, **values: Any) -> None:
         given = {name: value for name, value in values.items() if name not in flags or _is_given(context, name)}
-        command(**given | {name: _whole_numbers(name, given[name]) for name in REPEATED if name in given})
+        command(**given | {name: whole_numbers(name, given[name]) for name in REPEATED if name in given})
 
     own = inspect.signature(command, eval_str=True).parameters.values()
     parameters = [parameter for parameter in own if parameter.kind is not parameter.VAR_KEYWORD]
@@ -154,13 +154,15 @@ def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _whole_numbers(name: str, words: list[str]) -> list[int]:
-    """Read numbers that were given one a flag, several with commas, or both."""
-    numbers = []
+def whole_numbers(name: str, words: Sequence[str]) -> list[int]:
+    """Read numbers of an option, or words for one, that were given one a flag, several with commas, or both."""
+    option, numbers = GENERAL[name], []
+    known = option.words
     for word in (each.strip() for text in words for each in text.split(",")):
-        if not word.removeprefix("-").isdecimal():
-            raise UsageError(f"--{name}: wanted whole numbers, several with commas between them, got {word!r}")
-        numbers.append(int(word))
+        if word not in known and not word.removeprefix("-").isdecimal():
+            wanted = " or ".join(("whole numbers", *known))
+            raise UsageError(f"--{name}: wanted {wanted}, several with commas between them, got {word!r}")
+        numbers.append(option.check(word if word in known else int(word)))
     return numbers
 
 

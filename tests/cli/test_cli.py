@@ -369,7 +369,7 @@ def test_help_says_the_usual_default_and_those_of_others() -> None:
     assert "(default: sgd; taskres: adamw)" in help_of(panels, "--optimizer")
     assert "(default: no; taskres, cocoop, kgcoop, prograd, plot: yes)" in help_of(panels, "--separate")
     assert "cocoop, kgcoop: Context tokens of a class prompt, L. (default: 4)" in help_of(panels, "--context-length")
-    assert help_of(panels, "--shots").endswith("Training images per class. (default: 16)")
+    assert help_of(panels, "--shots").endswith("Training images per class; all: every one. (default: 16)")
 
 
 @pytest.mark.parametrize("method", METHODS)
