@@ -24,6 +24,7 @@ from cptlite.config import known_options
 from cptlite.errors import CptliteError, DataError, UsageError
 from cptlite.methods.table import METHODS
 from cptlite.options import Option
+from cptlite.shots import ALL_SHOTS
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -262,6 +263,11 @@ def test_report_prints_tables_and_draws(tmp_path: Path) -> None:
     assert "40.0" in done.stdout
     assert "mine, 1 task at 4 shots (%)" in done.stdout
     assert (tmp_path / "plots/shots.png").stat().st_size > 1000
+    (method,) = {json.loads(path.read_text())["method"] for path in tmp_path.glob("runs/*/results.json")}
+    assert call("report", tmp_path / "runs", "--method", f"gda,{method}").stdout.count(f"\n{method}") == 1
+    none = call("report", tmp_path / "runs", "--method", "gda")
+    assert none.exit_code == 3 and f"wanted runs of gda, found those of {method}" in none.stderr
+    assert call("report", tmp_path / "runs", "--method", "gdb").exit_code == 2
     data = json.loads(call("report", tmp_path / "runs", "--json").stdout)
     assert [(each["group"], each["shots"]) for each in data["results"]] == [("mine, 1 task", 1), ("mine, 1 task", 4)]
 
@@ -297,6 +303,13 @@ def test_demo_says_what_came_out_where_it_lies_and_what_next(tmp_path: Path, mon
     assert plans[0] == DemoPlan()
     assert set(plans[0].methods) < set(plans[1].methods)
     assert plans[1].recipe == "paper"
+    done = call("demo", "-m", "zeroshot,coop-ca", "-m", "gda", "--shots", "all,2")
+    assert done.exit_code == 0 and "2, all shots; 3 seeds" in done.stderr, done.output
+    assert plans[2] == DemoPlan(methods=("coop-ca", "gda"), shots=(2, ALL_SHOTS), paper_too=())
+    assert plans[0].paper_too == plans[1].paper_too == ("softcpt",)
+    for words in (("--all", "-m", "gda"), ("-m", "sofcpt"), ("--shots", "0"), ("--shots", "some")):
+        assert call("demo", *words).exit_code == 2
+    assert len(plans) == 3, "refused before anything is drawn"
 
 
 def test_report_of_nothing(tmp_path: Path) -> None:
