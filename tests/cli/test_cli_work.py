@@ -146,6 +146,7 @@ def test_train_without_words_trains_on_all_that_is_cached(shelf: Path, here: Pat
     assert "coins+leaves, 2 tasks" in ok("report").stdout
 
 
+@pytest.mark.slow
 def test_several_methods_are_trained_one_after_the_other(shelf: Path, here: Path) -> None:
     words = ("train", "--cache-dir", shelf / "cache", "--shots", "1,2", "--epochs", "1")
     done = ok(*words, "--method", "prototype, kgcoop", "-m", "coop-mt", "-m", "kgcoop", "--strength", "4")

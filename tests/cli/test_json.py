@@ -50,6 +50,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("cptlite.doctor.examine", examine)
 
 
+@pytest.mark.slow
 def test_every_command_prints_one_shape(caches: Path, tmp_path: Path, small: None) -> None:
     out, leaves, backbone = tmp_path / "runs", caches.parent / "leaves", ("--backbone", "random:demo")
     train = ("--cache-dir", caches, "--out", out, "-d", "leaves", "--shots", "1", "--epochs", "1")
