@@ -209,7 +209,7 @@ class _Operations(TorchDispatchMode):
         if target == DEVICE:
             for tensor in new:
                 self.claims.claim(tensor)
-        elif self.claims.level == CAPTURE and any(tensor.ndim for tensor in new):
+        elif self.claims.level == CAPTURE and any(tensor.ndim and tensor.numel() for tensor in new):
             raise HostWorkError(f"{name} on the host in a capture: a replay would not repeat it")
         return result
 

@@ -60,8 +60,8 @@ ORDER = {
     "cli": (
         "console groups options",
         "bench cache caches choose datasets doctor download import_features methods report train_options",
-        "demo eval export predict train",
-        "extend interpret",
+        "demo eval export predict sweep_shown train",
+        "extend interpret sweep",
     ),
     "datasets": (
         "specs text_files types views",
@@ -94,7 +94,8 @@ ORDER = {
         "learn load predict",
         "by_name card class_images contexts execute onnx_model reevaluate",
         "estimate export interpret reuse workers",
-        "sweep",
+        "engines sweep",
+        "sweep_choice sweep_plan sweep_run",
     ),
     "text": ("blocks layout", "layers plan", "trunk", "fused picked", "plain", "paths", "picking", "encoder"),
     "timing": ("clock figure pictures report sizes tasks", "ways", "cache probe text train", "bench"),

@@ -6,8 +6,8 @@ done again, which makes a sweep resumable. Runs that differ in shots and seed al
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from joblib import delayed
 
 from cptlite.backbones import Backbone, backbone_slug, load_backbone
-from cptlite.cache import CacheFolder, open_cache
+from cptlite.cache import CacheFolder, FeatureCache, open_cache
 from cptlite.cache.format import cache_path
 from cptlite.config import RunConfig, differ_in_rows_alone, resolve_config, share_options
 from cptlite.environment import usable_cores
@@ -26,7 +26,7 @@ from cptlite.runs.progress import FINISHED, STEPS, GroupCounter, OnProgress, cou
 from cptlite.runs.rows import count_steps
 from cptlite.runs.workers import make_workers
 
-__all__ = ["grid", "run_all"]
+__all__ = ["count_run_steps", "grid", "group_runs", "opened_caches", "run_all", "run_group", "shared_backbone"]
 
 
 def grid(
@@ -78,17 +78,17 @@ def run_all(
         Results in the order of ``configs``.
     """
     configs = list(configs)
-    groups = _group(configs) if together else [[config] for config in configs]
+    groups = group_runs(configs) if together else [[config] for config in configs]
     threads = max(1, usable_cores() // jobs)
     results: dict[RunConfig, dict[str, Any]] = {}
     with ExitStack() as stack:
         counters: Sequence[GroupCounter | None] = [None] * len(groups)
         if on_progress:
-            steps = [[_count_steps(config, cache_dir) for config in group] for group in groups]
+            steps = [[count_run_steps(config, cache_dir) for config in group] for group in groups]
             fitted = [not group[0].entry.stepped for group in groups]
             counters = stack.enter_context(counting(steps, fitted, on_progress))
         tasks = (
-            delayed(_run_group)(group, cache_dir, out, threads, force, lock, counter)
+            delayed(run_group)(group, cache_dir, out, threads, force, lock, counter)
             for group, counter in zip(groups, counters, strict=True)
         )
         for group, done in zip(groups, make_workers(jobs)(tasks), strict=True):
@@ -96,16 +96,23 @@ def run_all(
     return [results[config] for config in configs]
 
 
-def _count_steps(config: RunConfig, cache_dir: Path) -> int:
+@contextmanager
+def opened_caches(config: RunConfig, cache_dir: Path) -> Iterator[list[FeatureCache]]:
+    """Open the caches of a run, whose backbone need not be loaded."""
+    with ExitStack() as stack:
+        paths = [cache_path(cache_dir, backbone_slug(config.backbone), name) for name in config.datasets]
+        yield [stack.enter_context(open_cache(path)) for path in paths]
+
+
+def count_run_steps(config: RunConfig, cache_dir: Path) -> int:
     """Count the steps of a run from the labels in its caches, where it has any."""
     if not config.entry.stepped:
         return 1
-    with ExitStack() as stack:
-        paths = [cache_path(cache_dir, backbone_slug(config.backbone), name) for name in config.datasets]
-        return count_steps([stack.enter_context(open_cache(path)) for path in paths], config)
+    with opened_caches(config, cache_dir) as caches:
+        return count_steps(caches, config)
 
 
-def _group(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
+def group_runs(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
     """Put runs that can train together side by side, in the order of each group's first."""
     groups: list[list[RunConfig]] = []
     for config in configs:
@@ -117,7 +124,7 @@ def _group(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
     return groups
 
 
-def _run_group(
+def run_group(
     configs: Sequence[RunConfig],
     cache_dir: Path,
     out: Path,
@@ -126,6 +133,23 @@ def _run_group(
     lock: bool,
     counter: GroupCounter | None,
 ) -> list[dict[str, Any]]:
+    """Carry out runs that differ in shots and seed alone, in one forward, on so many threads of this process.
+
+    Parameters
+    ----------
+    configs : sequence of RunConfig
+    cache_dir, out : Path
+    threads : int
+    force, lock : bool
+        As of `run_all`.
+    counter : GroupCounter, optional
+        Counts the steps, and that all is done.
+
+    Returns
+    -------
+    list of dict
+        As of `execute_runs`.
+    """
     before = torch.get_num_threads()  # with one job this is the caller's own process
     torch.set_num_threads(threads)
     counted = counter.open() if counter else None
@@ -136,7 +160,7 @@ def _run_group(
 
     try:
         first = configs[0]
-        backbone = _shared_backbone(first.backbone, first.device, first.precision, first.linear_backend)
+        backbone = shared_backbone(first.backbone, first.device, first.precision, first.linear_backend)
         with CacheFolder(cache_dir, backbone.slug) as folder:
             caches = folder.open(backbone, configs[0].datasets)
             tell = partial(count, STEPS)
@@ -148,6 +172,6 @@ def _run_group(
 
 
 @cache
-def _shared_backbone(name: str, device: str, precision: str, linear_backend: str) -> Backbone:
+def shared_backbone(name: str, device: str, precision: str, linear_backend: str) -> Backbone:
     """One backbone a worker process: loading takes as long as a small run."""
     return load_backbone(name, device=device, precision=precision, linear_backend=linear_backend)

@@ -6,7 +6,10 @@ this module loads none of it.
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -15,13 +18,15 @@ from joblib.externals.loky import get_reusable_executor
 
 from cptlite.process import keep_freed_memory, loading
 
-__all__ = ["make_workers", "starting_workers"]
+__all__ = ["make_workers", "prepare_worker", "starting_workers"]
+
+LOOK_SECONDS = 0.2  # between looks at whether the caller still lives
 
 
 def make_workers(jobs: int) -> Parallel:
     """Return what carries calls out in worker processes, one of them right here, and yields results in order."""
     # Processes are told apart by their initializer: all of as many jobs are the same ones.
-    return Parallel(n_jobs=jobs, return_as="generator", **({"initializer": _prepare} if jobs > 1 else {}))
+    return Parallel(n_jobs=jobs, return_as="generator", **({"initializer": prepare_worker} if jobs > 1 else {}))
 
 
 @contextmanager
@@ -39,9 +44,17 @@ def starting_workers(jobs: int) -> Iterator[None]:
             list(ready)
 
 
-def _prepare() -> None:
-    """Load what a run needs, in a worker; an interrupt is the caller's to answer."""
+def prepare_worker() -> None:
+    """Load what a run needs, in a worker; an interrupt is the caller's to answer, and it ends with the caller."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     with loading():
         import cptlite.runs.execute  # noqa: F401
     keep_freed_memory()
+
+
+def _end_with(caller: int) -> None:
+    """End this process once the one that started it is gone: it holds runs that the next caller goes on with."""
+    while os.getppid() == caller:
+        time.sleep(LOOK_SECONDS)
+    os._exit(1)

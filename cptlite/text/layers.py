@@ -5,6 +5,7 @@ Axes: U rows, W text width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -86,8 +87,8 @@ class _ChunkedMLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Layer) -> Tensor:
         ctx.layer = layer
-        out, kept = torch.empty_like(x), []
-        for rows, to in zip(x.split(CHUNK), out.split(CHUNK), strict=True):
+        out, kept, chunk = torch.empty_like(x), [], _chunk(len(x))
+        for rows, to in zip(x.split(chunk), out.split(chunk), strict=True):
             normed, mean, rstd = torch.native_layer_norm(rows.float(), rows.shape[-1:], *layer.mlp_norm)
             hidden = layer.up(normed.to(x.dtype))
             torch.add(rows, layer.down(layer.activation.apply(hidden)), out=to)
@@ -101,10 +102,9 @@ class _ChunkedMLP(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         layer: Layer = ctx.layer
         x, *kept = ctx.saved_tensors
-        found = torch.empty_like(x)
-        each = zip(
-            x.split(CHUNK), gradient.split(CHUNK), found.split(CHUNK), *(kept[i::3] for i in range(3)), strict=True
-        )
+        found, chunk = torch.empty_like(x), _chunk(len(x))
+        split = (part.split(chunk) for part in (x, gradient, found))
+        each = zip(*split, *(kept[i::3] for i in range(3)), strict=True)
         for rows, given, to, hidden, mean, rstd in each:
             inner = layer.activation.pull(layer.down.pull(given), hidden)
             inner = layer.up.pull(inner).float()
@@ -113,6 +113,11 @@ class _ChunkedMLP(torch.autograd.Function):
             )[0]
             torch.add(given, of_norm.to(x.dtype), out=to)
         return found, None
+
+
+def _chunk(count: int) -> int:
+    """Rows of a chunk, the same in all: about `CHUNK`, for a few rows left over would be slow."""
+    return math.ceil(count / max(1, round(count / CHUNK)))
 
 
 _FROZEN: WeakKeyDictionary[TextTower, list[Layer]] = WeakKeyDictionary()

@@ -129,3 +129,9 @@ def test_host_work_is_refused_within_a_capture(cuda: Pretended, x: Tensor, name:
         HOST_WORK[name](x)
     with cuda.step(level=2), pytest.raises(HostWorkError):
         HOST_WORK[name](x)
+
+
+def test_a_tensor_of_no_elements_may_lie_on_the_host(cuda: Pretended) -> None:
+    """`torch.utils.checkpoint` makes one to hang its inputs on, in some versions."""
+    with cuda.step(level=2):
+        assert torch.empty(0).device.type == "cpu"
