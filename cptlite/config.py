@@ -7,32 +7,29 @@ list of names: `resolve_config` takes it apart.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cptlite.errors import UsageError
 from cptlite.methods.options import MethodOptions
 from cptlite.methods.table import METHODS, MethodEntry, find_method
 from cptlite.options import MOST_SEED, Option, Options, did_you_mean, option, options_of
+from cptlite.shots import ALL, ALL_SHOTS, say_shots
 from cptlite.training.recipe import PAPER, RECIPES, RELEASED, Recipe
-
-if TYPE_CHECKING:
-    from cptlite.datasets import Catalog
 
 __all__ = [
     "OWN_ROWS",
     "SAME_NUMBERS",
     "RunConfig",
     "check_names",
-    "choose_suite",
     "default_options",
     "differ_in_rows_alone",
     "known_options",
     "methods_for",
     "resolve_config",
+    "share_options",
 ]
 
 OWN_ROWS = ("shots", "seed")
@@ -40,8 +37,6 @@ OWN_ROWS = ("shots", "seed")
 
 SAME_NUMBERS = ("device", "text_path", "text_memory", "cuda_graphs", "linear_backend")
 """Fields that say how a number is reached; they move it by rounding at most."""
-
-MAX_JOINED_NAMES = 3  # of datasets, in the name of their suite
 
 NAMED = {"method": str, "suite": str, "datasets": tuple[str, ...], "backbone": str}
 """Fields without a default, and their types."""
@@ -84,7 +79,7 @@ class RunConfig(Options):
     held_out_tasks: tuple[str, ...] = option(
         (), "Id of a task to test from its words alone, learning from the others; all: a run for each task."
     )
-    shots: int = option(16, "Training images per class.", least=1)
+    shots: int = option(16, "Training images per class; all: every one.", least=1, words={ALL: ALL_SHOTS})
     seed: int = option(1, "Draws the images and everything else.", least=0, most=MOST_SEED)
     text_path: str = option("fused", "Packed, or CLIP's own modules on 77 positions.", choices=("fused", "plain"))
     text_memory: float = option(8.0, "GiB a text forward may keep; more classes are done in chunks.", above=0)
@@ -121,7 +116,7 @@ class RunConfig(Options):
 
     @property
     def epochs(self) -> int:
-        """Epochs of the training; 0 of a method that is fitted at once."""
+        """Epochs of the training, at most where all images are learned from; 0 of a method that is fitted at once."""
         return self.recipe.at(self.shots).epochs if self.recipe else 0
 
     def _check_unseen(self) -> None:
@@ -170,7 +165,7 @@ class RunConfig(Options):
 
     def to_json(self) -> dict[str, Any]:
         """Plain values under one flat list of names, all of the method's, for `resolve_config` to read back."""
-        parts = asdict(self)
+        parts = asdict(self) | {"shots": say_shots(self.shots)}
         flat = {**parts.pop("options"), **(parts.pop("recipe") or {})}
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -206,27 +201,44 @@ def default_options(method: str, recipe: str = PAPER) -> dict[str, Any]:
     }
 
 
-def check_names(method: str, given: Mapping[str, Any]) -> None:
-    """Refuse what is no option of a method.
+def check_names(method: str, given: Mapping[str, Any], others: Sequence[str] = ()) -> None:
+    """Refuse what is no option of a method, nor of any of others beside it.
 
     Raises
     ------
     UsageError
-        The method is unknown, or a name is none of its options.
+        A method is unknown, or a name is no option.
     """
-    entry = find_method(method)
-    known = [each.name for _, each in known_options(entry)]
+    entries = {name: find_method(name) for name in (method, *others)}
+    known = list(dict.fromkeys(each.name for entry in entries.values() for _, each in known_options(entry)))
+    fixed = {name: entry.recipe for name, entry in entries.items() if entry.recipe and "recipe" not in known}
     for name in given:
-        if name == "recipe" and entry.recipe and given[name] != PAPER:
+        if name == "recipe" and fixed and given[name] != PAPER:
+            of, recipe = next(iter(fixed.items()))
             raise UsageError(
-                f"{method} is stepped as its own paper does ({_spelt(entry.recipe)}), not by a recipe of others, got "
+                f"{of} is stepped as its own paper does ({_spelt(recipe)}), not by a recipe of others, got "
                 f"{given[name]!r}: leave --recipe out, or give these numbers one by one"
             )
-        if name not in known and name not in NAMED and not (name == "recipe" and entry.recipe):
-            others = [other for other, row in METHODS.items() if name in {each.name for each in row.list_options()}]
-            where = f" (that is one of {', '.join(others)})" if others else ""
-            advice = "leave it out" if others and not get_close_matches(name, known) else did_you_mean(name, known)
-            raise UsageError(f"{method} has no option {name!r}{where}: {advice}")
+        if name not in known and name not in NAMED and not (name == "recipe" and fixed):
+            having = [other for other, row in METHODS.items() if name in {each.name for each in row.list_options()}]
+            where = f" (that is one of {', '.join(having)})" if having else ""
+            advice = "leave it out" if having and not get_close_matches(name, known) else did_you_mean(name, known)
+            label = f"{', '.join(entries)} {'have' if len(entries) > 1 else 'has'}"
+            raise UsageError(f"{label} no option {name!r}{where}: {advice}")
+
+
+def share_options(given: Mapping[str, Any], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Give each of several methods those options that it has.
+
+    Raises
+    ------
+    UsageError
+        A method is unknown, or none of them has an option.
+    """
+    if methods:
+        check_names(methods[0], given, methods[1:])
+    known = {method: {each.name for _, each in known_options(find_method(method))} | {*NAMED} for method in methods}
+    return {method: {name: value for name, value in given.items() if name in known[method]} for method in methods}
 
 
 def _spelt(values: Mapping[str, Any]) -> str:
@@ -285,13 +297,3 @@ def differ_in_rows_alone(configs: Sequence[RunConfig]) -> bool:
     """Whether configurations agree in all but shots and seed."""
     rests = [{name: value for name, value in config.to_json().items() if name not in OWN_ROWS} for config in configs]
     return all(rest == rests[0] for rest in rests)
-
-
-def choose_suite(names: Sequence[str], catalog: Catalog) -> str:
-    """Name the folder of results over some datasets: a suite's name, their own, or a number and a digest."""
-    for suite in catalog.suites.values():
-        if set(suite.datasets) == set(names):
-            return suite.name
-    if len(names) <= MAX_JOINED_NAMES:
-        return "+".join(names)
-    return f"{len(names)}-datasets-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:8]}"

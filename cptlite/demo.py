@@ -148,7 +148,7 @@ def run_demo(out: Path, plan: DemoPlan | None = None, *, on_progress: OnProgress
         stage_ends("train")
     plot = draw_shots_plot(results, out / "accuracy.png", title="The embedded demo: six tasks, small CLIP")
     ranks = {
-        config: (config.method == plan.methods[-1], config.recipe_name == plan.recipe, config.shots)
+        config: ((config.method,) == plan.methods[-1:], config.recipe_name == plan.recipe, config.shots)
         for config in configs
     }
     example = run_folder(runs, max(configs, key=ranks.__getitem__))

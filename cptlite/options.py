@@ -57,6 +57,8 @@ class Option:
         The only values; empty for any.
     why : str
         Reason of a bound, for the message.
+    words : mapping of str to int
+        Words that may stand for a number.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Option:
     above: float | None = None
     choices: tuple[str, ...] = ()
     why: str = ""
+    words: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind is float and self.most is None:  # what it is multiplied with stays finite
@@ -94,6 +97,8 @@ class Option:
         """
         if value is None and self.optional:
             return None
+        if isinstance(value, str) and value in self.words:
+            return self.words[value]
         if self.kind == tuple[str, ...]:
             if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
                 raise UsageError(f"{self.label} must be a list of texts, got {value!r}")
@@ -113,7 +118,8 @@ class Option:
         whole = self.kind is int and isinstance(value, float) and value.is_integer()
         if isinstance(value, bool) or not (isinstance(value, wanted) or whole) or not self._is_within(value):
             got = value if isinstance(value, Real) else repr(value)
-            raise UsageError(f"{self.label} must be {self._bounds()}{self.why}, got {got}")
+            wanted_words = " or ".join((self._bounds() + self.why, *self.words))
+            raise UsageError(f"{self.label} must be {wanted_words}, got {got}")
         return self.kind(value)
 
     def _is_within(self, value: Any) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from cptlite.errors import UsageError
+from cptlite.shots import ALL_SHOTS
 
 __all__ = ["base_classes", "check_shots", "few_shot_rows"]
 
@@ -34,7 +35,7 @@ def few_shot_rows(train_groups: Groups, val_groups: Groups, shots: int, seed: in
     val_groups : as ``train_groups``
         Class of each validation row; may be empty.
     shots : int
-        Rows per class, at least 1. A class with fewer keeps all of them.
+        Rows per class, at least 1, or `ALL_SHOTS`. A class with fewer keeps all of them.
     seed : int
         Seed of a private generator; the global one is left alone.
 
@@ -69,7 +70,7 @@ def check_shots(train_groups: Groups, shots: int) -> None:
     train_groups : as in `few_shot_rows`
         Class of each training row of everything that is trained on.
     shots : int
-        Rows per class.
+        Rows per class, or `ALL_SHOTS`.
 
     Raises
     ------
@@ -77,8 +78,8 @@ def check_shots(train_groups: Groups, shots: int) -> None:
         When ``shots`` is below 1 or above the size of the largest class.
     """
     largest = max(map(len, _rows_by_group(train_groups)), default=0)
-    if not 1 <= shots <= largest:
-        hint = f"choose --shots from 1 to {largest}" if largest else "there are no training rows"
+    if not 1 <= shots <= largest and not (largest and shots == ALL_SHOTS):
+        hint = f"choose --shots from 1 to {largest}, or all" if largest else "there are no training rows"
         raise UsageError(
             f"shots: wanted a number from 1 to the {largest} training images of the largest class, got {shots}; {hint}"
         )

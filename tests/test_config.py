@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from cptlite.config import RunConfig, check_names, differ_in_rows_alone, known_options, resolve_config
+from cptlite.config import RunConfig, check_names, differ_in_rows_alone, known_options, resolve_config, share_options
 from cptlite.errors import UsageError
 from cptlite.methods.table import METHODS
+from cptlite.shots import ALL_SHOTS
 from cptlite.training.recipe import RECIPES, Recipe
 
 GIVEN = {"method": "softcpt", "suite": "s", "datasets": ("a", "b"), "backbone": "demo"}
@@ -196,3 +197,28 @@ def test_runs_that_differ_in_rows_alone() -> None:
     for others in ({"lr": 0.1}, {"variant": "nats"}, {"separate": True}, {"datasets": ("b", "a")}):
         assert not differ_in_rows_alone([resolve(), resolve(shots=1, **others)])
     assert not differ_in_rows_alone([resolve("coop-mt"), resolve("coop-ca")])
+
+
+def test_all_is_a_number_of_shots() -> None:
+    config = resolve(shots="all")
+    assert config.shots == ALL_SHOTS and config.to_json()["shots"] == "all"
+    assert resolve_config(config.to_json()) == config
+    for wrong in (0, "every", 1.5):
+        with pytest.raises(UsageError, match="shots must be a whole number of at least 1 or all"):
+            resolve(shots=wrong)
+
+
+def test_options_of_several_methods_go_to_those_that_have_them() -> None:
+    given = {"strength": 4.0, "recipe": "full", "shots": 4}
+    assert share_options(given, ["kgcoop", "taskres", "prototype"]) == {
+        "kgcoop": given,
+        "taskres": {"strength": 4.0, "shots": 4},
+        "prototype": {"shots": 4},
+    }
+    assert share_options(given, []) == {}
+    with pytest.raises(UsageError, match="^coop-ca, prototype have no option 'strength' .that is one of taskres"):
+        share_options({"epochs": 2, "strength": 4.0}, ["coop-ca", "prototype"])
+    with pytest.raises(UsageError, match="^taskres is stepped as its own paper does"):
+        share_options({"recipe": "full"}, ["prototype", "taskres"])
+    with pytest.raises(UsageError, match="'sofcpt'"):
+        share_options({}, ["softcpt", "sofcpt"])

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "cptlite"
 # Rooms from the ground up: a module may import from its own room and from those above it, not beside it.
 HOUSE = (
     ("__init__", "errors", "files", "options", "process"),
-    ("metrics", "splits", "environment"),
+    ("metrics", "shots", "splits", "environment"),
     ("drawings", "datasets"),
     ("backbones", "download"),
     ("cache", "text"),
@@ -72,7 +72,7 @@ ORDER = {
         "csv_files image_paths imagenet lists task_folders torchvision_layouts",
         "readers",
         "catalog locate",
-        "status",
+        "status suites",
     ),
     "doctor": ("findings importing", "contents device folders packages"),
     "download": ("fetch sources unpack", "dataset"),

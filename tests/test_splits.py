@@ -18,6 +18,7 @@ from cptlite.datasets import load_catalog
 from cptlite.datasets.drafts import Draft, Place
 from cptlite.datasets.readers import READERS
 from cptlite.errors import UsageError
+from cptlite.shots import ALL_SHOTS, mean_shots, read_shots, say_shots
 from cptlite.splits import base_classes, check_shots, few_shot_rows
 
 labels_of_rows = st.lists(st.integers(0, 5), max_size=40)
@@ -107,3 +108,15 @@ def test_published_lists_are_reproduced(name: str, key: str, published: dict) ->
     drawn = few_shot_rows(*groups, shots, seed)
     for part, chosen in zip(("train", "val"), drawn, strict=True):
         assert [rows[part][row][0].rpartition("/")[2] for row in chosen] == published[part]
+
+
+def test_all_shots_keep_every_training_row_and_draw_validation_as_published() -> None:
+    train, val = list("aabbbbc"), list("aaaaaabbc")
+    drawn = few_shot_rows(train, val, ALL_SHOTS, 1)
+    assert sorted(drawn[0].tolist()) == list(range(7))
+    assert [val[row] for row in drawn[1]] == list("aaaabbc")
+    check_shots(train, ALL_SHOTS)
+    with pytest.raises(UsageError, match="there are no training rows"):
+        check_shots([], ALL_SHOTS)
+    assert mean_shots([2, 4, 0], ALL_SHOTS) == 3 and mean_shots([2, 4, 0], 16) == 16
+    assert [say_shots(read_shots(word)) for word in (4, "all")] == [4, "all"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cptlite.cli.console import note, print_json, progress, show_configuration, some
+from cptlite.cli.console import note, print_results, progress, show_configuration, some
 from cptlite.cli.options import (
     CACHE_DIR,
     HOW,
@@ -167,7 +167,7 @@ def cache(
             print(f"{shown(each.name)}: {_outcome(reports[each.name])}")
     if json:
         facts = {each.name: _facts(reports[each.name]) | {"notes": each.notes} for each in found}
-        print_json({name: of_one | {"warnings": warnings[name]} for name, of_one in facts.items()})
+        print_results([{"dataset": name, **of_one, "warnings": warnings[name]} for name, of_one in facts.items()])
     _check_complete(reports if not skip_bad else {})
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cptlite.cli.console import note, print_json, print_table
+from cptlite.cli.console import note, print_results, print_table
 from cptlite.cli.options import CACHE_DIR, CacheDirOption, JsonOption
 from cptlite.datasets.text_files import shown
 from cptlite.errors import CptliteError, DataError, UsageError
@@ -47,7 +47,7 @@ def caches(
 
     listed = list_caches(cache_dir)
     if json:
-        print_json([{**asdict(each), "path": str(each.path)} for each in listed])
+        print_results([{**asdict(each), "path": str(each.path)} for each in listed])
         return
     if not listed:
         note(f"no caches in {shown(cache_dir)}; make one with: cptlite cache --dataset NAME")
@@ -79,7 +79,7 @@ def _prune(cache_dir: Path, *, agreed: bool, json: bool) -> None:
             kept.append(f"left: {shown(error)}")
     if json:
         listed = [{**asdict(each), "path": str(each.path), "target": str(each.target)} for each in found]
-        print_json([{**of_one, "removed": each in removed} for of_one, each in zip(listed, found, strict=True)])
+        print_results([{**of_one, "removed": each in removed} for of_one, each in zip(listed, found, strict=True)])
     for line in kept:
         note(line)
     if not found:

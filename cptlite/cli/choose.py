@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cptlite.cli.console import note
 from cptlite.cli.options import CACHE_DIR
-from cptlite.config import choose_suite
+from cptlite.datasets.suites import choose_suite
 from cptlite.errors import DataError, UsageError
 
 if TYPE_CHECKING:

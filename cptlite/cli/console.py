@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from cptlite.reporting import Table
 
-__all__ = ["Tick", "invocation", "note", "print_json", "print_table", "progress", "show_configuration", "some"]
+__all__ = ["Tick", "invocation", "note", "print_results", "print_table", "progress", "show_configuration", "some"]
 
 
 class Tick(Protocol):
@@ -61,8 +61,9 @@ def note(message: str) -> None:
     print(shown_lines(message), file=sys.stderr, flush=True)
 
 
-def print_json(value: Any) -> None:
-    """Write a machine-readable result to stdout."""
+def print_results(results: Sequence[Any], **beside: Any) -> None:
+    """Write machine-readable results to stdout: ``{"results": [...]}`` for one and for many, and what holds for all."""
+    value = {**beside, "results": list(results)}
     text = json.dumps(value, indent=2, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding)

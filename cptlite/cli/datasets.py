@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cptlite.cli.console import print_json, print_table
+from cptlite.cli.console import print_results, print_table
 from cptlite.cli.options import ROOT, JsonOption, RootOption, complete_dataset
 from cptlite.datasets.text_files import shown
 
@@ -39,7 +39,7 @@ def datasets(
     if name is not None:
         statuses = [dataset_status(spec, root) for spec in catalog.resolve([name])]
         if json:
-            print_json([_facts(status) | _details(status) for status in statuses])
+            print_results([_facts(status) | _details(status) for status in statuses])
         else:
             print("\n\n".join(_page(status, root) for status in statuses))
         if strict:
@@ -50,7 +50,7 @@ def datasets(
     listed = [_facts(dataset_status(spec, root, count=False)) for spec in catalog.datasets.values()]
     if json:
         suites = {suite.name: list(suite.datasets) for suite in catalog.suites.values()}
-        print_json({"datasets": listed, "suites": suites})
+        print_results(listed, suites=suites)
         return
     _print_list(listed, root)
     for suite in catalog.suites.values():

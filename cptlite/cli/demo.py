@@ -8,9 +8,13 @@ from typing import Annotated
 
 import typer
 
-from cptlite.cli.console import invocation, note, print_json, print_table, progress
-from cptlite.cli.options import HOW, WHAT, WHERE, JsonOption
+from cptlite.cli.console import invocation, note, print_results, print_table, progress
+from cptlite.cli.options import HOW, WHAT, WHERE, JsonOption, complete_method, split_at_commas
+from cptlite.cli.train_options import whole_numbers
+from cptlite.errors import UsageError
+from cptlite.methods.table import METHODS, find_method
 from cptlite.options import options_of
+from cptlite.shots import say_shots
 from cptlite.training.recipe import FULL, Recipe
 
 __all__ = ["demo"]
@@ -26,6 +30,26 @@ def demo(
     every_method: Annotated[
         bool, typer.Option("--all", help="Train every method there is, not only four.", rich_help_panel=WHAT)
     ] = False,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            "-m",
+            help="What to train beside zero-shot; several with commas, or repeated.",
+            autocompletion=complete_method,
+            rich_help_panel=WHAT,
+            show_default="linear-probe, coop-mt, coop-ca, softcpt",
+        ),
+    ] = None,
+    shots: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--shots",
+            help="Training images per class, or all; several with commas, or repeated.",
+            rich_help_panel=WHAT,
+            show_default="1, 4, 16",
+        ),
+    ] = None,
     recipe: Annotated[str, typer.Option("--recipe", help=RECIPE_HELP, rich_help_panel=HOW)] = FULL,
     json: JsonOption = False,
 ) -> None:
@@ -33,20 +57,26 @@ def demo(
 
     Draws the tasks, caches them, trains SoftCPT and its baselines, and compares them. What is done is not done again.
     """
-    note("cptlite demo: six small tasks; 1, 4, 16 shots; 3 seeds; minutes on two cores")
+    if every_method and method:
+        raise UsageError("--all trains every method, got --method too: leave one of them out")
+    numbers = tuple(sorted(set(whole_numbers("shots", shots or ["1,4,16"]))))
+    names = list(METHODS) if every_method else split_at_commas(method or [])
+    chosen = [name for name in dict.fromkeys(names) if find_method(name).needs_rows]  # zero-shot is evaluated anyway
+    said = ", ".join(str(say_shots(number)) for number in numbers)
+    note(f"cptlite demo: six small tasks; {said} shots; 3 seeds; minutes on two cores")
     from cptlite.demo import DemoPlan, run_demo
-    from cptlite.methods.table import METHODS
     from cptlite.reporting import summary_table
 
-    plan = DemoPlan(recipe=recipe)
-    if every_method:  # zero-shot looks at no rows; the demo evaluates it once in any case
-        plan = replace(plan, methods=tuple(name for name, entry in METHODS.items() if entry.needs_rows))
+    plan = DemoPlan(recipe=recipe, shots=numbers)
+    if names:
+        again = tuple(name for name in plan.paper_too if name in chosen)
+        plan = replace(plan, methods=tuple(chosen), paper_too=again)
     with progress("loading", "steps") as bar:
         report = run_demo(
             out, plan, on_progress=lambda far: bar(far.done, far.total, *STAGES[far.stage], said=far.said)
         )
     if json:
-        print_json(report.results)
+        print_results(report.results)
     else:
         print_table(summary_table(report.results, "Six tasks of the demo: suite score"))
     cptlite = invocation()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cptlite.cli.console import note, print_json
+from cptlite.cli.console import note, print_results
 from cptlite.cli.options import CACHE_DIR, ROOT, WHERE, CacheDirOption, JsonOption, RootOption
 from cptlite.datasets.text_files import shown
 from cptlite.process import loading
@@ -44,7 +44,7 @@ def doctor(
                 print(_row(finding), flush=True)
     failed = [each for each in findings if each.state == FAILED]
     if json:
-        print_json([asdict(each) for each in findings])
+        print_results([asdict(each) for each in findings])
     else:
         wrong = [each for each in findings if each.state != OK]
         _print_advice("What to do", failed + [each for each in wrong if each.state != FAILED])

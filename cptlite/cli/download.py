@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from cptlite.cli.console import note, print_json, print_table, progress
+from cptlite.cli.console import note, print_results, print_table, progress
 from cptlite.cli.options import HOW, ROOT, JsonOption, RootOption
 from cptlite.datasets.text_files import shown
 from cptlite.errors import CptliteError, UsageError
@@ -58,7 +58,7 @@ def download(
         except CptliteError as error:  # the others are fetched all the same
             errors.append(error)
     if json:
-        print_json({"results": [{"name": name, "folder": str(folder)} for name, folder in folders.items()]})
+        print_results([{"name": name, "folder": str(folder)} for name, folder in folders.items()])
     if errors:
         raise type(errors[0])("\n\n".join(map(str, errors)))
 
@@ -89,7 +89,7 @@ def _list(specs: list[DatasetSpec], root: Path, *, json: bool) -> None:
     from cptlite.datasets import find_dataset
 
     if json:
-        print_json({"results": [_facts(spec) | {"found": find_dataset(spec, root)} for spec in specs]})
+        print_results([_facts(spec) | {"found": find_dataset(spec, root)} for spec in specs])
         return
     from cptlite.reporting import Table
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cptlite.cli.choose import choose_backbone, choose_datasets, usable_caches
-from cptlite.cli.console import note, print_json, print_table
+from cptlite.cli.console import note, print_results, print_table
 from cptlite.cli.options import CACHE_DIR, WHAT, CacheDirOption, DatasetOption, DeviceOption, JsonOption
 from cptlite.process import loading
 
@@ -80,7 +80,7 @@ def evaluate(
         caches = folder.open(replace(found.stored.backbone, name=chosen), names)
         evaluated = evaluate_run(found, caches, place, split)
     if json:
-        print_json(evaluated.results)
+        print_results([evaluated.results])
     else:
         print_table(run_table(evaluated.results))
         for table in (class_table, confused_table) if per_class else ():

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cptlite.cli.console import note, print_json
+from cptlite.cli.console import note, print_results
 from cptlite.cli.options import HOW, WHAT, WHERE, JsonOption
 from cptlite.datasets.text_files import shown
 from cptlite.process import loading
@@ -59,7 +59,7 @@ def export(
 
     report = export_run(run, out, format=format, backbone=backbone, force=force)
     if json:
-        print_json({**asdict(report), "path": str(report.path), "card": str(report.card)})
+        print_results([{**asdict(report), "path": str(report.path), "card": str(report.card)}])
         return
     checked = "" if report.difference is None else f", scores differ by {report.difference:.1g} of the largest"
     print(f"{report.format} of {report.classes} classes{checked}: {shown(report.path)}")

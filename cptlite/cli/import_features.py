@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cptlite.cli.console import note, print_json
+from cptlite.cli.console import note, print_results
 from cptlite.cli.options import CACHE_DIR, HOW, WHAT, CacheDirOption, JsonOption
 from cptlite.datasets.text_files import shown
 from cptlite.errors import UsageError
@@ -141,7 +141,7 @@ def import_features(
         for line in lines:
             note(f"{kind}: {shown(name)}: {shown(line)}")
     if json:
-        print_json({**asdict(report), "path": str(report.path)})
+        print_results([{**asdict(report), "path": str(report.path)}])
         return
     rows = "/".join(map(str, report.rows.values()))
     done = "complete already" if report.complete_already else f"{rows} train/val/test rows of {report.classes} classes"

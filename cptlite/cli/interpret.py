@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cptlite.cli.console import note, print_json, print_table
+from cptlite.cli.console import note, print_results, print_table
 from cptlite.cli.options import ROOT, WHAT, WHERE, DeviceOption, JsonOption, RootOption
 from cptlite.cli.predict import CheckpointOption
 from cptlite.errors import UsageError
@@ -84,7 +84,7 @@ def interpret(
         raise UsageError(inside.none_because)
     files = find_images_of(found, inside.images, root) if sheet is not None and inside.images else {}
     if json:
-        print_json(inside.to_json())
+        print_results([inside.to_json()])
     else:
         _print(inside)
     _draw(inside, tasks_plot, sheet, files)

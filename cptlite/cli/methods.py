@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cptlite.cli.console import print_json, print_table
+from cptlite.cli.console import print_results, print_table
 from cptlite.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def methods(json: JsonOption = False) -> None:
 
     if json:
         facts = ("variants", "learns", "multi_task", "cached", "parameters", "source")
-        print_json(
+        print_results(
             [
                 {
                     "name": name,

@@ -35,10 +35,14 @@ HOW = "How"
 
 
 def complete_method(incomplete: str) -> Iterator[tuple[str, str]]:
-    """Methods that begin so, with what each learns; to a shell, while a command is typed."""
+    """Methods that begin so, with what each learns, to a shell, while a command is typed; after a comma, the last."""
     from cptlite.methods.table import METHODS
 
-    yield from ((name, entry.learns) for name, entry in METHODS.items() if name.startswith(incomplete))
+    before, comma, word = incomplete.rpartition(",")
+    named = before.split(",")
+    for name, entry in METHODS.items():
+        if name.startswith(word) and name not in named:
+            yield f"{before}{comma}{name}", entry.learns
 
 
 def complete_dataset(incomplete: str) -> Iterator[str]:
@@ -97,7 +101,9 @@ LinearBackendOption = Annotated[
         rich_help_panel=HOW,
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.", rich_help_panel=HOW)]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help='Results on stdout as JSON: {"results": [...]}.', rich_help_panel=HOW)
+]
 VerboseOption = Annotated[
     bool,
     typer.Option("--verbose", "-v", help="Show every setting, one a line, not three lines.", rich_help_panel=HOW),

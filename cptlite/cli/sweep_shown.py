@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cptlite.cli.console import invocation, note, print_json, print_table
+from cptlite.cli.console import invocation, note, print_results, print_table
 from cptlite.datasets.text_files import shown_lines
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def show_plan(shares: Sequence[Share], out: Path, json: bool) -> None:
         }
         for share in shares
     ]
-    print_json({"plan": plan})
+    print_results(plan)
 
 
 def show_outcomes(
@@ -85,8 +85,8 @@ def show_outcomes(
         if isinstance(each, Failure)
     ]
     if json:
-        told: dict[str, Any] = {"results": results, "failed": failed}
-        print_json(told if candidates is None else told | {"choices": _choices(candidates, ways.out)})
+        chosen = {} if candidates is None else {"choices": _choices(candidates, ways.out)}
+        print_results(results, failed=failed, **chosen)
     else:
         for title, group in group_results(results).items():
             print_table(summary_table(group, title))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cptlite.cli.choose import choose_backbone, choose_datasets, choose_suite, usable_caches
-from cptlite.cli.console import note, print_json, print_table, progress, show_configuration, some
+from cptlite.cli.console import note, print_results, print_table, progress, show_configuration, some
 from cptlite.cli.options import (
     CACHE_DIR,
     HOW,
@@ -24,8 +24,10 @@ from cptlite.cli.options import (
     split_at_commas,
 )
 from cptlite.cli.train_options import REPEATED, with_training_options
-from cptlite.config import RunConfig, check_names, resolve_config
+from cptlite.config import RunConfig, resolve_config, share_options
+from cptlite.errors import CptliteError
 from cptlite.process import keep_freed_memory, loading
+from cptlite.shots import say_shots
 
 if TYPE_CHECKING:
     from cptlite.backbones import Backbone
@@ -40,15 +42,17 @@ WORTH_TELLING = 60.0  # seconds of a training, from which on a faster way is nam
 def train(
     *,
     method: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--method",
             "-m",
-            help="What to train: `cptlite methods` lists them, `--method NAME --help` shows the options of one.",
+            help="What to train: `cptlite methods` lists them, `--method NAME --help` shows the options of one. "
+            "Several with commas, or repeated: an option goes to those that have it. (default: softcpt)",
             autocompletion=complete_method,
             rich_help_panel=WHAT,
+            show_default=False,
         ),
-    ] = "softcpt",
+    ] = None,
     dataset: DatasetOption = None,
     backbone: Annotated[
         str | None,
@@ -99,48 +103,104 @@ def train(
     """Train on cached features and evaluate.
 
     On everything cached, unless --dataset narrows it. Several --shots and --seed make a run of each pair, and with
-    "--held-out-task all" one of each task. A run that was stopped goes on with the same command.
+    "--held-out-task all" one of each task. Several methods are trained one after the other; where one fails, the others
+    are trained all the same. A run that was stopped goes on with the same command.
     """
-    check_names(method, settings)
+    methods = list(dict.fromkeys(split_at_commas(method or ["softcpt"])))
+    grid = {name: settings.pop(name, None) or [getattr(RunConfig, name)] for name in REPEATED}
+    shared = share_options(settings, methods)
     with loading():
         from cptlite.backbones import load_backbone
         from cptlite.cache import CacheFolder
-        from cptlite.runs.folders import run_folder
-        from cptlite.runs.seen import leave_one_out
 
-    grid = {name: settings.pop(name, None) or [getattr(RunConfig, name)] for name in REPEATED}
     with CacheFolder(cache_dir) as cached:
-        base = _configure(split_at_commas(dataset or []), backbone, cached, suite, {"method": method, **settings})
-        keep_freed_memory(large=base.text_path == "fused")  # of the plain path's many sizes little would fit again
-        how = {"device": base.device, "precision": base.precision, "linear_backend": base.linear_backend}
-        loaded = load_backbone(base.backbone, **how)
+        bases = _configure(split_at_commas(dataset or []), backbone, cached, suite, shared)
+        # Of the many sizes of the plain path little would fit again.
+        keep_freed_memory(large=all(base.text_path == "fused" for base in bases))
+        how = {name: getattr(bases[0], name) for name in ("device", "precision", "linear_backend")}
+        loaded = load_backbone(bases[0].backbone, **how)
         if loaded.remark:
             note(loaded.remark)
-        caches = cached.open(loaded, base.datasets)
-        pairs = list(dict.fromkeys(product(grid["shots"], grid["seed"])))
-        groups = [
-            [replace(config, shots=shots, seed=seed) for shots, seed in pairs]
-            for config in leave_one_out(base, [task for cache in caches for task in cache.tasks])
-        ]
-        folders = [run_folder(out, config) for config in chain(*groups)]
-        finished = not force and all((folder / "results.json").exists() for folder in folders)
-        resolved = {name: getattr(loaded, name) for name in how} | {"cache_dir": cache_dir, **grid}
-        everything = base.to_json() | resolved | {"run": folders} if verbose else None
-        show_configuration("train", _sum_up(base, loaded, grid, len(folders), out), everything)
-        if strict or not finished:
-            _warn(caches, groups, strict)
-        if not finished:
-            _tell_time(loaded, caches, groups)
+        caches = cached.open(loaded, bases[0].datasets)
+        works = [_plan(base, grid, caches, out, force) for base in bases]
+        _say_shares(shared, settings)
+        _warn(caches, [group for work in works if strict or not work.finished for group in work.groups], strict)
         options = {"out": out, "force": force, "lock": lock, "predictions": predictions}
-        results = _execute(groups if together else [[config] for config in chain(*groups)], loaded, caches, options)
-    _show(results, json)
-    for written in folders:
-        note(f"{'already done' if finished else 'written'}: {written}{' (--force trains again)' if finished else ''}")
+        failed: dict[str, CptliteError] = {}
+        results: list[dict[str, Any]] = []
+        for work in works:
+            resolved = {name: getattr(loaded, name) for name in how} | {"cache_dir": cache_dir, **_words(grid)}
+            everything = work.base.to_json() | resolved | {"run": work.folders} if verbose else None
+            show_configuration("train", _sum_up(work.base, loaded, grid, len(work.folders), out), everything)
+            try:
+                if not work.finished:
+                    _tell_time(loaded, caches, work.groups)
+                groups = work.groups if together else [[config] for config in chain(*work.groups)]
+                results += _execute(groups, loaded, caches, options)
+            except CptliteError as error:  # the other methods are trained all the same
+                failed[work.base.method] = error
+    _end(works, results, failed, json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What there is to do for one method: runs in groups that learn from the same classes, and their folders."""
+
+    base: RunConfig
+    groups: list[list[RunConfig]]
+    folders: list[Path]
+    finished: bool
+
+
+def _plan(base: RunConfig, grid: dict[str, Any], caches: list[FeatureCache], out: Path, force: bool) -> _Work:
+    from cptlite.runs.folders import run_folder
+    from cptlite.runs.seen import leave_one_out
+
+    pairs = list(dict.fromkeys(product(grid["shots"], grid["seed"])))
+    groups = [
+        [replace(config, shots=shots, seed=seed) for shots, seed in pairs]
+        for config in leave_one_out(base, [task for cache in caches for task in cache.tasks])
+    ]
+    folders = [run_folder(out, config) for config in chain(*groups)]
+    finished = not force and all((folder / "results.json").exists() for folder in folders)
+    return _Work(base=base, groups=groups, folders=folders, finished=finished)
+
+
+def _end(works: list[_Work], results: list[dict[str, Any]], failed: dict[str, CptliteError], json: bool) -> None:
+    """Show what came out and where it lies; then the errors, if there were any."""
+    if results or json and len(works) > 1:
+        _show(results, json)
+    for work in works:
+        said, advice = ("already done", " (--force trains again)") if work.finished else ("written", "")
+        for folder in work.folders if work.base.method not in failed else ():
+            note(f"{said}: {folder}{advice}")
+    if failed:
+        errors = list(failed.values())
+        if len(works) == 1:
+            raise errors[0]
+        raise type(errors[0])("\n\n".join(f"{method}: {error}" for method, error in failed.items()))
+
+
+def _say_shares(shared: dict[str, dict[str, Any]], settings: dict[str, Any]) -> None:
+    """Say which options reach some of several methods alone."""
+    if len(shared) > 1:
+        note(f"{len(shared)} methods, one after the other: {', '.join(shared)}")
+    having: dict[tuple[str, ...], list[str]] = {}
+    for name in settings:
+        having.setdefault(tuple(method for method in shared if name in shared[method]), []).append(name)
+    for methods, names in having.items():
+        if len(methods) < len(shared):
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+            note(f"for {', '.join(methods)} alone: {flags}")
+
+
+def _words(grid: dict[str, Any]) -> dict[str, Any]:
+    return grid | {"shots": list(map(say_shots, grid["shots"]))}
 
 
 def _sum_up(base: RunConfig, backbone: Backbone, grid: dict[str, Any], runs: int, out: Path) -> list[str]:
     """Say what is trained on what, how, and what is not the default, in three lines."""
-    numbers = "; ".join(f"{name} {', '.join(map(str, grid[name]))}" for name in REPEATED)
+    numbers = "; ".join(f"{name} {', '.join(map(str, words))}" for name, words in _words(grid).items())
     named = ", ".join(base.datasets) if len(base.datasets) < 3 else f"{base.suite} ({len(base.datasets)} datasets)"
     how = "fitted at once"
     if recipe := base.recipe:
@@ -216,7 +276,7 @@ def _show(results: list[dict[str, Any]], json: bool) -> None:
     from cptlite.reporting import group_results, run_table, summary_table
 
     if json:
-        print_json(results[0] if len(results) == 1 else results)
+        print_results(results)
     elif len(results) == 1:
         print_table(run_table(results[0]))
     else:
@@ -225,14 +285,14 @@ def _show(results: list[dict[str, Any]], json: bool) -> None:
 
 
 def _configure(
-    words: list[str], backbone: str | None, folder: CacheFolder, suite: str, settings: dict[str, Any]
-) -> RunConfig:
-    """Complete the flags with what is cached."""
+    words: list[str], backbone: str | None, folder: CacheFolder, suite: str, shared: dict[str, dict[str, Any]]
+) -> list[RunConfig]:
+    """Complete each method's flags with what is cached."""
     from cptlite.datasets import load_catalog
 
     cached = usable_caches(folder)
     chosen = choose_backbone(cached, backbone, folder.path)
     catalog = load_catalog()
     names = choose_datasets(cached[chosen], words, catalog, chosen)
-    suite = suite or choose_suite(names, catalog)
-    return resolve_config(settings | {"suite": suite, "datasets": names, "backbone": chosen})
+    place = {"suite": suite or choose_suite(names, catalog), "datasets": names, "backbone": chosen}
+    return [resolve_config({**given, **place, "method": method}) for method, given in shared.items()]

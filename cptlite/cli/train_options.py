@@ -1,13 +1,13 @@
 """The flags of ``cptlite train``: one for each option of a run, of the recipe and of every method.
 
 They are made from the options themselves, so that a method that is added brings its own. ``train --help`` shows all,
-``train --method NAME --help`` what applies to one method, with its defaults.
+``train --method NAME --help`` what applies to one method, or to several, with their defaults.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -16,14 +16,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from cptlite.cli.options import HOW, WHAT
+from cptlite.cli.options import HOW, WHAT, split_at_commas
 from cptlite.config import RunConfig, known_options
 from cptlite.errors import UsageError
 from cptlite.methods.table import METHODS, MethodEntry
 from cptlite.options import Option, options_of
 from cptlite.training.recipe import Recipe
 
-__all__ = ["REPEATED", "TrainCommand", "with_training_options"]
+__all__ = ["REPEATED", "TrainCommand", "whole_numbers", "with_training_options"]
 
 RECIPE = "Recipe (of methods that learn by gradient steps)"
 SEVERAL = "Options of several methods"
@@ -94,22 +94,23 @@ def _word(value: Any) -> str:
 
 
 class TrainCommand(TyperCommand):
-    """A command whose help is about one method when it is given with it."""
+    """A command whose help is about the methods that it is given with."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Note the method before help, which ends the parsing, is asked for."""
+        """Note the methods before help, which ends the parsing, is asked for."""
+        named = ctx.meta.setdefault("methods", [])
         for word, following in zip(args, [*args[1:], ""], strict=True):
             if word in ("--method", "-m") or word.startswith("--method="):
-                ctx.meta["method"] = word.partition("=")[2] or following
+                named += split_at_commas([word.partition("=")[2] or following])
         return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Show all flags, or those of the one method that was named."""
-        method = ctx.meta.get("method")
-        if method not in METHODS:
+        """Show all flags, or those of the methods that were named."""
+        methods = ctx.meta["methods"]
+        if not methods or not METHODS.keys() >= set(methods):
             super().format_help(ctx, formatter)
             return
-        shown, flags, every = copy(self), _flags({method: METHODS[method]}), _flags(METHODS)
+        shown, flags, every = copy(self), _flags({name: METHODS[name] for name in methods}), _flags(METHODS)
         shown.params = []
         for parameter in self.params:
             if parameter.name in flags:
@@ -141,7 +142,7 @@ def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def wrapped(context: typer.Context, **values: Any) -> None:
         given = {name: value for name, value in values.items() if name not in flags or _is_given(context, name)}
-        command(**given | {name: _whole_numbers(name, given[name]) for name in REPEATED if name in given})
+        command(**given | {name: whole_numbers(name, given[name]) for name in REPEATED if name in given})
 
     own = inspect.signature(command, eval_str=True).parameters.values()
     parameters = [parameter for parameter in own if parameter.kind is not parameter.VAR_KEYWORD]
@@ -153,13 +154,15 @@ def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _whole_numbers(name: str, words: list[str]) -> list[int]:
-    """Read numbers that were given one a flag, several with commas, or both."""
-    numbers = []
+def whole_numbers(name: str, words: Sequence[str]) -> list[int]:
+    """Read numbers of an option, or words for one, that were given one a flag, several with commas, or both."""
+    option, numbers = GENERAL[name], []
+    known = option.words
     for word in (each.strip() for text in words for each in text.split(",")):
-        if not word.removeprefix("-").isdecimal():
-            raise UsageError(f"--{name}: wanted whole numbers, several with commas between them, got {word!r}")
-        numbers.append(int(word))
+        if word not in known and not word.removeprefix("-").isdecimal():
+            wanted = " or ".join(("whole numbers", *known))
+            raise UsageError(f"--{name}: wanted {wanted}, several with commas between them, got {word!r}")
+        numbers.append(option.check(word if word in known else int(word)))
     return numbers
 
 

@@ -6,7 +6,7 @@ markers differ as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import log2
 from pathlib import Path
 from textwrap import wrap
@@ -17,6 +17,7 @@ from cptlite.errors import UsageError
 from cptlite.reporting.figures import new_figure, write_figure
 from cptlite.reporting.results import Result
 from cptlite.reporting.summaries import Line, Summary, group_results, line_up, seeds_label
+from cptlite.shots import ALL_SHOTS, say_shots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,15 +76,15 @@ def draw_shots_plot(results: Sequence[Result], path: Path, title: str | None = N
 def _draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
     """One line with error bars per method and configuration, named at its right end in its own colour."""
     few_shot = [line for line in lines if any(line.runs)]
-    shots = [number for line in few_shot for number in line.runs] or [1]
-    step = DODGE * (log2(max(shots) / min(shots)) + 2 * MARGIN)  # in log2 shots
+    places = _places(number for line in few_shot for number in line.runs)
+    step = DODGE * (log2(max(places.values()) / min(places.values())) + 2 * MARGIN)  # in log2 shots
     ends: list[tuple[float, str, str]] = []  # height, name, colour
     for index, line in enumerate(few_shot):
         summaries = list(line.summaries().values())
         colour = COLOURS[index % len(COLOURS)]
         shift = 2 ** (step * (index - (len(few_shot) - 1) / 2))
         axes.errorbar(
-            [summary.shots * shift for summary in summaries],
+            [places[summary.shots] * shift for summary in summaries],
             [100 * summary.mean for summary in summaries],
             yerr=[100 * summary.std for summary in summaries] if _several_seeds(summaries) else None,
             color=colour,
@@ -152,12 +153,20 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
     return [mean + index * gap for index, mean in enumerate(flat)]
 
 
+def _places(shots: Iterable[int]) -> dict[int, int]:
+    """Where numbers of shots lie on the axis: all images behind the largest number, at twice that."""
+    numbers = sorted({*shots} - {0}) or [1]
+    counted = [number for number in numbers if number != ALL_SHOTS]
+    return {number: number if number in counted else 2 * max(counted, default=1) for number in numbers}
+
+
 def _dress(axes: Axes, summaries: Sequence[Summary], title: str) -> None:
     """Axes, ticks at the shots, grid and title."""
-    shots = sorted({summary.shots for summary in summaries if summary.shots}) or [1]
+    places = _places(summary.shots for summary in summaries)
+    ticks = list(places.values())
     axes.set_xscale("log", base=2)
-    axes.set_xlim(shots[0] * 2**-MARGIN, shots[-1] * 2**MARGIN)
-    axes.set_xticks(shots, [str(count) for count in shots])
+    axes.set_xlim(ticks[0] * 2**-MARGIN, ticks[-1] * 2**MARGIN)
+    axes.set_xticks(ticks, [str(say_shots(count)) for count in places])
     axes.set_xticks([], minor=True)
     axes.set_xlabel("training images per class (shots)")
     parts = {part for summary in summaries for part in summary.parts}

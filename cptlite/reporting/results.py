@@ -14,6 +14,7 @@ from typing import Any
 from cptlite.datasets.text_files import shown
 from cptlite.errors import DataError
 from cptlite.files import is_whole
+from cptlite.shots import ALL, read_shots
 from cptlite.training.recipe import PAPER
 
 __all__ = [
@@ -47,8 +48,8 @@ def method_label(result: Result) -> str:
 
 
 def run_shots(result: Result) -> int:
-    """Training images per class of a run; 0 for zero-shot, whatever number it was given."""
-    return 0 if result["method"] == "zeroshot" else int(result["shots"])
+    """Training images per class of a run, or `ALL_SHOTS`; 0 for zero-shot, whatever number it was given."""
+    return 0 if result["method"] == "zeroshot" else read_shots(result["shots"])
 
 
 def run_seconds(result: Result) -> float:
@@ -145,7 +146,7 @@ def _find_wrong(result: Result) -> str:
     """Say what of a result is not of its kind, as wanted and got; nothing if all is well."""
     for keys, kind, name in KINDS:
         for key in keys:
-            value = result.get(key)
+            value = read_shots(ALL) if key == "shots" and result[key] == ALL else result.get(key)
             wrong = type(value) is not kind if value is not None else key in WANTED
             if wrong or kind is int and value is not None and not 0 <= value < MOST:
                 return f"a {name} as {key}, got {value!r:.40}"

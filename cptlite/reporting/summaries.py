@@ -16,6 +16,7 @@ from cptlite.metrics import mean_and_std
 from cptlite.reporting.configurations import Configuration, configuration, configuration_key, say_differences
 from cptlite.reporting.folds import join_folds
 from cptlite.reporting.results import Result, method_label, run_parts, run_seconds, run_shots
+from cptlite.shots import read_shots, say_shots
 
 __all__ = ["Line", "Summary", "group_results", "line_up", "seeds_label", "shots_label", "summarize"]
 
@@ -33,7 +34,7 @@ class Summary:
     config : mapping
         The configuration but for shots and seed; empty where the runs did not record it.
     shots : int
-        Training images per class; 0 for a method that uses none.
+        Training images per class, or `ALL_SHOTS`; 0 for a method that uses none.
     mean, std : float
         Of the suite score, in [0, 1]; ``std`` is the sample one, 0.0 for a single run.
     parts : mapping of str to (float, float)
@@ -170,7 +171,7 @@ def _by_shots(results: Iterable[Result]) -> dict[int, dict[int, Result]]:
     seen: dict[tuple[int, int], Result] = {}
     runs: dict[int, dict[int, Result]] = {}
     for result in results:
-        given, seed = int(result["shots"]), int(result["seed"])
+        given, seed = read_shots(result["shots"]), int(result["seed"])
         other = seen.setdefault((given, seed), result)
         if other is not result:
             places = " and in ".join(shown(each.get("folder", "no folder")) for each in (other, result))
@@ -193,8 +194,8 @@ def summarize(results: Iterable[Result]) -> list[Summary]:
 
 
 def shots_label(shots: int) -> str:
-    """Write a number of shots: ``no shots``, ``1 shot``, ``16 shots``."""
-    return "no shots" if shots == 0 else f"{shots} shot{'s' if shots != 1 else ''}"
+    """Write a number of shots: ``no shots``, ``1 shot``, ``16 shots``, ``all shots``."""
+    return "no shots" if shots == 0 else f"{say_shots(shots)} shot{'s' if shots != 1 else ''}"
 
 
 def seeds_label(summaries: Iterable[Summary]) -> str:

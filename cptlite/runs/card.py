@@ -10,6 +10,7 @@ from cptlite.backbones.architectures import ARCHITECTURES
 from cptlite.backbones.names import OpenClipName, feature_space, openclip_name
 from cptlite.datasets.text_files import shown
 from cptlite.runs.load import FinishedRun
+from cptlite.shots import ALL_SHOTS, mean_shots
 
 __all__ = ["model_card"]
 
@@ -73,13 +74,31 @@ def _summary(
     stored = run.stored
     tasks = f"{len(stored.tasks)} {'task' if len(stored.tasks) == 1 else 'tasks'}"
     yield f"A classifier of {len(stored.class_names)} classes in {tasks} over the image features of a frozen"
-    yield f"{_escaped(facts['backbone']['name'])}, learned from {run.config.shots} images a class."
+    yield f"{_escaped(facts['backbone']['name'])}, learned from {_images(run)}."
     yield ""
     yield f"- File: `{shown(file)}`, sha256 `{sha256}`"
     yield f"- Backbone's weights: sha256 `{stored.backbone.weights_sha256}`"
     yield f"- Made by `cptlite export` from a run with sha256 `{run.results.get('sha256')}`"
     if difference is not None:
         yield f"- Scores in ONNX Runtime differ from the run's by at most {difference:.1g} of the largest"
+
+
+def _images(run: FinishedRun) -> str:
+    """Say how many training images of a class were learned from."""
+    if run.config.shots != ALL_SHOTS:
+        return f"{run.config.shots} images a class"
+    counts = [count for of_task in run.results["images_per_class"].values() for count in of_task if count]
+    return f"all {min(counts)} to {max(counts)} training images a class" if counts else "no images"
+
+
+def _epochs(run: FinishedRun) -> str:
+    """Say how many epochs there were: of tasks that were learned separately on all images, each has its own."""
+    config = run.config
+    assert config.recipe is not None
+    tasks = list(run.results["images_per_class"].values()) if config.shots == ALL_SHOTS else [[config.shots]]
+    parts = tasks if config.separate else [[count for of_task in tasks for count in of_task]]
+    epochs = [config.recipe.at(mean_shots(part, config.shots)).epochs for part in parts if any(part)]
+    return " to ".join(map(str, dict.fromkeys((min(epochs), max(epochs)))))
 
 
 def _data(run: FinishedRun) -> Iterator[str]:
@@ -89,7 +108,9 @@ def _data(run: FinishedRun) -> Iterator[str]:
         rows = run.results["tasks"].get(task.id, {}).get("rows", "")
         yield f"| {_escaped(task.id)} | {_escaped(task.name)} | {len(task.class_names)} | {rows} |"
     yield ""
-    yield f"Seed {run.config.seed} drew at most {run.config.shots} training images a class, and at most 4 validation"
+    drawn = "no training images, since all were taken," if run.config.shots == ALL_SHOTS else ""
+    drawn = drawn or f"at most {run.config.shots} training images a class,"
+    yield f"Seed {run.config.seed} drew {drawn} and at most 4 validation"
     yield "images a class. The rows, by digest of tasks, paths and labels:"
     yield ""
     for name, fingerprint in run.results.get("caches", {}).items():
@@ -102,7 +123,7 @@ def _method(run: FinishedRun, environment: Mapping[str, Any]) -> Iterator[str]:
     label = "-".join(word for word in (config.method, config.variant) if word)
     yield f"`{label}` ({_escaped(entry.source)}) learns {_escaped(entry.learns)}: {run.results['parameters']} numbers."
     if config.recipe:
-        yield f"Recipe: {_escaped(config.recipe_name)}, {config.epochs} epochs."
+        yield f"Recipe: {_escaped(config.recipe_name)}, {_epochs(run)} epochs."
     changed = ", ".join(f"`{name}` {_escaped(value)}" for name, value in config.differences())
     yield f"Options that are not the defaults: {changed or 'none'}."
     if run.results.get("choices"):
@@ -140,7 +161,8 @@ def _hardest(scores: Mapping[str, Any]) -> str:
 def _limits(run: FinishedRun) -> Iterator[str]:
     yield "- It knows its classes only: any image gets one of them. Scores compare within a task, not between tasks."
     yield "- Probabilities are softmax of the scores and were not calibrated."
-    yield f"- Few images taught it ({run.config.shots} a class); images of another source may be harder than the test"
+    few = "All training images" if run.config.shots == ALL_SHOTS else "Few images"
+    yield f"- {few} taught it ({_images(run)}); images of another source may be harder than the test"
     yield "  images here. It has what biases the backbone and these images have; look at recall by class before use."
     if any(scores.get("held_out") for scores in run.results["tasks"].values()):
         yield "- Some tasks were held out: of these no image was learned from, their classes come from names."

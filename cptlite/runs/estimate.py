@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from cptlite.backbones import Backbone
@@ -19,7 +20,8 @@ from cptlite.methods.base import Problem
 from cptlite.methods.batches import Batch
 from cptlite.runs.execute import new_problems
 from cptlite.runs.learn import naming_memory
-from cptlite.runs.rows import check_caches, check_text, count_rows
+from cptlite.runs.rows import check_caches, check_text, count_images
+from cptlite.shots import mean_shots
 from cptlite.training.recipe import FULL, RECIPES, Recipe
 
 __all__ = ["Estimate", "estimate"]
@@ -69,14 +71,14 @@ def estimate(configs: Sequence[RunConfig], backbone: Backbone, caches: Sequence[
     check_text(first, backbone)
     check_caches(caches, configs)
     problem, _ = new_problems(first, backbone, caches)
-    rows = {config.shots: count_rows(caches, config) for config in configs}
+    rows = {config.shots: count_images(caches, config) for config in configs}
     timed = problem
     if first.separate:
         timed = replace(problem, tasks=(max(problem.tasks, key=lambda task: len(task.class_names)),))
     full = None if first.entry.recipe else Recipe(recipe=FULL, **RECIPES[FULL])
-    largest = max((max if first.separate else sum)(of_task) for of_task in rows.values())
+    largest = max((max if first.separate else sum)(of.sum() for of in of_task) for of_task in rows.values())
     with naming_memory(timed, first, 1):
-        seconds = _time_step(first, timed, backbone, caches, largest)
+        seconds = _time_step(first, timed, backbone, caches, int(largest))
     return Estimate(
         steps=sum(_steps(config, first.recipe, problem, rows[config.shots]) for config in configs),
         full_steps=sum(_steps(config, full, problem, rows[config.shots]) for config in configs) if full else 0,
@@ -84,13 +86,14 @@ def estimate(configs: Sequence[RunConfig], backbone: Backbone, caches: Sequence[
     )
 
 
-def _steps(config: RunConfig, recipe: Recipe, problem: Problem, rows: Sequence[int]) -> float:
-    """Count the steps of a run on so many rows of each of T tasks, in steps of what is timed."""
-    recipe = recipe.at(config.shots)
+def _steps(config: RunConfig, recipe: Recipe, problem: Problem, rows: Sequence[np.ndarray]) -> float:
+    """Count the steps of a run on so many rows of each class (C,) of T tasks, in steps of what is timed."""
+    parts = rows if config.separate else [np.concatenate(rows)]
+    steps = [recipe.at(mean_shots(part, config.shots)).steps_on(int(part.sum())) for part in parts]
     if not config.separate:
-        return recipe.steps_on(sum(rows))
+        return steps[0]
     shares = [size / max(problem.task_sizes) for size in problem.task_sizes]
-    return sum(recipe.steps_on(count) * share for count, share in zip(rows, shares, strict=True))
+    return sum(count * share for count, share in zip(steps, shares, strict=True))
 
 
 def _time_step(

@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cptlite.backbones import Backbone
 from cptlite.cache import FeatureCache
 from cptlite.config import OWN_ROWS, RunConfig, differ_in_rows_alone
@@ -38,6 +40,7 @@ from cptlite.runs.learn import OnEpoch, OnStep, Run, learn_runs, learned_files
 from cptlite.runs.predictions import pack_predictions, suite_scores
 from cptlite.runs.rows import check_caches, check_text, draw_few_shots, no_rows, short_rows
 from cptlite.runs.seen import seen_sizes, seen_tasks
+from cptlite.shots import say_shots
 from cptlite.text.encoder import TextEncoder
 
 __all__ = ["execute_runs", "learn_in_memory"]
@@ -84,7 +87,8 @@ def execute_runs(
     -------
     list of dict
         What each ``results.json`` holds: names, ``config`` and ``caches`` (fingerprints) as in ``config.json``,
-        per-task metrics, ``suite_score`` in [0, 1] and what else `suite_scores` makes of them, ``parameters``,
+        per-task metrics, ``suite_score`` in [0, 1] and what else `suite_scores` makes of them, ``images_per_class``
+        (training images of each class of a task that were learned from, in the classes' order), ``parameters``,
         ``choices`` (numbers chosen on validation rows, by task), ``seconds`` by phase (of a training together, the
         run's share), ``peak_mib`` (of the runs trained together, or evaluating this one, whichever is more) and
         ``peak_of`` (``run``, or ``process`` where the system counts from its start).
@@ -189,6 +193,16 @@ def _begin(config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache]
     return Run(config=config, train=train, val=val, folder=folder, load_seconds=time.monotonic() - started)
 
 
+def _count_images(run: Run, problem: Problem) -> dict[str, list[int]]:
+    """Count the training images that were learned from, of each class of each task."""
+    sizes = seen_sizes(run.config, problem.tasks)
+    counts = torch.bincount(run.train.labels, minlength=sum(sizes)).split(list(sizes))
+    return {
+        task.id: [*of_task.tolist(), *[0] * (len(task.class_names) - len(of_task))]
+        for task, of_task in zip(problem.tasks, counts, strict=True)
+    }
+
+
 def _finish(
     run: Run,
     learned: Learned,
@@ -214,11 +228,13 @@ def _finish(
     write_predictions(run.folder, pack_predictions(predictions) if keep_predictions else None)
     tasks = {each.task.id: each.scores() for each in predictions}
     results = {
-        **{key: getattr(config, key) for key in ("method", "suite", "backbone", "shots", "seed", "variant")},
+        **{key: getattr(config, key) for key in ("method", "suite", "backbone", "seed", "variant")},
+        "shots": say_shots(config.shots),
         "recipe": config.recipe_name,
         **_identity(config, caches),
         "tasks": tasks,
         **suite_scores(tasks),
+        "images_per_class": _count_images(run, problem),
         "parameters": learned.num_parameters,
         "choices": learned.choices,
         "seconds": {phase: round(taken, 3) for phase, taken in seconds.items()},

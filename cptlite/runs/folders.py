@@ -16,9 +16,11 @@ from typing import Any
 
 from cptlite.backbones import backbone_slug
 from cptlite.cache.format import task_key
-from cptlite.config import RunConfig, choose_suite
+from cptlite.config import RunConfig
 from cptlite.datasets import Catalog, load_catalog
+from cptlite.datasets.suites import choose_suite
 from cptlite.errors import UsageError
+from cptlite.shots import say_shots
 from cptlite.training.recipe import PAPER
 
 __all__ = ["run_folder", "task_folder"]
@@ -49,7 +51,9 @@ def run_folder(out: Path, config: RunConfig) -> Path:
     if not _suite_says_datasets(config):
         differences = (("datasets", config.datasets), *differences)
     name = _add_differences("-".join(words), differences)
-    return out / config.suite / name / backbone_slug(config.backbone) / f"shots{config.shots}-seed{config.seed}"
+    return (
+        out / config.suite / name / backbone_slug(config.backbone) / f"shots{say_shots(config.shots)}-seed{config.seed}"
+    )
 
 
 def _check_suite(out: Path, suite: str) -> None:

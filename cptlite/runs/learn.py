@@ -25,8 +25,10 @@ from cptlite.runs.files import PROMPTS
 from cptlite.runs.folders import task_folder
 from cptlite.runs.guards import check_learned, check_text_tower
 from cptlite.runs.prompts import read_prompts, write_prompts
+from cptlite.shots import mean_shots
 from cptlite.training.checkpoint import LOG, check_log
 from cptlite.training.loop import train
+from cptlite.training.recipe import Recipe
 from cptlite.training.state import TrainingState
 
 __all__ = ["OnEpoch", "OnStep", "Run", "learn_runs", "learned_files", "naming_memory"]
@@ -55,6 +57,13 @@ class Run:
     val: FewShotRows
     folder: Path | None = None
     load_seconds: float = 0.0
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it is stepped, with as many images of a class as it has."""
+        assert self.config.recipe is not None
+        counts = torch.bincount(self.train.labels).tolist()
+        return self.config.recipe.at(mean_shots(counts, self.config.shots))
 
     def of_task(self, task_id: str, start: int, stop: int) -> Run:
         """Take the part of one task, whose classes are a range of all, with a folder of its own.
@@ -166,10 +175,10 @@ def _learn_separately(
 ) -> list[Learned]:
     """Learn each task as a problem of its own, from its part of every run, and join what comes out."""
     parts: list[list[Learned]] = []  # by task, by run
-    epochs, steps = sum(run.config.epochs for run in runs), 0
+    epochs = steps = 0
     for task, (start, stop), aim in zip(problem.tasks, problem.class_ranges, target.tasks, strict=True):
 
-        def count(done: float, loss: float, before: int = epochs * len(parts)) -> None:
+        def count(done: float, loss: float, before: int = epochs) -> None:
             if on_epoch:
                 on_epoch((before + done) / len(problem.tasks), loss)
 
@@ -180,6 +189,7 @@ def _learn_separately(
         of_task = [run.of_task(task.id, start, stop) for run in runs]
         own, goal = replace(problem, tasks=(task,)), replace(target, tasks=(aim,))
         parts.append(_learn_jointly(own, of_task, count, own if aim == task else goal, count_steps))
+        epochs += sum(run.recipe.epochs for run in of_task)
         steps += sum(map(_num_steps, of_task))
     return [_join(target, of_run) for of_run in zip(*parts, strict=True)]
 
@@ -235,8 +245,7 @@ def _learn_jointly(
 
 def _num_steps(run: Run) -> int:
     """Count the steps of a run that learns all its rows jointly."""
-    assert run.config.recipe is not None
-    return run.config.recipe.at(run.config.shots).steps_on(len(run.train.labels))
+    return run.recipe.steps_on(len(run.train.labels))
 
 
 def _begin(
@@ -250,9 +259,8 @@ def _begin(
     epochs_done = [0] * len(runs)
     states = {}
     for index, (run, learnables) in enumerate(zip(runs, starts, strict=True)):
-        assert run.config.recipe is not None
         if before[index] is not None:
-            epochs_done[index] = run.config.epochs
+            epochs_done[index] = run.recipe.epochs
             continue
 
         def count(epochs: int, loss: float, index: int = index) -> None:
@@ -265,7 +273,7 @@ def _begin(
         states[index] = TrainingState(
             learnables,
             run.train,
-            run.config.recipe.at(run.config.shots),
+            run.recipe,
             seed=run.config.seed,
             task_sizes=method.problem.task_sizes,
             folder=run.folder,

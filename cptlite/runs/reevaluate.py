@@ -13,8 +13,9 @@ import torch
 
 from cptlite.cache import FeatureCache
 from cptlite.classifiers import StoredClassifier
-from cptlite.config import RunConfig, choose_suite
+from cptlite.config import RunConfig
 from cptlite.datasets import load_catalog
+from cptlite.datasets.suites import choose_suite
 from cptlite.datasets.text_files import shown
 from cptlite.errors import UsageError
 from cptlite.files import write_alone

@@ -22,9 +22,19 @@ from cptlite.methods.base import FewShotRows
 from cptlite.methods.table import METHODS, MethodEntry
 from cptlite.runs.guards import check_features, sound_features
 from cptlite.runs.seen import seen_sizes
+from cptlite.shots import ALL_SHOTS, mean_shots
 from cptlite.splits import check_shots, few_shot_rows
 
-__all__ = ["check_caches", "check_text", "count_rows", "count_steps", "draw_few_shots", "no_rows", "short_rows"]
+__all__ = [
+    "check_caches",
+    "check_text",
+    "count_images",
+    "count_rows",
+    "count_steps",
+    "draw_few_shots",
+    "no_rows",
+    "short_rows",
+]
 
 UNSEEN = -1
 ANEW = ", or import them anew with --backbone NAME if they are those of a CLIP"
@@ -49,7 +59,8 @@ def check_caches(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -
         _check_alike([cache for cache, _ in seen], needy[0].entry.needs_patches)
         for cache, own in seen:
             classes, numbers = _classes(cache, "train"), _numbers(cache, own, 0)
-            check_shots(classes[numbers[classes] != UNSEEN], max(config.shots for config in needy))
+            for shots in {config.shots for config in needy}:
+                check_shots(classes[numbers[classes] != UNSEEN], shots)
 
 
 def check_text(config: RunConfig, backbone: Backbone) -> None:
@@ -76,13 +87,17 @@ def _needs_text(entry: MethodEntry) -> bool:
 
 def count_rows(caches: Sequence[FeatureCache], config: RunConfig) -> list[int]:
     """Count the training rows that a run draws of each task that it learns from."""
+    return [int(of_class.sum()) for of_class in count_images(caches, config)]
+
+
+def count_images(caches: Sequence[FeatureCache], config: RunConfig) -> list[np.ndarray]:
+    """Count the training rows that a run draws of each class (C,) of each task that it learns from."""
     sizes = seen_sizes(config, [task for cache in caches for task in cache.tasks])
     counts = []
     for cache, own in _by_cache(caches, sizes):
         rows = _seen_rows(cache, "train", own)
         for index in np.flatnonzero(own):
-            of_class = np.bincount(rows.labels[rows.tasks == index])
-            counts.append(int(np.minimum(of_class, config.shots).sum()))
+            counts.append(np.minimum(np.bincount(rows.labels[rows.tasks == index]), config.shots))
     return counts
 
 
@@ -90,8 +105,9 @@ def count_steps(caches: Sequence[FeatureCache], config: RunConfig) -> int:
     """Count the steps of a run; a method that is fitted at once takes one."""
     if config.recipe is None:
         return 1
-    recipe, counts = config.recipe.at(config.shots), count_rows(caches, config)
-    return sum(map(recipe.steps_on, counts if config.separate else [sum(counts)]))
+    counts = count_images(caches, config)
+    parts = counts if config.separate else [np.concatenate(counts)]
+    return sum(config.recipe.at(mean_shots(part, config.shots)).steps_on(int(part.sum())) for part in parts)
 
 
 def short_rows(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -> dict[str, list[str]]:
@@ -111,7 +127,7 @@ def short_rows(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -> 
     entry, method = configs[0].entry, configs[0].method
     if not entry.needs_rows:
         return {}
-    shots = max(config.shots for config in configs)
+    shots = max((config.shots for config in configs if config.shots != ALL_SHOTS), default=1)
     unchosen = "" if entry.stepped else entry.probe(method, configs[0].options).unchosen
     found = {}
     sizes = seen_sizes(configs[0], [task for cache in caches for task in cache.tasks])

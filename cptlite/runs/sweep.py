@@ -19,9 +19,8 @@ from joblib import delayed
 from cptlite.backbones import Backbone, backbone_slug, load_backbone
 from cptlite.cache import CacheFolder, FeatureCache, open_cache
 from cptlite.cache.format import cache_path
-from cptlite.config import RunConfig, differ_in_rows_alone, known_options, resolve_config
+from cptlite.config import RunConfig, differ_in_rows_alone, resolve_config, share_options
 from cptlite.environment import usable_cores
-from cptlite.methods.table import find_method
 from cptlite.runs.execute import execute_runs
 from cptlite.runs.progress import FINISHED, STEPS, GroupCounter, OnProgress, counting
 from cptlite.runs.rows import count_steps
@@ -37,14 +36,10 @@ def grid(
 
     An option that some of the methods have is given to these alone; what is not given takes each method's default.
     """
-    known = {method: {each.name for _, each in known_options(find_method(method))} for method in methods}
-    somewhere = set().union(*known.values())
+    shared = share_options(given, methods)
     ordered = product(sorted(shots, reverse=True), reversed(methods), seeds)
     return [
-        resolve_config(
-            {name: value for name, value in given.items() if name in known[method] or name not in somewhere}
-            | {"method": method, "shots": number, "seed": seed}
-        )
+        resolve_config({**shared[method], "method": method, "shots": number, "seed": seed})
         for number, method, seed in ordered
     ]
 

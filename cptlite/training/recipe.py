@@ -80,7 +80,7 @@ class Recipe(Options):
         """Batches of a training on so many rows: the last partial one of an epoch is dropped if there is a full one."""
         return self.epochs * (count // self.batch_of(count)) if count else 0
 
-    def at(self, shots: int) -> Recipe:
+    def at(self, shots: float) -> Recipe:
         """Return the recipe of a training on so many images a class, with its epochs and its rates."""
         epochs, share = self.epochs, 1.0
         if self.epochs_per_shot:

@@ -287,7 +287,7 @@ def test_the_command_in_all_three_ways(tree: Path, tmp_path: Path) -> None:
     assert call(tree, tmp_path / "machines", "--shard", "2/2").exit_code == 0
     processes = call(tree, tmp_path / "processes", "--shards", "2", "--json")
     assert processes.exit_code == 0, processes.output
-    (facts,) = json.loads(processes.stdout).values()
+    (facts,) = json.loads(processes.stdout)["results"]
     assert (facts["complete"], facts["encoded_rows"], facts["resumed_rows"]) == (True, 260, 0)
     assert caches(tmp_path / "machines") == caches(tmp_path / "whole") == caches(tmp_path / "processes")
     assert not beside(tmp_path / "processes") and not beside(tmp_path / "machines")

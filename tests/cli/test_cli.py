@@ -24,6 +24,7 @@ from cptlite.config import known_options
 from cptlite.errors import CptliteError, DataError, UsageError
 from cptlite.methods.table import METHODS
 from cptlite.options import Option
+from cptlite.shots import ALL_SHOTS
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -206,7 +207,7 @@ def test_datasets_lists_names_counts_and_what_is_found(tmp_path: Path) -> None:
     assert "3334/3333/3333" in done.stdout
     assert "suite general10: caltech101 dtd" in done.stdout
     listed = json.loads(call("datasets", "--root", tmp_path, "--json").stdout)
-    by_name = {facts["name"]: facts for facts in listed["datasets"]}
+    by_name = {facts["name"]: facts for facts in listed["results"]}
     assert by_name["fgvc_aircraft"]["aliases"] == ["fgvc"]
     assert by_name["fgvc_aircraft"]["counts"] == [3334, 3333, 3333]
     assert not by_name["fgvc_aircraft"]["found"]
@@ -223,7 +224,7 @@ def test_datasets_of_one_shows_its_tree_and_what_is_missing(tmp_path: Path) -> N
 
 def test_datasets_of_one_that_is_there_counts_it(tmp_path: Path) -> None:
     make_class_folders(tmp_path / "leaves", classes=3, images=10)
-    (facts,) = json.loads(call("datasets", tmp_path / "leaves", "--json").stdout)
+    (facts,) = json.loads(call("datasets", tmp_path / "leaves", "--json").stdout)["results"]
     assert facts["found"]
     assert facts["read_classes"] == 3
     assert facts["read_counts"] == [15, 6, 9]
@@ -241,7 +242,7 @@ def test_methods() -> None:
     row = next(line for line in said.splitlines() if line.startswith("coop-ca "))
     words = ("one context per task", "per task", "random views", "T L W", "Zhou et al., IJCV 2022")
     assert all(word in row for word in words)
-    listed = {entry.pop("name"): entry for entry in json.loads(call("methods", "--json").stdout)}
+    listed = {entry.pop("name"): entry for entry in json.loads(call("methods", "--json").stdout)["results"]}
     assert {"zeroshot", "linear-probe", "prototype", "coop-mt", "coop-ca", "softcpt"} <= listed.keys()
     assert listed["lp++"] == {
         "variants": [],
@@ -262,8 +263,13 @@ def test_report_prints_tables_and_draws(tmp_path: Path) -> None:
     assert "40.0" in done.stdout
     assert "mine, 1 task at 4 shots (%)" in done.stdout
     assert (tmp_path / "plots/shots.png").stat().st_size > 1000
+    (method,) = {json.loads(path.read_text())["method"] for path in tmp_path.glob("runs/*/results.json")}
+    assert call("report", tmp_path / "runs", "--method", f"gda,{method}").stdout.count(f"\n{method}") == 1
+    none = call("report", tmp_path / "runs", "--method", "gda")
+    assert none.exit_code == 3 and f"wanted runs of gda, found those of {method}" in none.stderr
+    assert call("report", tmp_path / "runs", "--method", "gdb").exit_code == 2
     data = json.loads(call("report", tmp_path / "runs", "--json").stdout)
-    assert [each["shots"] for each in data["mine, 1 task"]] == [1, 4]
+    assert [(each["group"], each["shots"]) for each in data["results"]] == [("mine, 1 task", 1), ("mine, 1 task", 4)]
 
 
 def test_demo_says_what_came_out_where_it_lies_and_what_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,10 +299,17 @@ def test_demo_says_what_came_out_where_it_lies_and_what_next(tmp_path: Path, mon
         "--variant cata",
     ):
         assert words in done.stderr
-    assert json.loads(call("demo", "--json", "--all", "--recipe", "paper").stdout) == results
+    assert json.loads(call("demo", "--json", "--all", "--recipe", "paper").stdout)["results"] == results
     assert plans[0] == DemoPlan()
     assert set(plans[0].methods) < set(plans[1].methods)
     assert plans[1].recipe == "paper"
+    done = call("demo", "-m", "zeroshot,coop-ca", "-m", "gda", "--shots", "all,2")
+    assert done.exit_code == 0 and "2, all shots; 3 seeds" in done.stderr, done.output
+    assert plans[2] == DemoPlan(methods=("coop-ca", "gda"), shots=(2, ALL_SHOTS), paper_too=())
+    assert plans[0].paper_too == plans[1].paper_too == ("softcpt",)
+    for words in (("--all", "-m", "gda"), ("-m", "sofcpt"), ("--shots", "0"), ("--shots", "some")):
+        assert call("demo", *words).exit_code == 2
+    assert len(plans) == 3, "refused before anything is drawn"
 
 
 def test_report_of_nothing(tmp_path: Path) -> None:
@@ -369,7 +382,7 @@ def test_help_says_the_usual_default_and_those_of_others() -> None:
     assert "(default: sgd; taskres: adamw)" in help_of(panels, "--optimizer")
     assert "(default: no; taskres, cocoop, kgcoop, prograd, plot: yes)" in help_of(panels, "--separate")
     assert "cocoop, kgcoop: Context tokens of a class prompt, L. (default: 4)" in help_of(panels, "--context-length")
-    assert help_of(panels, "--shots").endswith("Training images per class. (default: 16)")
+    assert help_of(panels, "--shots").endswith("Training images per class; all: every one. (default: 16)")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -390,6 +403,14 @@ def test_help_of_one_method_shows_its_options_with_its_defaults_and_no_others(me
     for part, each in known_options(METHODS[method]):
         if part == "method":
             assert panel_with(panels, flag_of(each)) == f"Options of {method}"
+
+
+def test_help_of_two_methods_shows_the_options_of_both() -> None:
+    panels = panels_of("--method", "kgcoop,taskres")
+    assert panels == panels_of("-m", "kgcoop", "--method=taskres")
+    assert "kgcoop: Factor on the pull" in help_of(panels, "--strength")
+    assert "(default: 50; taskres: 100)" in help_of(panels, "--epochs")
+    assert "--reduction" not in " ".join(panels.values())
 
 
 def test_help_of_kgcoop_and_of_cocoop_in_full() -> None:

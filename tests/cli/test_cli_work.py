@@ -79,7 +79,7 @@ def test_a_second_cache_reads_nothing(here: Path) -> None:
     for image in (here / "leaves").rglob("*.png"):
         image.write_bytes(b"")
     assert "complete already, nothing read" in ok(*words).stdout
-    (facts,) = json.loads(ok(*words, "--json").stdout).values()
+    (facts,) = json.loads(ok(*words, "--json").stdout)["results"]
     assert (facts["complete_already"], facts["encoded_rows"], facts["rows"]) == (True, 0, 30)
 
 
@@ -92,7 +92,7 @@ def test_cache_with_other_weights_makes_another_file(here: Path) -> None:
     assert done.exit_code == 2
     assert "random:demo (leaves); random:demo:1 (leaves): say which with --backbone" in done.stderr
     done = ok("train", "--shots", "1", "--epochs", "1", "--backbone", f"{BACKBONE}:1", "--json")
-    assert json.loads(done.stdout)["backbone"] == f"{BACKBONE}:1"
+    assert json.loads(done.stdout)["results"][0]["backbone"] == f"{BACKBONE}:1"
 
 
 def test_unreadable_images_are_listed_and_end_with_1_unless_skipped(here: Path) -> None:
@@ -112,7 +112,7 @@ def test_unreadable_images_are_listed_and_end_with_1_unless_skipped(here: Path) 
 def test_caches_and_verify(shelf: Path, tmp_path: Path) -> None:
     cache = shelf / "cache"
     assert "15/6/9" in ok("caches", "--cache-dir", cache).stdout
-    listed = json.loads(ok("caches", "--cache-dir", cache, "--json").stdout)
+    listed = json.loads(ok("caches", "--cache-dir", cache, "--json").stdout)["results"]
     assert [(each["dataset"], each["complete"]) for each in listed] == [("coins", True), ("leaves", True)]
     assert ok("verify", "--cache-dir", cache).stdout.count("ok ") == 2
     damaged = tmp_path / "damaged.h5"
@@ -141,16 +141,50 @@ def test_train_without_words_trains_on_all_that_is_cached(shelf: Path, here: Pat
     assert set(results["tasks"]) == {"coins", "leaves"}
     again = ok(*words, "--variant", "nata", "--json")
     assert "already done" in again.stderr
-    assert json.loads(again.stdout) == results
+    assert json.loads(again.stdout) == {"results": [results]}
     assert "written" in ok(*words, "--force").stderr
     assert "coins+leaves, 2 tasks" in ok("report").stdout
+
+
+@pytest.mark.slow
+def test_several_methods_are_trained_one_after_the_other(shelf: Path, here: Path) -> None:
+    words = ("train", "--cache-dir", shelf / "cache", "--shots", "1,2", "--epochs", "1")
+    done = ok(*words, "--method", "prototype, kgcoop", "-m", "coop-mt", "-m", "kgcoop", "--strength", "4")
+    told = done.stderr.splitlines()
+    assert "3 methods, one after the other: prototype, kgcoop, coop-mt" in told
+    assert {"for kgcoop, coop-mt alone: --epochs", "for kgcoop alone: --strength"} <= set(told)
+    titles = [line.partition(" on ")[0] for line in told if line.startswith("cptlite train")]
+    assert titles == [f"cptlite train: {name}" for name in ("prototype", "kgcoop", "coop-mt")]
+    for name in ("prototype", "kgcoop", "coop-mt"):
+        assert any(line.startswith(f"{name} ") for line in done.stdout.splitlines())
+    found = {path.relative_to(here / "runs/coins+leaves").parts[0] for path in here.glob("runs/**/results.json")}
+    assert found == {"prototype", "kgcoop-epochs1-strength4", "coop-mt-epochs1"}
+    alone = ok(*words, "--method", "coop-mt", "--out", "alone")
+    assert "methods" not in alone.stderr and " alone: " not in alone.stderr
+    place = Path("coins+leaves/coop-mt-epochs1/random-demo/shots2-seed1/classifier.safetensors")
+    assert (here / "alone" / place).read_bytes() == (here / "runs" / place).read_bytes()
+
+
+def test_one_failing_method_does_not_keep_others_from_their_results(shelf: Path, here: Path) -> None:
+    words = ("train", "--cache-dir", shelf / "cache", "--shots", "1", "--json", "--method")
+    done = call(*words, "plot,prototype")
+    assert done.exit_code == 3, "that of the first that failed"
+    assert "error: plot: wanted patch features" in done.stderr
+    assert [each["method"] for each in json.loads(done.stdout)["results"]] == ["prototype"]
+    assert [line for line in done.stderr.splitlines() if line.startswith("written: ")] == [
+        "written: runs/coins+leaves/prototype/random-demo/shots1-seed1"
+    ]
+    both = call(*words, "plot,cocoop", "--no-separate", "--classes", "base", "--held-out-task", "coins")
+    assert both.exit_code == 2 and both.stdout == "", "what is refused is refused before anything is trained"
+    none = call(*words, "prototype,sofcpt")
+    assert none.exit_code == 2 and "'softcpt'" in none.stderr
 
 
 def test_train_on_some_of_what_is_cached(shelf: Path, here: Path) -> None:
     words = ("train", "--cache-dir", shelf / "cache", "--method", "prototype", "--shots", "1", "--json")
     for dataset in ("leaves", shelf / "leaves"):
-        assert json.loads(ok(*words, "--dataset", dataset).stdout)["suite"] == "leaves"
-    assert json.loads(ok(*words, "--suite", "mine").stdout)["suite"] == "mine"
+        assert json.loads(ok(*words, "--dataset", dataset).stdout)["results"][0]["suite"] == "leaves"
+    assert json.loads(ok(*words, "--suite", "mine").stdout)["results"][0]["suite"] == "mine"
     done = call(*words, "--dataset", "dtd")
     assert done.exit_code == 3
     assert "cptlite cache --dataset dtd --backbone random:demo" in done.stderr
@@ -175,7 +209,7 @@ def test_json_alone_is_on_stdout(shelf: Path, here: Path) -> None:
     command = [sys.executable, "-m", "cptlite", "train", "--method", "zeroshot", "--shots", "1", "--json"]
     done = subprocess.run([*command, "--cache-dir", shelf / "cache"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["method"] == "zeroshot"
+    assert json.loads(done.stdout)["results"][0]["method"] == "zeroshot"
     assert len(done.stderr.splitlines()) <= 5, "quiet but for three lines of settings and where it is written"
 
 
@@ -259,14 +293,14 @@ def test_plot_wants_local_features_and_trains_on_them(here: Path) -> None:
     assert "with patch features" in done.stderr
     assert re.search(r"patches +4 a plain view", ok(*cache, "--patches", "--verbose").stderr)
     assert "nothing read" in ok(*cache, "--patches").stdout and "nothing read" in ok(*cache).stdout
-    listed = json.loads(ok("caches", "--json").stdout)
+    listed = json.loads(ok("caches", "--json").stdout)["results"]
     assert [each["local"] for each in listed] == [4]
     assert re.search(r"local", ok("caches").stdout) and "ok " in ok("verify").stdout
     assert json.loads(ok(*train, "coop-ca", "--json").stdout) == json.loads(other), "pooled features are what they were"
     together = ok(*train, "plot", "--seed", "1", "--seed", "2", "--together", "--json").stdout
     folder = here / "runs/leaves/plot-epochs2/random-demo/shots2-seed1"
     results = json.loads((folder / "results.json").read_text())
-    assert json.loads(together)[0] == results
+    assert json.loads(together)["results"][0] == results
     assert results["parameters"] == 4 * 16 * 128 and results["tasks"]["leaves"]["rows"] == 9
     stored = load_classifier(folder / "classifier.safetensors")
     assert isinstance(stored.classifier, TransportClassifier)
@@ -324,6 +358,6 @@ def test_an_option_of_other_methods_is_an_error(
 
 
 def test_methods_say_what_they_need_cached(here: Path) -> None:
-    needs = {each["name"]: each["cached"] for each in json.loads(ok("methods", "--json").stdout)}
+    needs = {each["name"]: each["cached"] for each in json.loads(ok("methods", "--json").stdout)["results"]}
     assert needs["plot"] == "patch features (cptlite cache --patches)" and needs["softcpt"] == "random views"
     assert "patch features" in ok("methods").stdout

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from cptlite.cli.options import split_at_commas
-from cptlite.cli.train_options import _whole_numbers
+from cptlite.cli.train_options import whole_numbers
 from cptlite.errors import UsageError
+from cptlite.shots import ALL_SHOTS
 
 COMPLETE = """
 import sys
@@ -29,6 +30,7 @@ finally:
     ("typed", "offered"),
     [
         ("train --method coop", {"coop-mt", "coop-ca", "coop-cs"}),
+        ("train -m softcpt,coop-m", {"softcpt,coop-mt"}),
         ("train -d demo_d", {"demo_digits"}),
         ("cache --dataset dtd,gen", {"dtd,general10"}),
         ("datasets fg", {"fgvc", "fgvc_aircraft"}),
@@ -44,10 +46,13 @@ def test_names_are_completed_without_loading_torch(typed: str, offered: set[str]
 
 
 def test_lists_with_commas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _whole_numbers("shots", ["1,4", "16"]) == [1, 4, 16]
+    assert whole_numbers("shots", ["1,4", "16"]) == [1, 4, 16]
+    assert whole_numbers("shots", ["2,all"]) == [2, ALL_SHOTS]
+    with pytest.raises(UsageError, match="--seed: wanted whole numbers, several"):
+        whole_numbers("seed", ["all"])
     for bad in ("1,,4", "four", "1.5", ""):
         with pytest.raises(UsageError, match="--shots: wanted whole numbers"):
-            _whole_numbers("shots", [bad])
+            whole_numbers("shots", [bad])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a,b").mkdir()
     assert split_at_commas(["dtd, fgvc", "a,b", "pets"]) == ["dtd", "fgvc", "a,b", "pets"]

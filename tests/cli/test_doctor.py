@@ -52,7 +52,7 @@ class Shelf:
     def findings(self) -> tuple[dict[str, dict[str, str]], int]:
         """Call the command; what it found by name, and the exit code."""
         done = self.call("--json")
-        listed = json.loads(done.stdout)
+        listed = json.loads(done.stdout)["results"]
         assert len({each["name"] for each in listed}) == len(listed)
         return {each["name"]: each for each in listed}, done.exit_code
 
@@ -382,7 +382,7 @@ def test_with_nothing_that_works_it_still_answers(shelf: Shelf) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    failed = {each["name"] for each in json.loads(done.stdout) if each["state"] == "failed"}
+    failed = {each["name"] for each in json.loads(done.stdout)["results"] if each["state"] == "failed"}
     assert {"numpy", "torch", "torchvision", "h5py", "clip-anytorch", "scikit-learn"} <= failed
 
 

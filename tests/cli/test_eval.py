@@ -72,7 +72,7 @@ def test_a_run_is_evaluated_on_another_dataset_of_its_classes_beside_its_own_fil
     before = contents(trained)
     done = call("eval", trained, "--dataset", "results", "--cache-dir", caches, "--json")
     assert done.exit_code == 0, done.output
-    found, (path,) = json.loads(done.stdout), list((trained / "eval").iterdir())
+    (found,), (path,) = json.loads(done.stdout)["results"], list((trained / "eval").iterdir())
     assert path.name == "on-results.json" and f"written: {path}" in done.stderr
     assert json.loads(path.read_text()) == found
     assert contents(trained) == before
@@ -98,7 +98,7 @@ def test_neither_report_nor_train_takes_it_for_a_run(trained: Path, caches: Path
 def test_without_a_dataset_the_run_s_own_are_evaluated_again(trained: Path, caches: Path) -> None:
     done = call("eval", trained, "--cache-dir", caches, "--json")
     own = json.loads((trained / "results.json").read_text())
-    assert json.loads(done.stdout)["tasks"] == own["tasks"]
+    assert json.loads(done.stdout)["results"][0]["tasks"] == own["tasks"]
     assert (trained / "eval/on-coins+leaves+shells.json").is_file()
     table = call("eval", trained, "--cache-dir", caches).stdout
     assert (
@@ -153,7 +153,7 @@ def test_each_task_is_left_out_in_turn(caches: Path, tmp_path: Path) -> None:
     assert sorted(held_out) == [([task], seed) for task in ("coins", "leaves", "shells") for seed in (1, 2)]
     again = train(caches, tmp_path, "--method", "softcpt", "--held-out-task", "shells", "--seed", "2", "--json")
     assert "already done" in again.stderr, "one of them is the same run"
-    assert json.loads(again.stdout)["tasks"]["shells"]["held_out"] is True
+    assert json.loads(again.stdout)["results"][0]["tasks"]["shells"]["held_out"] is True
 
 
 @pytest.mark.parametrize(
@@ -193,11 +193,11 @@ def test_validation_rows_are_evaluated_without_a_look_at_test_rows(
     monkeypatch.setattr(FeatureCache, "features", features)
     done = call("eval", trained, "--split", "val", "--cache-dir", caches, "--json")
     assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
+    (found,) = json.loads(done.stdout)["results"]
     assert read == {"val"} and found["split"] == "val"
     assert json.loads((trained / "eval/val-on-coins+leaves+shells.json").read_text()) == found
     rows = {name: scores["rows"] for name, scores in found["tasks"].items()}
-    listed = json.loads(call("caches", "--cache-dir", caches, "--json").stdout)
+    listed = json.loads(call("caches", "--cache-dir", caches, "--json").stdout)["results"]
     there = {each["dataset"]: each["rows"] for each in listed}
     assert rows == {name: there[name]["val"] for name in rows}
     assert "val images" in call("eval", trained, "--split", "val", "--cache-dir", caches).stdout

@@ -23,7 +23,7 @@ def call(*words: str | Path) -> Result:
 
 def score(done: Result) -> float:
     assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)["suite_score"]
+    return json.loads(done.stdout)["results"][0]["suite_score"]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_python_takes_them_by_their_name(folder: Path) -> None:
 
 
 def test_imported_caches_are_listed_and_are_no_pass_over_images(folder: Path) -> None:
-    listed = json.loads(call("caches", "--cache-dir", folder / "cache", "--json").stdout)
+    listed = json.loads(call("caches", "--cache-dir", folder / "cache", "--json").stdout)["results"]
     assert [(each["backbone"], each["complete"]) for each in listed] == [
         ("features:some-clip:128", True),
         ("random:demo", True),

@@ -35,7 +35,7 @@ def call(*words: str | Path) -> Result:
 def test_a_context_of_words_that_did_not_move_names_them(runs: dict[str, Path]) -> None:
     done = call(runs["still"], "--json")
     assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
+    (found,) = json.loads(done.stdout)["results"]
     (context,) = found["contexts"]
     assert (context["kind"], context["task"], context["class"], context["prompt"]) == ("context", None, None, None)
     nearest = [vector["words"][0] for vector in context["vectors"]]
@@ -53,7 +53,7 @@ def test_what_a_meta_network_makes_is_told_and_drawn(runs: dict[str, Path], tmp_
     picture = tmp_path / "new/tasks.png"
     done = call(runs["softcpt"], "--json", "--tasks-plot", picture)
     assert done.exit_code == 0 and f"drawn: {picture}" in done.stderr, done.output
-    found = json.loads(done.stdout)
+    (found,) = json.loads(done.stdout)["results"]
     assert [(each["kind"], each["task"]) for each in found["contexts"]] == [
         ("task_context", None),
         *(("generated", task) for task in ("coins", "leaves", "shells")),
@@ -74,7 +74,7 @@ def test_images_of_a_class_are_told_and_drawn(runs: dict[str, Path], caches: Pat
     for root in (caches.parent, caches.parent / "leaves"):
         done = call(runs["coop-cs"], "--class", "oak", "--sheet", sheet, "--root", root, "--json")
         assert done.exit_code == 0, done.output
-        found = json.loads(done.stdout)
+        (found,) = json.loads(done.stdout)["results"]
         assert [(each["task"], each["class"]) for each in found["contexts"]] == [("leaves", "oak")]
         images = [*found["class"]["nearest"], *found["class"]["hardest"]]
         assert found["class"]["name"] == "oak" and len(images) == found["class"]["images"] > 0

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cptlite.cli.console import note, print_json
+from cptlite.cli.console import note, print_results
 from cptlite.cli.groups import CommandGroup
 from cptlite.errors import DataError
 
@@ -20,8 +20,8 @@ from cptlite.errors import DataError
 def test_json_of_any_words_is_printed(word: str, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding, write_through=True))
-    print_json({"name": word})
-    assert json.loads(raw.getvalue()) == {"name": word}
+    print_results([word], suite=word)
+    assert json.loads(raw.getvalue()) == {"suite": word, "results": [word]}
 
 
 def test_a_message_of_any_words_keeps_its_lines_and_steers_nothing() -> None:

@@ -45,7 +45,7 @@ def test_dry_run_shows_the_plan_and_leaves_nothing(here: Path, caches: Path) -> 
     assert lines[0] == "  coins+leaves+shells/linear-probe  6 runs, 0 done; fitted at once"
     assert lines[1].startswith("  coins+leaves+shells/coop-mt       6 runs, 0 done; about ")
     assert lines[2].startswith("12 runs, 0 done, 12 left: about ")
-    told = json.loads(call(caches, *words, "--json").stdout)["plan"]
+    told = json.loads(call(caches, *words, "--json").stdout)["results"]
     assert [len(each["runs"]) for each in told] == [6, 6] and told[1]["seconds"] > 0
     assert not list(here.iterdir())
 
@@ -77,10 +77,10 @@ def test_flags_override_the_file(here: Path, caches: Path) -> None:
     Path("plan.toml").write_text(text)
     told = json.loads(call(caches, "plan.toml", "--shots", "1", "--set", "lr=0.2,0.3", "--dry-run", "--json").stdout)
     names = {f"coins/coop-mt-epochs{epochs}-lr{lr}" for epochs in (1, 2) for lr in (0.2, 0.3)}
-    assert {each["configuration"] for each in told["plan"]} == names
-    assert all(len(each["runs"]) == 2 for each in told["plan"])
+    assert {each["configuration"] for each in told["results"]} == names
+    assert all(len(each["runs"]) == 2 for each in told["results"])
     told = json.loads(call(caches, "plan.toml", "--dataset", "leaves,shells", "--dry-run", "--json").stdout)
-    assert {each["configuration"].split("/")[0] for each in told["plan"]} == {"leaves+shells"}
+    assert {each["configuration"].split("/")[0] for each in told["results"]} == {"leaves+shells"}
 
 
 @pytest.mark.parametrize("together", ["--together", "--no-together"])

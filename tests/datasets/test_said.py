@@ -55,7 +55,8 @@ def test_the_same_bytes_in_train_and_test(here: Path) -> None:
 
 def test_json_holds_notes_and_warnings(here: Path) -> None:
     done = run(*CACHE, doubled(here), "--json")
-    facts = json.loads(done.stdout)["own"]
+    (facts,) = json.loads(done.stdout)["results"]
+    assert facts["dataset"] == "own"
     assert facts["notes"] == [] and SAME.endswith(facts["warnings"][0])
 
 
@@ -98,5 +99,5 @@ def test_datasets_shows_them_too(here: Path) -> None:
     assert done.exit_code == 0 and "  warning   left out: 1 file (ash/notes.txt): images end in" in done.stdout
     done = run("datasets", "./leaves", "--strict")
     assert done.exit_code == 3 and "leaves: left out: 1 file" in done.stderr
-    (facts,) = json.loads(run("datasets", "./leaves", "--json").stdout)
+    (facts,) = json.loads(run("datasets", "./leaves", "--json").stdout)["results"]
     assert facts["notes"] == [] and facts["warnings"][0].startswith("left out: 1 file")

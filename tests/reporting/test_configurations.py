@@ -191,10 +191,10 @@ def call(*words: Any) -> Any:
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def report(folder: Path) -> dict[str, Any]:
+def report(folder: Path) -> list[dict[str, Any]]:
     done = call("report", folder, "--json")
     assert done.exit_code == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(done.stdout)["results"]
 
 
 @pytest.mark.slow
@@ -210,7 +210,8 @@ def test_trained_runs_of_two_configurations_are_two_rows(tmp_path: Path) -> None
         assert done.exit_code == 0, done.stderr
     suite = out / "coins+leaves+shells"
     assert sorted(path.name for path in suite.iterdir()) == ["coop-mt-epochs1", "coop-mt-epochs1-lr0.5-context_length4"]
-    ((_, lines),) = report(out).items()
+    lines = report(out)
+    assert len({line["group"] for line in lines}) == 1
     assert sorted((line["differs"], line["seeds"]) for line in lines) == [
         ("epochs 1, lr 0.002, context-length 16", [2]),
         ("epochs 1, lr 0.5, context-length 4", [1]),
@@ -218,7 +219,7 @@ def test_trained_runs_of_two_configurations_are_two_rows(tmp_path: Path) -> None
     assert sorted((line["config"]["lr"], line["config"]["context_length"]) for line in lines) == [(0.002, 16), (0.5, 4)]
     assert "seed" not in lines[0]["config"] and lines[0]["config"]["cached_views"] == 1
     assert call(*train, "--seed", 1, "--seed", 2).exit_code == 0
-    assert sorted(line["seeds"] for line in next(iter(report(out).values()))) == [[1], [1, 2]]
+    assert sorted(line["seeds"] for line in report(out)) == [[1], [1, 2]]
     printed = call("report", out, "--out", tmp_path / "plots").stdout
     assert "lr 0.5, context-length 4" in " ".join(printed.split()) and "over 1 to 2 seeds" in printed
 

@@ -173,8 +173,8 @@ def test_the_report_has_a_table_and_a_picture_for_each(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "4 shots: base" in done.stdout and "4 shots: unseen" in done.stdout
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 4
-    data = json.loads(CliRunner().invoke(app, [*words[:2], "--json"]).stdout)
-    (halves,) = data["mine, 3 tasks, base to new classes, backbone demo"]
+    lines = json.loads(CliRunner().invoke(app, [*words[:2], "--json"]).stdout)["results"]
+    (halves,) = [line for line in lines if line["group"] == "mine, 3 tasks, base to new classes, backbone demo"]
     assert set(halves["parts"]) == {"base", "new", "H"} and halves["parts"]["H"] == [halves["mean"], halves["std"]]
     with pytest.raises(Exception, match="one suite and backbone, got 4"):
         draw_shots_plot(EVERY, tmp_path / "all.png")

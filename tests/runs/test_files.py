@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from cptlite.config import OWN_ROWS, SAME_NUMBERS, RunConfig, choose_suite, known_options, resolve_config
+from cptlite.config import OWN_ROWS, SAME_NUMBERS, RunConfig, known_options, resolve_config
 from cptlite.datasets import load_catalog
+from cptlite.datasets.suites import choose_suite
 from cptlite.errors import DataError, UsageError
 from cptlite.methods.table import METHODS
 from cptlite.options import Option
