@@ -20,6 +20,7 @@ from cptlite.cli.options import (
     DeviceOption,
     JsonOption,
     LinearBackendOption,
+    NoLockOption,
     PrecisionOption,
     RootOption,
     VerboseOption,
@@ -110,10 +111,7 @@ def cache(
     force: Annotated[
         bool, typer.Option("--force", help="Encode anew and replace what is there.", rich_help_panel=HOW)
     ] = False,
-    no_lock: Annotated[
-        bool,
-        typer.Option("--no-lock", help="Take no lock: for file systems without, one process.", rich_help_panel=HOW),
-    ] = False,
+    no_lock: NoLockOption = False,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import typer
 
 from cptlite.cli.console import note, print_results, print_table, progress
-from cptlite.cli.options import HOW, ROOT, JsonOption, RootOption
+from cptlite.cli.options import HOW, ROOT, JsonOption, NoLockOption, RootOption
 from cptlite.datasets.text_files import shown
 from cptlite.errors import CptliteError, UsageError
 
@@ -29,10 +29,7 @@ def download(
         bool, typer.Option("--split/--no-split", help="Fetch the published split file too.", rich_help_panel=HOW)
     ] = True,
     keep: Annotated[bool, typer.Option("--keep", help="Keep archives that are unpacked.", rich_help_panel=HOW)] = False,
-    no_lock: Annotated[
-        bool,
-        typer.Option("--no-lock", help="Take no lock: for file systems without, one process.", rich_help_panel=HOW),
-    ] = False,
+    no_lock: NoLockOption = False,
     json: JsonOption = False,
 ) -> None:
     """Fetch datasets, or say where they are fetched by hand.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cptlite.cli.console import note, print_results
-from cptlite.cli.options import CACHE_DIR, HOW, WHAT, CacheDirOption, JsonOption
+from cptlite.cli.options import CACHE_DIR, HOW, WHAT, CacheDirOption, JsonOption, NoLockOption
 from cptlite.datasets.text_files import shown
 from cptlite.errors import UsageError
 from cptlite.process import loading
@@ -103,10 +103,7 @@ def import_features(
         int, typer.Option("--seed", help="Of a 50/20/30 split, where none is given.", rich_help_panel=HOW)
     ] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.", rich_help_panel=HOW)] = False,
-    no_lock: Annotated[
-        bool,
-        typer.Option("--no-lock", help="Take no lock: for file systems without, one process.", rich_help_panel=HOW),
-    ] = False,
+    no_lock: NoLockOption = False,
     json: JsonOption = False,
 ) -> None:
     """Take in features that other programs made, with labels and splits.

@@ -16,6 +16,7 @@ __all__ = [
     "DatasetOption",
     "DeviceOption",
     "JsonOption",
+    "NoLockOption",
     "LinearBackendOption",
     "PrecisionOption",
     "RootOption",
@@ -103,6 +104,9 @@ LinearBackendOption = Annotated[
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help='Results on stdout as JSON: {"results": [...]}.', rich_help_panel=HOW)
+]
+NoLockOption = Annotated[
+    bool, typer.Option("--no-lock", help="Take no lock: for file systems without, one process.", rich_help_panel=HOW)
 ]
 VerboseOption = Annotated[
     bool,

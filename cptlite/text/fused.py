@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from cptlite.backbones import TextTower
-from cptlite.text.layers import Layer, freeze_layers, norm
+from cptlite.text.layers import Layer, freeze_layers
 from cptlite.text.layout import PromptLayout
 from cptlite.text.plan import plan_rows
-from cptlite.text.trunk import run_rows
+from cptlite.text.trunk import ask, run_rows
 
 __all__ = ["prepare_fused"]
 
@@ -43,14 +43,12 @@ def prepare_fused(tower: TextTower, layout: PromptLayout) -> Callable[[Tensor], 
     words[tokens == CONTEXT] = 0
     words = words + tower.positional_embedding[positions].to(tower.dtype)  # (V, W)
     with torch.no_grad():
-        normed = norm(words, first.attn_norm)
-        asked = first.q(normed), first.kv(normed)  # (V, W), (V, 2W)
+        asked = ask(words, first)  # (V, W), (V, 2W)
 
     def ask_first(x: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
-        normed = norm(x.index_select(0, changing), layer.attn_norm)
         q, kv = (
             of_kinds.index_select(0, kind_of_row).index_copy_(0, changing, of_changing)
-            for of_kinds, of_changing in zip(asked, (layer.q(normed), layer.kv(normed)), strict=True)
+            for of_kinds, of_changing in zip(asked, ask(x.index_select(0, changing), layer), strict=True)
         )
         return q, kv  # (U, W), (U, 2W)
 

@@ -22,7 +22,7 @@ from cptlite.backbones.linear import attend
 from cptlite.text.blocks import Blocks
 from cptlite.text.layers import Layer, add_mlp, freeze_layers, norm
 
-__all__ = ["attend_rows", "run_rows"]
+__all__ = ["ask", "attend_rows", "run_rows"]
 
 Ask = Callable[[Tensor, Layer], tuple[Tensor, Tensor]]
 
@@ -45,8 +45,7 @@ def run_rows(tower: TextTower, x: Tensor, blocks: Blocks, ask_first: Ask | None 
     """
     *layers, last = freeze_layers(tower)
     for layer in layers:
-        ask = ask_first or _ask
-        x = x + layer.out(attend_rows(*ask(x, layer), blocks, layer.num_heads))
+        x = x + layer.out(attend_rows(*(ask_first or ask)(x, layer), blocks, layer.num_heads))
         x = add_mlp(x, layer)
         ask_first = None
     normed, ends = norm(x, last.attn_norm), blocks.ends
@@ -56,7 +55,8 @@ def run_rows(tower: TextTower, x: Tensor, blocks: Blocks, ask_first: Ask | None 
     return (tower.final_norm(x) @ tower.projection).float()
 
 
-def _ask(x: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
+def ask(x: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
+    """Make a layer's queries (U, W), and keys and values (U, 2W), of its rows (U, W)."""
     normed = norm(x, layer.attn_norm)
     return layer.q(normed), layer.kv(normed)
 
