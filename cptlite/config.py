@@ -13,8 +13,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from cptlite.errors import UsageError
+from cptlite.methods.entry import MethodEntry
 from cptlite.methods.options import MethodOptions
-from cptlite.methods.table import METHODS, MethodEntry, find_method
+from cptlite.methods.table import METHODS, find_method
 from cptlite.options import MOST_SEED, Option, Options, did_you_mean, option, options_of
 from cptlite.shots import ALL, ALL_SHOTS, say_shots
 from cptlite.training.recipe import PAPER, RECIPES, RELEASED, Recipe

@@ -16,8 +16,9 @@ import pytest
 
 from cptlite.config import RunConfig, known_options
 from cptlite.errors import UsageError
+from cptlite.methods.entry import MethodEntry
 from cptlite.methods.options import MethodOptions, PromptOptions, TemplateOptions
-from cptlite.methods.table import METHODS, MethodEntry
+from cptlite.methods.table import METHODS
 from cptlite.options import MOST_RATE, Option, Options, did_you_mean, option, options_of, read_options
 from cptlite.training.recipe import Recipe
 

@@ -8,7 +8,7 @@ from cptlite.cli.console import print_results, print_table
 from cptlite.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from cptlite.methods.table import MethodEntry
+    from cptlite.methods.entry import MethodEntry
 
 __all__ = ["methods"]
 

@@ -19,7 +19,8 @@ from typer.core import TyperCommand
 from cptlite.cli.options import HOW, WHAT, split_at_commas
 from cptlite.config import RunConfig, known_options
 from cptlite.errors import UsageError
-from cptlite.methods.table import METHODS, MethodEntry
+from cptlite.methods.entry import MethodEntry
+from cptlite.methods.table import METHODS
 from cptlite.options import Option, options_of
 from cptlite.training.recipe import Recipe
 

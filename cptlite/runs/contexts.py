@@ -21,8 +21,9 @@ from cptlite.datasets.text_files import shown
 from cptlite.datasets.types import Task
 from cptlite.errors import UsageError
 from cptlite.methods.base import Problem
+from cptlite.methods.entry import MethodEntry
 from cptlite.methods.prompts.softcpt import SoftCPT
-from cptlite.methods.table import METHODS, MethodEntry
+from cptlite.methods.table import METHODS
 from cptlite.runs.load import FinishedRun
 from cptlite.runs.prompts import load_prompts, naming_lost_prompts
 from cptlite.runs.seen import seen_sizes, seen_tasks

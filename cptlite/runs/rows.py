@@ -19,7 +19,8 @@ from cptlite.config import RunConfig
 from cptlite.datasets.checks import Labelled, counted, short_classes
 from cptlite.errors import DataError
 from cptlite.methods.base import FewShotRows
-from cptlite.methods.table import METHODS, MethodEntry
+from cptlite.methods.entry import MethodEntry
+from cptlite.methods.table import METHODS
 from cptlite.runs.guards import check_features, sound_features
 from cptlite.runs.seen import seen_sizes
 from cptlite.shots import ALL_SHOTS, mean_shots

@@ -18,8 +18,9 @@ from parameter_table import ROWS, SUITES, count, formula_of, markdown, our_count
 from started import Started
 
 from cptlite.methods.base import FewShotRows, Problem
+from cptlite.methods.entry import MethodEntry
 from cptlite.methods.prompts.softcpt import VARIANTS, SoftCPT, SoftCPTOptions
-from cptlite.methods.table import METHODS, MethodEntry
+from cptlite.methods.table import METHODS
 
 TABLE = Path(__file__).parents[2] / "docs/results.md"
 MC = 7
