@@ -1,0 +1,44 @@
+"""Reads recordings of the neighbours' released code: golden/neighbours, which has a README of its own.
+
+The folder and the files' prefix come from CPTLITE_GOLDEN_DIR and CPTLITE_GOLDEN_TAG.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from golden_cases import FOLDER, TAG
+from torch import Tensor
+
+NEIGHBOURS = FOLDER / "neighbours"
+
+
+@cache
+def neighbour(part: str) -> dict[str, np.ndarray]:
+    """Arrays of one recording, such as ``gda``."""
+    with np.load(NEIGHBOURS / f"{TAG}_{part}.npz") as arrays:
+        return dict(arrays)
+
+
+@cache
+def said_of(part: str) -> dict[str, Any]:
+    """What the JSON says about one recording."""
+    return json.loads((NEIGHBOURS / f"{TAG}_{part}.json").read_text())
+
+
+def tensors(part: str, prefix: str = "") -> dict[str, Tensor]:
+    """Arrays of one recording below a prefix, such as ``clap/``, as tensors: floats in float32, whole numbers in int64."""
+    found = {name.removeprefix(prefix): each for name, each in neighbour(part).items() if name.startswith(prefix)}
+    kinds = {"f": torch.float32, "i": torch.int64, "b": torch.bool}
+    return {name: torch.from_numpy(np.array(each)).to(kinds[each.dtype.kind]) for name, each in found.items()}
+
+
+def assert_near(ours: Tensor | np.ndarray, recorded: np.ndarray | Tensor, tolerance: float) -> None:
+    """Differences are within a share of the largest recorded value; shapes may differ by axes of one."""
+    ours, recorded = (np.asarray(each, dtype=np.float64) for each in (ours, recorded))
+    assert ours.size == recorded.size and np.isfinite(ours).all()
+    assert np.abs(ours.reshape(recorded.shape) - recorded).max() <= tolerance * np.abs(recorded).max()

@@ -1,0 +1,43 @@
+"""Every recording of the neighbours' released code, within the tolerances of golden/neighbours/README.md."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from golden_cases import TAG
+from neighbour_recordings import NEIGHBOURS, assert_near, neighbour, said_of
+
+from cptlite.methods.probes.gda import GDA, gaussian_weights
+
+
+def recorded_of(*names: str) -> list[str]:
+    """Those that are there: another folder may lack some, but not all."""
+    there = [name for name in names if (NEIGHBOURS / f"{TAG}_{name}.npz").exists()]
+    assert there, f"{NEIGHBOURS} has none of {names}"
+    return there
+
+
+# gda: weights and biases, the chosen alpha, test scores
+
+
+@pytest.mark.parametrize("case", recorded_of("gda", "gda_small"))
+def test_gda_weights_are_the_recorded_ones(case: str) -> None:
+    arrays = neighbour(case)
+    views = F.normalize(torch.from_numpy(arrays["train_features"]), dim=-1)  # (V, N, D)
+    labels = torch.from_numpy(arrays["train_labels"]).repeat(len(views))
+    weights, bias = gaussian_weights(views.flatten(0, 1), labels, arrays["clip_weights"].shape[1])
+    assert_near(weights.T, arrays["W"], 1e-3)
+    assert_near(bias, arrays["b"], 1e-3)
+
+
+@pytest.mark.parametrize("case", recorded_of("gda", "gda_small"))
+def test_gda_chooses_and_scores_as_recorded(case: str) -> None:
+    arrays = neighbour(case)
+    probe = GDA(arrays["clip_weights"].T)
+    rows = arrays["train_features"].transpose(1, 0, 2)  # (N, V, D)
+    probe.fit(rows, arrays["train_labels"], arrays["val_features"], arrays["val_labels"])
+    assert probe.choices_ == {"alpha": pytest.approx(float(arrays["best_alpha"]))}
+    assert_near(probe.decision_function(arrays["test_features"]), arrays["test_logits"], 1e-3)
+    accuracy = 100 * (probe.predict(arrays["test_features"]) == arrays["test_labels"]).mean()
+    assert accuracy == pytest.approx(said_of(case)["test_acc"])
