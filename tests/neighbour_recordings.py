@@ -31,7 +31,7 @@ def said_of(part: str) -> dict[str, Any]:
 
 
 def tensors(part: str, prefix: str = "") -> dict[str, Tensor]:
-    """Arrays of one recording below a prefix, such as ``clap/``, as tensors: floats in float32, whole numbers in int64."""
+    """Arrays of one recording below a prefix, such as ``clap/``, as tensors of float32, int64 or bool."""
     found = {name.removeprefix(prefix): each for name, each in neighbour(part).items() if name.startswith(prefix)}
     kinds = {"f": torch.float32, "i": torch.int64, "b": torch.bool}
     return {name: torch.from_numpy(np.array(each)).to(kinds[each.dtype.kind]) for name, each in found.items()}

@@ -1,4 +1,4 @@
-"""GDA where alpha is given, and where there is no covariance; tests/test_parity_neighbours.py has the recorded numbers."""
+"""GDA where alpha is given, and where there is no covariance; tests/test_parity_neighbours.py has the recordings."""
 
 from __future__ import annotations
 
