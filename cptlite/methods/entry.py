@@ -57,6 +57,13 @@ class MethodEntry:
         dimension, H hidden units.
     source : str
         Paper it comes from.
+    sees : tuple of str
+        What it looks at beside training images and their labels: ``names`` of classes or tasks, ``validation`` rows,
+        ``descriptions`` or ``attributes`` of classes where files of them are given.
+    cost : str
+        Of a gradient step, in a few words of the axes; empty where none is taken.
+    deviation : str
+        From its source, in a line; empty where there is none.
     """
 
     home: str
@@ -73,6 +80,9 @@ class MethodEntry:
     cached: str = ""
     parameters: str = ""
     source: str = ""
+    sees: tuple[str, ...] = ("names",)
+    cost: str = ""
+    deviation: str = ""
 
     @property
     def stepped(self) -> bool:
