@@ -8,6 +8,7 @@ Sources: loky, joblib's own worker processes; Dask's futures (Client.get_executo
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -141,7 +142,7 @@ def _ray(jobs: int, scheduler: str) -> Iterator[Submit]:
     import ray
 
     where = {"address": scheduler} if scheduler else {"num_cpus": jobs, "include_dashboard": False}
-    ray.init(**where, log_to_driver=False, logging_level="ERROR")
+    ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
     try:
         carry = ray.remote(num_cpus=1, max_retries=0)(_carry)
         yield lambda call: carry.remote(call).future()
