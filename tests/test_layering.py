@@ -59,6 +59,7 @@ ORDER = {
     "classifiers": ("base", "state", "image_conditioned linear tip transport", "joined", "stored", "store"),
     "cli": (
         "console groups options",
+        "report_options",
         "bench cache caches choose datasets doctor download import_features methods report train_options",
         "demo eval export predict sweep_shown train",
         "extend interpret sweep",
@@ -81,12 +82,16 @@ ORDER = {
     "methods.probes": ("estimator", ANY, "per_task zero_shot"),
     "methods.prompts": ("class_weights", "coop", ANY),
     "reporting": (
+        "checks",
+        "long_form",
         "figures results",
         "configurations",
         "folds",
         "summaries",
-        "plots tables",
-        "interpreted mistakes predicted rendering",
+        "choosing comparing plots",
+        "panels tables",
+        "comparison_tables formats interpreted mistakes paper predicted records rendering",
+        "paper_tables",
     ),
     "runs": (
         "files folders guards image_features matching predictions progress seen",

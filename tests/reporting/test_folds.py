@@ -172,7 +172,8 @@ def test_the_report_has_a_table_and_a_picture_for_each(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert "4 shots: base" in done.stdout and "4 shots: unseen" in done.stdout
-    assert len(list((tmp_path / "drawn").glob("*.png"))) == 4
+    kinds = [path.name.split("-")[0] for path in (tmp_path / "drawn").iterdir()]
+    assert sorted(kinds) == ["shots"] * 4 + ["tasks"] * 4
     lines = json.loads(CliRunner().invoke(app, [*words[:2], "--json"]).stdout)["results"]
     (halves,) = [line for line in lines if line["group"] == "mine, 3 tasks, base to new classes, backbone demo"]
     assert set(halves["parts"]) == {"base", "new", "H"} and halves["parts"]["H"] == [halves["mean"], halves["std"]]
