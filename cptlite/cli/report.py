@@ -100,7 +100,7 @@ def _check(contents: _Contents, form: Form, json: bool) -> Form:
         raise UsageError(f"wanted one form, got --json and --format {form}: give one of them")
     instead = [name for name in ("compare", "paper") if getattr(contents, name)]
     beside = [name for name in ("tasks", "against", "ranks") if getattr(contents, name)]
-    if len(instead) > 1 or instead and {"tasks", "against"} & set(beside):
+    if len(instead) > 1 or instead and beside:
         words = " and ".join(f"--{name}" for name in (*instead, *beside))
         raise UsageError(f"wanted one kind of report, got {words}: give them one after the other")
     if form is Form.CSV and (instead or beside):

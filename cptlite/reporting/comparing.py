@@ -23,6 +23,7 @@ __all__ = [
     "Comparison",
     "Interval",
     "bootstrap_interval",
+    "compare_all",
     "compare_lines",
     "difference",
     "mean_ranks",
@@ -108,6 +109,22 @@ def difference(line: Line, base: Line, shots: int) -> tuple[float, float, int] |
     return *mean_and_std([one["suite_score"] - other["suite_score"] for one, other in pairs]), len(pairs)
 
 
+def compare_all(one: Line, other: Line) -> list[list[Comparison]]:
+    """Compare two lines of a table at every number of shots at which they have runs of the same seeds.
+
+    Raises
+    ------
+    DataError
+        There is none.
+    """
+    compared = [compare_lines(one, other, shots) for shots in shared_shots(one, other) if pair_runs(one, other, shots)]
+    if not compared:
+        raise DataError(
+            f"wanted runs of the same shots and seeds, found none that {one.label} and {other.label} share: train some"
+        )
+    return compared
+
+
 def compare_lines(one: Line, other: Line, shots: int) -> list[Comparison]:
     """Compare two lines of a table at one number of shots, paired by seed.
 
@@ -116,7 +133,7 @@ def compare_lines(one: Line, other: Line, shots: int) -> list[Comparison]:
     one, other : Line
         Over the same tasks.
     shots : int
-        One of `shared_shots`.
+        One of `shared_shots`, at which both have a seed.
 
     Returns
     -------
@@ -124,17 +141,8 @@ def compare_lines(one: Line, other: Line, shots: int) -> list[Comparison]:
         By task, then `SUITE`, then, of several tasks, `SUITE_OVER_TASKS`: the differences of the tasks, each a mean
         over seeds, as a sample of tasks. Where classes are new, the score of a suite is no mean of its tasks', and that
         last one is of the mean.
-
-    Raises
-    ------
-    DataError
-        They have no seed in common.
     """
     pairs = pair_runs(one, other, shots)
-    if not pairs:
-        raise DataError(
-            f"wanted runs of the same seeds, found none that {one.label} and {other.label} share: train some"
-        )
     seeds = tuple(pairs)
     tasks = list(next(iter(pairs.values()))[0]["tasks"])
     by_task = {

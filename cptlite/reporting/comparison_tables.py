@@ -9,9 +9,8 @@ from cptlite.reporting.comparing import (
     SUITE_OVER_TASKS,
     Comparison,
     Interval,
-    compare_lines,
+    compare_all,
     mean_ranks,
-    shared_shots,
 )
 from cptlite.reporting.results import Result
 from cptlite.reporting.summaries import Line, line_up, shots_label
@@ -26,10 +25,10 @@ where these are few; t: the same by Student's t; seeds needed: put zero outside 
 
 
 def comparison_tables(lines: Sequence[Line], title: str) -> Iterator[Table]:
-    """One table for each number of shots that two lines share: see `comparison_table`."""
+    """One table for each number of shots of `compare_all`: see `comparison_table`."""
     one, other = lines
-    for shots in shared_shots(one, other):
-        yield comparison_table(compare_lines(one, other, shots), one.label, other.label, title)
+    for compared in compare_all(one, other):
+        yield comparison_table(compared, one.label, other.label, title)
 
 
 def comparison_table(compared: Sequence[Comparison], one: str, other: str, title: str) -> Table:

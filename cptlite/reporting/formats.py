@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from cptlite.datasets.text_files import shown, shown_lines
+from cptlite.datasets.text_files import shown
 from cptlite.reporting.tables import Table
 
 __all__ = ["latex_table", "markdown_table"]
@@ -33,13 +33,12 @@ LATEX = {
     "[": "{[}",  # after a row's end it would begin an argument, as * would
     "]": "{]}",
     "*": "{*}",
-    "-": "{-}",  # two are a dash
     "±": r"$\pm$",
     "×": r"$\times$",
     "−": "$-$",
     "Δ": r"$\Delta$",
-    "–": "--",
-    "—": "---",
+    "–": r"\textendash{}",
+    "—": r"\textemdash{}",
     "…": r"\ldots{}",
     "’": "'",
     "ß": r"\ss{}",
@@ -97,10 +96,9 @@ def _row(cells: list[str]) -> str:
 
 
 def _markdown(word: str) -> str:
-    """Escape what could mark words up; an underscore or a tilde within a word, as in ``demo_shapes``, is one."""
-    word = re.sub(r"([\\`*|\[\]<>]|(?<!\w)_|_(?!\w)|~~)", r"\\\1", shown(word))
-    word = re.sub(r"&(?=#?\w+;)", "&amp;", word)
-    return re.sub(r"^(#+|[-+]|\d+[.)])(?=\s|$)", r"\\\1", word)
+    """Escape what could mark words up; an underscore within a word, as in ``demo_shapes``, could not."""
+    word = re.sub(r"([\\`*|\[\]<>$~]|(?<!\w)_|_(?!\w))", r"\\\1", shown(word))
+    return re.sub(r"&(?=#?\w+;)", "&amp;", word)
 
 
 def latex_table(table: Table) -> str:
@@ -138,7 +136,8 @@ def _figure(word: str) -> str:
 
 
 def _latex(word: str) -> str:
-    return "".join(map(_letter, unicodedata.normalize("NFC", shown_lines(word))))
+    letters = "".join(map(_letter, unicodedata.normalize("NFC", shown(word))))
+    return re.sub("-(?=-)", "-{}", letters)  # two would be a dash
 
 
 def _letter(letter: str) -> str:

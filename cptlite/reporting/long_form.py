@@ -21,7 +21,7 @@ from cptlite.reporting.checks import Result, find_wrong
 from cptlite.runs.predictions import suite_scores
 from cptlite.shots import read_shots, say_shots
 
-__all__ = ["COLUMNS", "long_form", "read_long_form"]
+__all__ = ["COLUMNS", "MOST_COLUMNS", "long_form", "read_cell", "read_long_form"]
 
 RUN = ("suite", "method", "variant", "recipe", "backbone", "shots", "seed")
 TASK = ("task", "metric", "value", "counts", "held_out", "rows")
@@ -100,7 +100,8 @@ def _cell(value: Any) -> str:
     return json.dumps(value)
 
 
-def _value(cell: str) -> Any:
+def read_cell(cell: str) -> Any:
+    """Read what a cell of `long_form` stands for."""
     try:
         return json.loads(cell, parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -165,17 +166,19 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 def _own(prefix: str, cells: Mapping[str, str]) -> dict[str, Any]:
     """Values of the columns whose names begin so."""
-    return {name.removeprefix(prefix): _value(cell) for name, cell in cells.items() if name.startswith(prefix) and cell}
+    return {
+        name.removeprefix(prefix): read_cell(cell) for name, cell in cells.items() if name.startswith(prefix) and cell
+    }
 
 
 def _run(path: Path, line: int, cells: Mapping[str, str]) -> dict[str, Any]:
     """Take what a row says of its run."""
-    result = {name: _value(cells[name]) for name in (*RUN, "parameters", "folder") if cells.get(name)}
+    result = {name: read_cell(cells[name]) for name in (*RUN, "parameters", "folder") if cells.get(name)}
     config = _own(CONFIG, cells)
     if config:
         result["config"] = {**config, "shots": result.get("shots"), "seed": result.get("seed")}
     if cells.get("seconds"):
-        result["seconds"] = {"total": _value(cells["seconds"])}
+        result["seconds"] = {"total": read_cell(cells["seconds"])}
     result = {"folder": str(path), **result, "caches": {}, "tasks": {}, "suite_score": 0.0}
     wrong = find_wrong({"shots": None, **result, "tasks": {"": {"metric": "none", "none": 0}}})
     if wrong or not isinstance(result["folder"], str):
@@ -185,15 +188,15 @@ def _run(path: Path, line: int, cells: Mapping[str, str]) -> dict[str, Any]:
 
 def _add(path: Path, line: int, cells: Mapping[str, str], result: Result) -> None:
     """Put the score of a row to its run."""
-    task, metric, value = _value(cells["task"]), cells["metric"], _value(cells["value"])
+    task, metric, value = read_cell(cells["task"]), cells["metric"], read_cell(cells["value"])
     if not isinstance(task, str) or not task:
         raise _wrong(path, line, "the name of a task", repr(cells["task"]))
     if metric not in METRICS:
         raise _wrong(path, line, f"a metric of {', '.join(METRICS)}", repr(metric))
     if type(value) not in (int, float) or not 0 <= value <= 1:
-        raise _wrong(path, line, f"a {metric} from 0 to 1", repr(cells["value"]))
-    flags = {name: _value(cells.get(name) or "false") for name in ("counts", "held_out")}
-    rows = _value(cells.get("rows") or "null")
+        raise _wrong(path, line, f"{metric} from 0 to 1", repr(cells["value"]))
+    flags = {name: read_cell(cells.get(name) or "false") for name in ("counts", "held_out")}
+    rows = read_cell(cells.get("rows") or "null")
     if not all(isinstance(flag, bool) for flag in flags.values()):
         raise _wrong(path, line, "true or false as counts and held_out", f"{cells['counts']!r}")
     if rows is not None and (type(rows) is not int or not 0 <= rows < 2**63):

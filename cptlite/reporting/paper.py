@@ -15,7 +15,7 @@ from importlib.resources import files
 from cptlite.datasets import load_catalog
 from cptlite.methods.table import METHODS
 from cptlite.metrics import mean_and_std
-from cptlite.reporting.configurations import say_differences
+from cptlite.reporting.configurations import Configuration, say_differences
 from cptlite.reporting.results import Result
 from cptlite.reporting.summaries import Line, Summary
 from cptlite.training.recipe import PAPER, RELEASED
@@ -147,7 +147,7 @@ def why_not_comparable(line: Line, row: PaperRow) -> list[str]:
         *_other_tasks(result, row.suite),
         *([f"backbone: {result.get('backbone')}, the paper's is {BACKBONE}"] * (result.get("backbone") != BACKBONE)),
         *_other_rows(result, row.suite),
-        *_other_recipe(line, result["method"]),
+        *_other_recipe(line.config if result.get("config") else {}, result["method"]),
         *([OTHERWISE[result["method"]]] if result["method"] in OTHERWISE else []),
         *_other_size(line, row),
         *(["seeds: one, the paper's are means over several"] if _single(line) else []),
@@ -183,20 +183,20 @@ def _other_rows(result: Result, suite: str) -> Iterator[str]:
             yield f"rows: {rows:,} to test {task}, its split has {counts[task]:,}"
 
 
-def _other_recipe(line: Line, method: str) -> Iterator[str]:
+def _other_recipe(config: Configuration, method: str) -> Iterator[str]:
     """Say what was stepped otherwise, as far as it was recorded."""
-    if not line.config:
+    if not config:
         yield "configuration: not recorded"
         return
-    recipe = line.config.get("recipe", PAPER)
+    recipe = config.get("recipe", PAPER)
     if recipe == PAPER and method == "softcpt":
         yield "recipe: paper, as stated; the paper's figures were presumably made by --recipe released"
     elif recipe not in (PAPER, RELEASED):
         yield f"recipe: {recipe}, the paper's are released or paper"
-    (differs,) = say_differences([line.config])
+    (differs,) = say_differences([config])
     if differs:
         yield f"options: {differs}"
-    if line.config.get("cached_views") == 1 and method in METHODS and METHODS[method].cached == "random views":
+    if config.get("cached_views") == 1 and method in METHODS and METHODS[method].cached == "random views":
         yield "views: the plain one alone, the paper's methods see a random crop in every epoch"
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cptlite.reporting.choosing import find_line
-from cptlite.reporting.comparing import compare_lines, difference, mean_ranks, shared_shots
+from cptlite.reporting.comparing import compare_all, difference, mean_ranks
 from cptlite.reporting.results import Result
 from cptlite.reporting.summaries import Line, line_up
 from cptlite.shots import say_shots
@@ -46,8 +46,8 @@ def summary_records(
 def comparison_records(lines: Sequence[Line], title: str) -> Iterator[dict[str, Any]]:
     """One table for each number of shots, and each task, the suite and the suite over tasks; of two lines."""
     one, other = lines
-    for shots in shared_shots(one, other):
-        for each in compare_lines(one, other, shots):
+    for compared in compare_all(one, other):
+        for each in compared:
             yield {
                 "group": title,
                 "one_method": one.label,
