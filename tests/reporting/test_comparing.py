@@ -65,9 +65,7 @@ def test_what_uses_no_shots_goes_with_any() -> None:
     assert shared_shots(zero, zero) == [0] and list(pair_runs(zero, zero, 0)) == [9]
 
 
-@pytest.mark.parametrize(
-    "runs", [[whole(1), whole(2, method="coop-ca")], [whole(), whole(method="gda") | {"shots": 1}]]
-)
+@pytest.mark.parametrize("other", [whole(2, method="coop-ca"), whole(method="gda") | {"shots": 1}])
 def test_runs_of_no_common_seed_or_shots_are_not_compared(other: Result) -> None:
     with pytest.raises(DataError, match="of the same shots and seeds, found none that .* share: train some"):
         list(comparison_tables(line_up([whole(), other]), "mine"))
