@@ -69,11 +69,11 @@ def _rows(result: Result) -> Iterator[dict[str, str]]:
     run |= {"shots": say_shots(read_shots(result["shots"])), "seconds": seconds.get("total", sum(seconds.values()))}
     cells = {name: "" if value in (None, "") else _cell(value) for name, value in run.items()}
     config = {name: value for name, value in (result.get("config") or {}).items() if name not in ("shots", "seed")}
-    cells |= {f"{CONFIG}{name}": _cell(value) for name, value in config.items()}
+    cells |= {f"{CONFIG}{_cell(name)}": _cell(value) for name, value in config.items()}
     for task, scores in result["tasks"].items():
         cache = (result.get("caches") or {}).get(_dataset(task)) or {}
         own = {"task": _cell(task), "held_out": _cell(bool(scores.get("held_out"))), "rows": _cell(scores.get("rows"))}
-        own |= {f"{CACHE}{name}": _cell(value) for name, value in cache.items()}
+        own |= {f"{CACHE}{_cell(name)}": _cell(value) for name, value in cache.items()}
         for metric, value in _metrics(scores):
             counts = metric == scores["metric"]
             yield cells | own | {"metric": metric, "value": _cell(value), "counts": _cell(counts)}
@@ -166,9 +166,8 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 def _own(prefix: str, cells: Mapping[str, str]) -> dict[str, Any]:
     """Values of the columns whose names begin so."""
-    return {
-        name.removeprefix(prefix): read_cell(cell) for name, cell in cells.items() if name.startswith(prefix) and cell
-    }
+    own = {name.removeprefix(prefix): cell for name, cell in cells.items() if name.startswith(prefix) and cell}
+    return {str(read_cell(name)): read_cell(cell) for name, cell in own.items()}
 
 
 def _run(path: Path, line: int, cells: Mapping[str, str]) -> dict[str, Any]:

@@ -148,6 +148,7 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, words: tuple[str, 
     assert message in call(tmp_path, *words, code=2).stderr
 
 
+@pytest.mark.slow
 def test_curves_of_the_suite_and_of_each_task(runs: Path, tmp_path: Path) -> None:
     done = call(runs, "--out", tmp_path / "drawn")
     drawn = sorted((tmp_path / "drawn").iterdir())

@@ -120,6 +120,7 @@ def test_scores_that_are_none_are_refused(result: dict[str, Any], tmp_path: Path
         load_results([file])
 
 
+@pytest.mark.slow
 def test_the_report_has_a_table_and_a_picture_for_each(tmp_path: Path) -> None:
     for number, result in enumerate(EVERY):
         folder = tmp_path / f"runs/{number}"

@@ -102,7 +102,7 @@ def test_rows_left_out_leave_a_table_of_the_others(tmp_path: Path) -> None:
 def test_any_words_come_back_and_none_can_steer(task: str, suite: str, value: Any) -> None:
     if not task or not suite:
         return
-    result = run({task: of_task(0.5)}) | {"suite": suite, "config": {"odd": value, "list": [suite, 1]}}
+    result = run({task: of_task(0.5)}) | {"suite": suite, "config": {suite: 1, "odd": value, "list": [suite, 1]}}
     text = long_form([result])
     assert all(line.isprintable() for line in text.split("\n"))
     cells = [cell for row in csv.reader(io.StringIO(text, newline="")) for cell in row]
@@ -113,7 +113,10 @@ def test_any_words_come_back_and_none_can_steer(task: str, suite: str, value: An
 
 
 def test_steering_words_come_back_from_a_file(tmp_path: Path) -> None:
-    (result,) = kept(tmp_path, [run({STEERING: of_task(0.5)}) | {"folder": STEERING, "suite": "007"}])
+    config = {STEERING: 1, "5": 2, "": 3, "lr": 4, "shots": 4, "seed": 1}
+    odd = run({STEERING: of_task(0.5)}) | {"folder": STEERING, "suite": "007", "config": config}
+    (result,) = kept(tmp_path, [odd])
+    assert result["config"] == config
     assert list(result["tasks"]) == [STEERING] and result["folder"] == STEERING and result["suite"] == "007"
 
 
