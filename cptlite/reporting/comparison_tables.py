@@ -20,8 +20,9 @@ __all__ = ["comparison_table", "comparison_tables", "rank_table"]
 
 MOST_SEEDS = 9999
 CAPTION = """\
-difference: paired by seed; bootstrap: 95 % interval of its mean, percentiles of {resamples} draws of {what}, too short
-where these are few; t: the same by Student's t; seeds needed: put zero outside t's, were mean and deviation to stay"""
+difference: mean of first - second, paired by seed ({seeds}); stressed where both intervals leave zero out
+bootstrap: 95 % interval of that mean, percentiles of {resamples} draws of the seeds, too short where they are few
+t: the same by Student's t; seeds needed: that put zero outside it, were mean and deviation to stay"""
 
 
 def comparison_tables(lines: Sequence[Line], title: str) -> Iterator[Table]:
@@ -46,7 +47,7 @@ def comparison_table(compared: Sequence[Comparison], one: str, other: str, title
     Returns
     -------
     Table
-        Differences whose bootstrap interval leaves zero out are stressed.
+        Differences are stressed where both intervals leave zero out.
     """
     rows = [
         (
@@ -60,10 +61,10 @@ def comparison_table(compared: Sequence[Comparison], one: str, other: str, title
         )
         for each in compared
     ]
-    sure = {row for row, each in enumerate(compared) if each.interval and each.interval[0] * each.interval[1] > 0}
+    sure = {row for row, each in enumerate(compared) if all(map(_leaves_zero_out, (each.interval, each.t_interval)))}
     return Table(
         title=f"{one} - {other}, {title}, {shots_label(compared[0].shots)} (%)",
-        columns=("task", one, other, "difference", "bootstrap", "t", "seeds needed"),
+        columns=("task", "first", "second", "difference", "bootstrap", "t", "seeds needed"),
         rows=tuple(rows),
         best=frozenset((row, 3) for row in sure),
         caption=_caption(compared),
@@ -76,9 +77,12 @@ def _caption(compared: Sequence[Comparison]) -> str:
     if len(seeds) == 1:
         said = f"of the one seed {seeds[0]}: no interval over seeds"
         return f"{said}, one over tasks" * over_tasks or said
-    what = f"the {len(seeds)} seeds {', '.join(map(str, seeds))}"
-    caption = CAPTION.format(resamples=f"{RESAMPLES:,}", what=what)
+    caption = CAPTION.format(resamples=f"{RESAMPLES:,}", seeds=", ".join(map(str, seeds)))
     return caption + "\nover tasks: of draws of tasks, each a mean over seeds: of other tasks like these" * over_tasks
+
+
+def _leaves_zero_out(interval: Interval | None) -> bool:
+    return interval is not None and (interval[0] > 0 or interval[1] < 0)
 
 
 def _interval(interval: Interval | None) -> str:
