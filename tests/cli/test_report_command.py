@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from cptlite.cli import app
 
+REPOSITORY = Path(__file__).parents[2]
 STEERING = "a|b\x1b[31m & $x_y$ =1+1"
 
 
@@ -154,3 +156,13 @@ def test_curves_of_the_suite_and_of_each_task(runs: Path, tmp_path: Path) -> Non
     drawn = sorted((tmp_path / "drawn").iterdir())
     assert [path.name for path in drawn] == ["shots.png", "tasks.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") and str(path) in done.stderr for path in drawn)
+
+
+def test_the_page_on_reports_shows_what_is_printed() -> None:
+    page = (REPOSITORY / "docs/report.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```console\n\$ cptlite report demo/runs (.*)\n((?:(?!```).*\n)+)", page)
+    assert len(shown) == 2
+    for words, printed in shown:
+        command = ["report", str(REPOSITORY / "bench/results/demo.csv"), *words.split()]
+        done = CliRunner().invoke(app, command, env={"COLUMNS": "112"})
+        assert [line.rstrip() for line in done.stdout.rstrip().split("\n")] == printed.rstrip().split("\n"), words
