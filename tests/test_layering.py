@@ -86,8 +86,9 @@ ORDER = {
         "folds",
         "summaries",
         "plots tables",
-        "interpreted mistakes predicted rendering",
+        "interpreted mistakes page predicted rendering",
     ),
+    "reporting.page": ("libraries markup sources", "charts confusion", "group", "provenance sections", "write"),
     "runs": (
         "files folders guards image_features matching predictions progress seen",
         "evaluate mistakes prompts rows",
