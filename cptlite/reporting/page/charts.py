@@ -31,6 +31,8 @@ SYMBOLS = (
 )
 """Outlines of markers, from -1 to 1, one fewer than colours, so that pairs repeat late."""
 COLOURS = 8  # that the style sheet has
+FAINT = 0.3  # of what they are, lines that the pointer is not near
+FEW, BAND = 6, (0.14, 0.07)  # lines, and how opaque their bands are: of so many, of more
 MARGIN = 0.35  # in log2 shots, left and right of the data
 
 
@@ -45,7 +47,7 @@ def few_shot_numbers(lines: Iterable[Line]) -> list[int | None]:
 
 
 def curve_spec(lines: Sequence[Line], *, height: int, title: str) -> dict[str, Any]:
-    """Accuracy against shots: a band, a line and markers each, whose figures show where the pointer is near.
+    """Accuracy against shots: a band, a line and markers each; that near the pointer stands out, with a figure.
 
     Parameters
     ----------
@@ -71,26 +73,24 @@ def curve_spec(lines: Sequence[Line], *, height: int, title: str) -> dict[str, A
         scale=alt.Scale(type="log", base=2, domain=ends, nice=False),
         axis=alt.Axis(values=ticks, labelExpr=f"{names} : ''", title="images per class", grid=False),
     )
-    y = alt.Y("y:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title=title or None, tickCount=5, domain=False))
+    above = {"titleAngle": 0, "titleAlign": "left", "titleX": -26, "titleY": -14}
+    axis = alt.Axis(title=title or None, tickCount=height // 45, domain=False, ticks=False, **above)
+    y = alt.Y("y:Q", scale=alt.Scale(zero=False), axis=axis)
     colour = alt.Color(
         "colour:N", scale=alt.Scale(domain=list(range(COLOURS)), range="category"), legend=None, sort=None
     )
     symbol = alt.Shape("symbol:N", scale=alt.Scale(domain=list(range(len(SYMBOLS))), range="symbol"), legend=None)
     told = alt.Tooltip("told:N")
-    near = alt.selection_point(name="near", on="pointerover", nearest=True, clear="pointerout")
+    near = alt.selection_point(name="near", fields=["line"], on="pointerover", nearest=True, clear="pointerout")
+    clear, band = (
+        alt.condition(near, alt.value(most), alt.value(FAINT * most)) for most in (1, BAND[len(lines) > FEW])
+    )
     points = alt.Chart(alt.NamedData(name="points"))
     layers = [
-        points.mark_area(opacity=0.13).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour, detail="line:N"),
-        points.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, detail="line:N"),
-        points.mark_point(filled=True, opacity=1)
-        .encode(
-            x=x,
-            y=y,
-            color=colour,
-            shape=symbol,
-            tooltip=told,
-            size=alt.condition(near, alt.value(130), alt.value(58), empty=False),
-        )
+        points.mark_area().encode(x=x, y="low:Q", y2="high:Q", color=colour, detail="line:N", opacity=band),
+        points.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, detail="line:N", opacity=clear),
+        points.mark_point(filled=True, size=62)
+        .encode(x=x, y=y, color=colour, shape=symbol, opacity=clear, tooltip=told)
         .add_params(near),
     ]
     if None in few_shot_numbers(lines):

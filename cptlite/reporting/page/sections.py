@@ -97,7 +97,9 @@ def _task_tables(group: Group) -> Iterator[str]:
             rows.append(cells)
         inner = table_markup(table.columns, [("", rows)], sorts=True)
         yield folded(f"{escape(shots_label(shots))}", inner, opened=shots == counts[-1])
-    yield '<p class="quiet">Mean over seeds (%), in the metric of the task.</p>'
+    halved = any("harmonic" in result for result in group.results)
+    words = "harmonic mean of base and new classes, " * halved
+    yield f'<p class="quiet">Mean over seeds (%), {words}in the metric of the task.</p>'
 
 
 def _confusion(group: Group, charts: Charts) -> Iterator[str]:
