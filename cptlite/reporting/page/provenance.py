@@ -26,7 +26,7 @@ def run_records(group: Group, sources: Sources) -> Iterator[str]:
     yield "<h3>Runs</h3>"
     folder = f"<code>{escape(sources.root)}</code>"
     grey = " Grey: tasks that a run learned from, beside those it held out." * any(map(held_out_tasks, group.results))
-    yield f'<p class="quiet">Where each number comes from, in %. Folders lie in {folder}, seen from this page.{grey}</p>'
+    yield f'<p class="quiet">Where each number (%) comes from. Folders lie in {folder}, seen from this page.{grey}</p>'
     for place, line in enumerate(group.lines):
         runs = [run for by_seed in line.runs.values() for result in by_seed.values() for run in behind(result)]
         differs = f'<span class="quiet">{escape(line.differs)}</span>' if line.differs else ""
