@@ -6,7 +6,7 @@ Axes: K classes of all tasks, V views, M patches of an image, D joint dimension.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from cptlite.config import RunConfig
 from cptlite.datasets import DatasetSpec, dataset_status, read_dataset
 from cptlite.datasets.locate import find_dataset
 from cptlite.datasets.types import Task
+from cptlite.drawings import TASKS
 from cptlite.errors import CptliteError
 from cptlite.methods.base import Problem
 from cptlite.runs.estimate import estimate_on
@@ -29,6 +30,7 @@ from cptlite.timing.tasks import make_problem
 
 __all__ = ["Forecast", "foresee", "foresee_runs", "suite_tasks"]
 
+DEMO = "demo"
 NUMBER_BYTES = 2  # float16
 BATCH = 32  # images that are encoded to see how long one takes
 
@@ -62,9 +64,13 @@ def suite_tasks(suite: str, specs: Sequence[DatasetSpec], root: Path, backbone: 
     UsageError
         Files are missing, and the suite's size is not known.
     """
-    if all(find_dataset(spec, root) for spec in specs) or suite not in SUITES:
+    if suite == DEMO:  # drawn by code
+        names: Mapping[str, Sequence[str]] = {folder: task.class_names for folder, task in TASKS.items()}
+    elif all(find_dataset(spec, root) for spec in specs):
         return tuple(task for spec in specs for task in read_dataset(spec, root).tasks)
-    return make_problem(backbone, suite_names(suite, backbone.tokenizer)).tasks
+    else:
+        names = suite_names(suite, backbone.tokenizer)
+    return make_problem(backbone, names).tasks
 
 
 def foresee(specs: Sequence[DatasetSpec], root: Path, backbone: Backbone, *, views: int, patches: bool) -> Forecast:
