@@ -25,7 +25,7 @@ from cptlite.runs.estimate import estimate_on
 from cptlite.runs.sweep import group_runs
 from cptlite.runs.sweep_run import Share, is_filed
 from cptlite.text.encoder import TextEncoder
-from cptlite.timing.sizes import SUITES, suite_names
+from cptlite.timing.sizes import suite_names
 from cptlite.timing.tasks import make_problem
 
 __all__ = ["Forecast", "foresee", "foresee_runs", "suite_tasks"]
