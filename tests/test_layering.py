@@ -87,8 +87,9 @@ ORDER = {
         "folds",
         "summaries",
         "plots tables",
-        "interpreted mistakes predicted rendering",
+        "interpreted mistakes page predicted rendering",
     ),
+    "reporting.page": ("libraries markup sources", "charts confusion", "group", "provenance sections", "write"),
     "reproduction": ("cost needs plan",),
     "runs": (
         "files folders guards image_features matching predictions progress seen",
