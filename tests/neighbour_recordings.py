@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from golden_cases import FOLDER, TAG
+from golden_cases import FOLDER, TAG, check_steps, make_task, start_from, text_encoder
 from torch import Tensor
+
+from cptlite.methods.base import Problem, PromptMethod
 
 NEIGHBOURS = FOLDER / "neighbours"
 
@@ -42,3 +44,19 @@ def assert_near(ours: Tensor | np.ndarray, recorded: np.ndarray | Tensor, tolera
     ours, recorded = (np.asarray(each, dtype=np.float64) for each in (ours, recorded))
     assert ours.size == recorded.size and np.isfinite(ours).all()
     assert np.abs(ours.reshape(recorded.shape) - recorded).max() <= tolerance * np.abs(recorded).max()
+
+
+@cache
+def one_task_problem(part: str, way: str) -> Problem:
+    """The one task of a prompt method's recording; tokens that the small CLIP has zeros for are zeros."""
+    task = said_of(part)["task"]
+    return Problem(tasks=(make_task(task["name"], task["classes"]),), text=text_encoder(way, fill=False))
+
+
+def check_prompt_case(part: str, name: str, method: PromptMethod) -> None:
+    """A prompt method from where the original started: logits, first gradients, ten losses, logits after them."""
+    case = {key.removeprefix(f"{name}/"): each for key, each in neighbour(part).items() if key.startswith(f"{name}/")}
+    params = {key.removeprefix("init/"): each.shape for key, each in case.items() if key.startswith("init/")}
+    started = start_from(method, case, "init/", params)
+    given = tensors(part)
+    check_steps(started, case, given["image_features"], given["labels"], logits=1e-3, gradients=1e-4)

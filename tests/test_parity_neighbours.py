@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_cases import TAG
-from neighbour_recordings import NEIGHBOURS, assert_near, neighbour, said_of
+from golden_cases import EVERY_WAY, TAG
+from neighbour_recordings import NEIGHBOURS, assert_near, check_prompt_case, neighbour, one_task_problem, said_of
 
 from cptlite.methods.probes.gda import GDA, gaussian_weights
+from cptlite.methods.prompts.dapt_text import DaptText, DaptTextOptions
 
 
 def recorded_of(*names: str) -> list[str]:
@@ -41,3 +42,14 @@ def test_gda_chooses_and_scores_as_recorded(case: str) -> None:
     assert_near(probe.decision_function(arrays["test_features"]), arrays["test_logits"], 1e-3)
     accuracy = 100 * (probe.predict(arrays["test_features"]) == arrays["test_labels"]).mean()
     assert accuracy == pytest.approx(said_of(case)["test_acc"])
+
+
+# dapt-text: CoOp's form, and the pairs' term
+
+
+@pytest.mark.parametrize("way", EVERY_WAY)
+@pytest.mark.parametrize("case", said_of("dapt")["cases"])
+def test_dapt_text(case: str, way: str) -> None:
+    facts = said_of("dapt")["cases"][case]
+    options = DaptTextOptions(context_length=facts["L"], strength=facts["text_beta"])
+    check_prompt_case("dapt", case, DaptText(one_task_problem("dapt", way), options))

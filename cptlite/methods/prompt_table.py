@@ -78,6 +78,18 @@ PROMPTS: dict[str, MethodEntry] = {
         parameters="T L W",
         source="Zhu et al., ICCV 2023",
     ),
+    "dapt-text": MethodEntry(
+        home="prompts.dapt_text:DaptText",
+        options="DaptTextOptions",
+        learns="one context per task, class weights spread out",
+        scope="task",
+        separate=True,
+        cached="random views",
+        parameters="T L W",
+        source="Cho et al., ICCV 2023",
+        cost="K prompts, K K products",
+        deviation="no visual prompts; one strength and rate for all datasets",
+    ),
     "plot": MethodEntry(
         home="prompts.plot:Plot",
         options="PlotOptions",

@@ -167,7 +167,7 @@ def test_options_of_other_methods_are_refused(name: str) -> None:
 # Off-switches: what a method is without its own idea
 
 
-@pytest.mark.parametrize("name", ["kgcoop", "prograd"])
+@pytest.mark.parametrize("name", ["kgcoop", "prograd", "dapt-text"])
 def test_without_strength_it_is_coop(problem: Problem, name: str) -> None:
     context = {"context_length": 4, "context_init": ""}
     coop = outcome(problem, "coop-ca", context)
