@@ -79,7 +79,7 @@ ORDER = {
     "drawings": ("scenes", "captions render", "suite"),
     "methods": ("batches options", "base", "templates", "probes prompts", "entry", "probe_table prompt_table", "table"),
     "methods.probes": ("estimator", ANY, "per_task zero_shot"),
-    "methods.prompts": ("class_terms class_weights", "coop", ANY),
+    "methods.prompts": ("class_terms class_weights", "coop", "text_to_text", ANY),
     "reporting": (
         "figures results",
         "configurations",

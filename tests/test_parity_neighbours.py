@@ -5,11 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_cases import EVERY_WAY, TAG
-from neighbour_recordings import NEIGHBOURS, assert_near, check_prompt_case, neighbour, one_task_problem, said_of
+from golden_cases import EVERY_WAY, TAG, start_from
+from neighbour_recordings import (
+    NEIGHBOURS,
+    assert_near,
+    check_prompt_case,
+    neighbour,
+    one_task_problem,
+    said_of,
+    tensors,
+)
 
+from cptlite.methods.batches import Batch
 from cptlite.methods.probes.gda import GDA, gaussian_weights
 from cptlite.methods.prompts.dapt_text import DaptText, DaptTextOptions
+from cptlite.methods.prompts.lasp_text import LaspText, LaspTextOptions
+from cptlite.methods.prompts.text_to_text import TextToText
 
 
 def recorded_of(*names: str) -> list[str]:
@@ -53,3 +64,39 @@ def test_dapt_text(case: str, way: str) -> None:
     facts = said_of("dapt")["cases"][case]
     options = DaptTextOptions(context_length=facts["L"], strength=facts["text_beta"])
     check_prompt_case("dapt", case, DaptText(one_task_problem("dapt", way), options))
+
+
+def check_text_to_text(part: str, case: str, method: TextToText) -> None:
+    """The text-to-text loss where the original started."""
+    arrays = neighbour(part)
+    params = [name.removeprefix(f"{case}/init/") for name in arrays if name.startswith(f"{case}/init/")]
+    started = start_from(method, arrays, f"{case}/init/", dict.fromkeys(params))
+    batch = Batch(images=torch.zeros(1, 1, 32), labels=torch.zeros(1, 1, dtype=torch.int64))
+    loss = method.text_to_text(batch, TextToText.class_weights(method, started.stacked()))
+    assert_near(loss.detach(), arrays[f"{case}/text_to_text_loss"], 1e-4)
+
+
+# lasp-text: references, the text-to-text loss alone, and the whole
+
+
+def lasp_case(case: str, way: str) -> LaspText:
+    facts = said_of("lasp")["cases"][case]
+    return LaspText(
+        one_task_problem("lasp", way),
+        LaspTextOptions(
+            context_length=facts["L"],
+            context_init=facts["init"],
+            templates=facts["templates"],
+            strength=facts["weight"],
+            correction=facts["correction"],
+        ),
+    )
+
+
+@pytest.mark.parametrize("way", EVERY_WAY)
+@pytest.mark.parametrize("case", said_of("lasp")["cases"])
+def test_lasp_text(case: str, way: str) -> None:
+    method = lasp_case(case, way)
+    assert_near(method.references, F.normalize(tensors("lasp")[f"{case}/references"], dim=-1), 1e-4)
+    check_text_to_text("lasp", case, method)
+    check_prompt_case("lasp", case, method)

@@ -33,6 +33,7 @@ OTHERS: dict[str, Any] = {
     "class_context_length": 2,
     "context_init": "one of the",
     "context_length": 3,
+    "correction": False,
     "epochs": 2,
     "eps": 0.5,
     "freeze_class_context": True,
