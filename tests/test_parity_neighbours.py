@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,7 @@ from neighbour_recordings import (
 
 from cptlite.methods.batches import Batch
 from cptlite.methods.probes.gda import GDA, gaussian_weights
+from cptlite.methods.prompts.argue_text import ArgueNText, ArgueNTextOptions, ArgueText, ArgueTextOptions
 from cptlite.methods.prompts.dapt_text import DaptText, DaptTextOptions
 from cptlite.methods.prompts.lasp_text import LaspText, LaspTextOptions
 from cptlite.methods.prompts.text_to_text import TextToText
@@ -100,3 +103,43 @@ def test_lasp_text(case: str, way: str) -> None:
     assert_near(method.references, F.normalize(tensors("lasp")[f"{case}/references"], dim=-1), 1e-4)
     check_text_to_text("lasp", case, method)
     check_prompt_case("lasp", case, method)
+
+
+# argue-text and argue-n-text: attributes, then the text-to-text loss, then backgrounds
+
+
+def argue_case(case: str, way: str) -> ArgueText:
+    whole = said_of("argue")
+    facts, names = whole["cases"][case], whole["task"]["classes"]
+    assert whole["negative_prompts"] == [[f"background of {name}"] for name in names]
+    given = {
+        "context_length": facts["L"],
+        "context_init": facts["init"],
+        "templates": whole["templates"],
+        "attributes": json.dumps(dict(zip(names, whole["attributes"], strict=True))),
+        "strength": facts["text_to_text_weight"],
+        "correction": facts["correction"],
+    }
+    problem, negative = one_task_problem("argue", way), facts["negative_weight"]
+    if negative:
+        return ArgueNText(problem, ArgueNTextOptions(**given, negative_strength=negative))
+    return ArgueText(problem, ArgueTextOptions(**given))
+
+
+@pytest.mark.parametrize("way", EVERY_WAY)
+@pytest.mark.parametrize("case", said_of("argue")["cases"])
+def test_argue_text(case: str, way: str) -> None:
+    method = argue_case(case, way)
+    check_text_to_text("argue", case, method)
+    check_prompt_case("argue", case, method)
+
+
+@pytest.mark.parametrize("way", EVERY_WAY)
+def test_argues_backgrounds(way: str) -> None:
+    """What they add to the loss of the first batch, where the original started."""
+    method, arrays = argue_case("argue-n", way), tensors("argue")
+    assert isinstance(method, ArgueNText)
+    started = start_from(method, neighbour("argue"), "argue-n/init/", {"ctx": None, "w": None})
+    batch = Batch(images=arrays["image_features"][:1], labels=arrays["labels"][:1])
+    more = method.loss(started.stacked(), batch) - ArgueText.loss(method, started.stacked(), batch)
+    assert_near(more.detach() / method.options.negative_strength, arrays["argue-n/negative_loss"], 1e-4)

@@ -29,7 +29,7 @@ from cptlite.text.encoder import TEXT_PATHS
 from cptlite.text.layout import POSITIONS
 
 EVERY = [*KINDS, ("taskres", "", "")]
-ALONE = ("prograd", "dapt-text", "lasp-text")
+ALONE = ("prograd", "dapt-text", "lasp-text", "argue-text", "argue-n-text")
 """Whose step over some classes is told by a problem of these alone: projected, or with terms of the classes."""
 PICKING = [kind for kind in KINDS if kind[0] not in ("cocoop", "plot", *ALONE)]
 """Whose step is told by the logits of all classes."""

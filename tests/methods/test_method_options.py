@@ -28,6 +28,7 @@ QUICK: dict[str, dict[str, Any]] = {"cross-modal": {"steps": 60}, "lp++": {"epoc
 OTHERS: dict[str, Any] = {
     "C": 1e-3,
     "alpha": 0.25,
+    "attributes": '{"cat":["with fur"],"dog":["that barks","on a lead"],"fig":["ripe"],"kiwi":["raw"],"plum":["blue"]}',
     "beta": 3.5,
     "class_context_init": "a photo",
     "class_context_length": 2,
@@ -38,6 +39,7 @@ OTHERS: dict[str, Any] = {
     "eps": 0.5,
     "freeze_class_context": True,
     "iterations": 1,
+    "negative_strength": 0.25,
     "num_prompts": 2,
     "position": "middle",
     "reduction": 4,

@@ -22,6 +22,7 @@ from cptlite.methods.options import PromptOptions
 from cptlite.methods.prompts.class_terms import own_task_mean, scored_tasks
 from cptlite.methods.prompts.coop import CoOp
 from cptlite.methods.templates import template_features
+from cptlite.text.encoder import PromptEncoder
 
 __all__ = ["TEMPLATES", "TextToText"]
 
@@ -117,16 +118,28 @@ class TextToText(CoOp):
             features = features + take(learnables["correction"], tasks.expand(len(features), -1))
         return F.normalize(features, dim=-1)
 
+    def unit_features(
+        self, encode: PromptEncoder, learnables: Mapping[str, Tensor], classes: Tensor | None = None
+    ) -> Tensor:
+        """Unit-length, corrected features of one prompt a class, (R, K, D); of some classes (R, Q) alone, (R, Q, D)."""
+        context, tasks = learnables["context"], self.problem.class_tasks
+        if classes is None:
+            return self.correct(learnables, encode(context), tasks)
+        if not encode.picking_saves(classes.shape[1]):
+            return take(self.unit_features(encode, learnables), classes)
+        return self.correct(learnables, encode.pick(context, classes), tasks[classes.clamp(min=0)])
+
+    def name_weights(self, learnables: Mapping[str, Tensor], classes: Tensor | None = None) -> Tensor:
+        """Those of prompts of the bare names."""
+        return self.unit_features(self._encode, learnables, classes)
+
     def class_weights(self, learnables: Mapping[str, Tensor]) -> Tensor:
         """Unit-length class weights: Tensor of shape (R, K, D), float32."""
-        return self.correct(learnables, self._encode(learnables["context"]), self.problem.class_tasks)
+        return self.name_weights(learnables)
 
     def picked_weights(self, learnables: Mapping[str, Tensor], classes: Tensor) -> Tensor:
         """Class weights of some classes (R, Q), which alone are encoded where that is less: Tensor (R, Q, D)."""
-        if not self._encode.picking_saves(classes.shape[1]):
-            return take(self.class_weights(learnables), classes)
-        features = self._encode.pick(learnables["context"], classes)
-        return self.correct(learnables, features, self.problem.class_tasks[classes.clamp(min=0)])
+        return self.name_weights(learnables, classes)
 
     def text_to_text(self, batch: Batch, weights: Tensor) -> Tensor:
         """Text-to-text loss of unit-length weights (R, n, D) of what a batch scores: Tensor of shape (R,)."""

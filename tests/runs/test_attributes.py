@@ -1,0 +1,42 @@
+"""A run keeps the class texts that it read: their file may change or go."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from run_bench import RunBench, least, results_of
+
+from cptlite.errors import DataError
+from cptlite.runs.by_name import classify_by_name, name_task
+from cptlite.runs.folders import run_folder
+from cptlite.runs.load import read_run
+
+
+def test_a_run_keeps_what_it_read(bench: RunBench, tmp_path: Path) -> None:
+    """Two files have two folders; without its file a run gives new classes their weights, if the file had them."""
+    file = tmp_path / "attributes.json"
+    content = {
+        "coins": {"dime": ["small"], "penny": ["of copper", "worn"], "cent": ["old"]},
+        "leaves": {name: ["green"] for name in ("ash", "elm", "oak")},
+        "shells": {"conch": ["large"], "whelk": ["small"]},
+    }
+    file.write_text(json.dumps(content))
+    config = least("argue-n-text", attributes=str(file))
+    folder = bench.train("runs", config)
+    assert results_of(folder)["config"]["attributes"] == config.to_json()["attributes"]
+    file.write_text(json.dumps({**content, "coins": {**content["coins"], "dime": ["large"]}}))
+    other = run_folder(bench.folder / "runs", least("argue-n-text", attributes=str(file)))
+    plain = run_folder(bench.folder / "runs", least("argue-n-text"))
+    assert len({folder, other, plain}) == 3
+    file.unlink()
+    run = read_run(folder)
+    assert run.config == config
+    images = torch.eye(run.stored.backbone.embed_dim)[:3]
+    found = classify_by_name(run, name_task(run, "coins", ["cent", "penny"])).scores(images)
+    wanted = run.stored.classifier.scores(images)[:, 1]
+    torch.testing.assert_close(found[:, 1], wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(DataError, match="wanted attributes of every class of task 'coins', got none of 'euro'"):
+        classify_by_name(run, name_task(run, "coins", ["euro"]))
