@@ -131,6 +131,18 @@ PROMPTS: dict[str, MethodEntry] = {
         cost="A K + 2 K prompts, 35 K K products",
         deviation="image layer norms frozen, all attributes given, no noise on references, no clipping",
     ),
+    "kron-ctx": MethodEntry(
+        home="prompts.kron_ctx:KronCtx",
+        options="KronCtxOptions",
+        learns="one context per task, mixed of base vectors of few numbers",
+        scope="task",
+        separate=True,
+        cached="random views",
+        parameters="64 T L + 64 T + T W",
+        source="Ding et al., arXiv 2024",
+        cost="K prompts",
+        deviation="after CK-CoOp's description; its code and constants are not public",
+    ),
     "plot": MethodEntry(
         home="prompts.plot:Plot",
         options="PlotOptions",

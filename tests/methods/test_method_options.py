@@ -40,6 +40,7 @@ OTHERS: dict[str, Any] = {
     "freeze_class_context": True,
     "iterations": 1,
     "negative_strength": 0.25,
+    "num_bases": 16,
     "num_prompts": 2,
     "position": "middle",
     "reduction": 4,

@@ -149,6 +149,7 @@ def test_table_finds_methods_and_their_variants() -> None:
         ("prograd", 2 * 16 * 128),
         ("dapt-text", 2 * 16 * 128),
         ("lasp-text", 2 * 16 * 128 + 2 * 32),
+        ("kron-ctx", 2 * (16 * 64 + 4 * 16 + 16 * 8)),
         ("argue-text", 2 * 16 * 128 + 2 * 32),
         ("argue-n-text", 2 * 16 * 128 + 2 * 32),
         ("plot", 2 * 4 * 16 * 128),
@@ -220,7 +221,7 @@ def test_a_methods_own_defaults_give_way_to_what_is_given() -> None:
     assert (own["context_length"], own["context_init"], own["epochs"]) == (4, "a photo of a", 50)
     assert resolve_config({**GIVEN, "method": "kgcoop", "context_init": ""}).to_json()["context_init"] == ""
     separate = {name for name in METHODS if resolve_config({**GIVEN, "method": name}).separate}
-    of_words = {"argue-n-text", "argue-text", "dapt-text", "kgcoop", "lasp-text", "prograd"}
+    of_words = {"argue-n-text", "argue-text", "dapt-text", "kgcoop", "kron-ctx", "lasp-text", "prograd"}
     assert separate == {"cocoop", "plot", "taskres", *of_words}
     assert not resolve_config({**GIVEN, "method": "kgcoop", "separate": False}).separate
     cocoop = resolve_config({**GIVEN, "method": "cocoop"}).to_json()
