@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from golden_cases import FOLDER, TAG, check_steps, make_task, start_from, text_encoder
+from started import Started
 from torch import Tensor
 
 from cptlite.methods.base import Problem, PromptMethod
@@ -30,6 +31,11 @@ def neighbour(part: str) -> dict[str, np.ndarray]:
 def said_of(part: str) -> dict[str, Any]:
     """What the JSON says about one recording."""
     return json.loads((NEIGHBOURS / f"{TAG}_{part}.json").read_text())
+
+
+def cases_of(part: str) -> list[str]:
+    """Cases of a prompt method's recording; none where another folder has no such recording."""
+    return list(said_of(part)["cases"]) if (NEIGHBOURS / f"{TAG}_{part}.json").exists() else []
 
 
 def tensors(part: str, prefix: str = "") -> dict[str, Tensor]:
@@ -53,10 +59,16 @@ def one_task_problem(part: str, way: str) -> Problem:
     return Problem(tasks=(make_task(task["name"], task["classes"]),), text=text_encoder(way, fill=False))
 
 
-def check_prompt_case(part: str, name: str, method: PromptMethod) -> None:
+def start_from_recorded(part: str, case: str, method: PromptMethod) -> Started:
+    """A prompt method from where the original started in a case."""
+    begin = f"{case}/init/"
+    params = [name.removeprefix(begin) for name in neighbour(part) if name.startswith(begin)]
+    return start_from(method, neighbour(part), begin, dict.fromkeys(params))
+
+
+def check_prompt_case(part: str, case: str, method: PromptMethod) -> None:
     """A prompt method from where the original started: logits, first gradients, ten losses, logits after them."""
-    case = {key.removeprefix(f"{name}/"): each for key, each in neighbour(part).items() if key.startswith(f"{name}/")}
-    params = {key.removeprefix("init/"): each.shape for key, each in case.items() if key.startswith("init/")}
-    started = start_from(method, case, "init/", params)
-    given = tensors(part)
-    check_steps(started, case, given["image_features"], given["labels"], logits=1e-3, gradients=1e-4)
+    recorded, given = neighbour(part), tensors(part)
+    arrays = {name.removeprefix(f"{case}/"): each for name, each in recorded.items() if name.startswith(f"{case}/")}
+    started, images = start_from_recorded(part, case, method), given["image_features"]
+    check_steps(started, arrays, images, given["labels"], logits=1e-3, gradients=1e-4)

@@ -7,14 +7,16 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_cases import EVERY_WAY, TAG, start_from
+from golden_cases import EVERY_WAY, TAG
 from neighbour_recordings import (
     NEIGHBOURS,
     assert_near,
+    cases_of,
     check_prompt_case,
     neighbour,
     one_task_problem,
     said_of,
+    start_from_recorded,
     tensors,
 )
 
@@ -62,7 +64,7 @@ def test_gda_chooses_and_scores_as_recorded(case: str) -> None:
 
 
 @pytest.mark.parametrize("way", EVERY_WAY)
-@pytest.mark.parametrize("case", said_of("dapt")["cases"])
+@pytest.mark.parametrize("case", cases_of("dapt"))
 def test_dapt_text(case: str, way: str) -> None:
     facts = said_of("dapt")["cases"][case]
     options = DaptTextOptions(context_length=facts["L"], strength=facts["text_beta"])
@@ -71,12 +73,11 @@ def test_dapt_text(case: str, way: str) -> None:
 
 def check_text_to_text(part: str, case: str, method: TextToText) -> None:
     """The text-to-text loss where the original started."""
-    arrays = neighbour(part)
-    params = [name.removeprefix(f"{case}/init/") for name in arrays if name.startswith(f"{case}/init/")]
-    started = start_from(method, arrays, f"{case}/init/", dict.fromkeys(params))
-    batch = Batch(images=torch.zeros(1, 1, 32), labels=torch.zeros(1, 1, dtype=torch.int64))
+    started = start_from_recorded(part, case, method)
+    given = tensors(part)
+    batch = Batch(images=given["image_features"][:1], labels=given["labels"][:1])
     loss = method.text_to_text(batch, TextToText.class_weights(method, started.stacked()))
-    assert_near(loss.detach(), arrays[f"{case}/text_to_text_loss"], 1e-4)
+    assert_near(loss.detach(), given[f"{case}/text_to_text_loss"], 1e-4)
 
 
 # lasp-text: references, the text-to-text loss alone, and the whole
@@ -97,7 +98,7 @@ def lasp_case(case: str, way: str) -> LaspText:
 
 
 @pytest.mark.parametrize("way", EVERY_WAY)
-@pytest.mark.parametrize("case", said_of("lasp")["cases"])
+@pytest.mark.parametrize("case", cases_of("lasp"))
 def test_lasp_text(case: str, way: str) -> None:
     method = lasp_case(case, way)
     assert_near(method.references, F.normalize(tensors("lasp")[f"{case}/references"], dim=-1), 1e-4)
@@ -127,7 +128,7 @@ def argue_case(case: str, way: str) -> ArgueText:
 
 
 @pytest.mark.parametrize("way", EVERY_WAY)
-@pytest.mark.parametrize("case", said_of("argue")["cases"])
+@pytest.mark.parametrize("case", cases_of("argue"))
 def test_argue_text(case: str, way: str) -> None:
     method = argue_case(case, way)
     check_text_to_text("argue", case, method)
@@ -135,11 +136,14 @@ def test_argue_text(case: str, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", EVERY_WAY)
-def test_argues_backgrounds(way: str) -> None:
+@pytest.mark.parametrize(
+    "case", [case for case in cases_of("argue") if said_of("argue")["cases"][case]["negative_weight"]]
+)
+def test_argues_backgrounds(case: str, way: str) -> None:
     """What they add to the loss of the first batch, where the original started."""
-    method, arrays = argue_case("argue-n", way), tensors("argue")
+    method, given = argue_case(case, way), tensors("argue")
     assert isinstance(method, ArgueNText)
-    started = start_from(method, neighbour("argue"), "argue-n/init/", {"ctx": None, "w": None})
-    batch = Batch(images=arrays["image_features"][:1], labels=arrays["labels"][:1])
+    started = start_from_recorded("argue", case, method)
+    batch = Batch(images=given["image_features"][:1], labels=given["labels"][:1])
     more = method.loss(started.stacked(), batch) - ArgueText.loss(method, started.stacked(), batch)
-    assert_near(more.detach() / method.options.negative_strength, arrays["argue-n/negative_loss"], 1e-4)
+    assert_near(more.detach() / method.options.negative_strength, given[f"{case}/negative_loss"], 1e-4)

@@ -17,7 +17,7 @@ from cptlite.datasets.text_files import read_json, shown
 from cptlite.datasets.types import Task
 from cptlite.errors import DataError, UsageError
 
-__all__ = ["class_texts", "pack_texts"]
+__all__ = ["class_texts", "is_content", "pack_texts"]
 
 MOST_BYTES = 2**24  # CuPL's sentences for ImageNet are a quarter of it
 SHOWN = 5  # names in a message
@@ -48,7 +48,7 @@ def pack_texts(option: str, given: str) -> str:
     """
     if not given:
         return ""
-    if given.lstrip().startswith("{"):
+    if is_content(given):
         try:
             return _packed(option, json.loads(given))
         except (ValueError, RecursionError, DataError) as error:
@@ -59,6 +59,11 @@ def pack_texts(option: str, given: str) -> str:
     if size > MOST_BYTES:
         raise DataError(f"{shown(given)}: wanted at most {MOST_BYTES} bytes of {option}, got {size}: give fewer texts")
     return _packed(f"{shown(given)}: {option}", read_json(Path(given)))
+
+
+def is_content(given: str) -> bool:
+    """Whether a value is the content of a file, not its path."""
+    return given.lstrip().startswith("{")
 
 
 def class_texts(option: str, packed: str, tasks: Sequence[Task]) -> list[tuple[str, ...]]:

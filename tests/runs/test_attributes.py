@@ -40,3 +40,14 @@ def test_a_run_keeps_what_it_read(bench: RunBench, tmp_path: Path) -> None:
     torch.testing.assert_close(found[:, 1], wanted, rtol=1e-4, atol=1e-4)
     with pytest.raises(DataError, match="wanted attributes of every class of task 'coins', got none of 'euro'"):
         classify_by_name(run, name_task(run, "coins", ["euro"]))
+
+
+def test_a_path_in_a_runs_folder_is_not_opened(bench: RunBench, tmp_path: Path) -> None:
+    folder = bench.train("runs", least("argue-text"))
+    file = tmp_path / "attributes.json"
+    file.write_text('{"dime": ["small"]}')
+    said = json.loads((folder / "config.json").read_text())
+    said["config"]["attributes"] = str(file)
+    (folder / "config.json").write_text(json.dumps(said))
+    with pytest.raises(DataError, match="cannot be read .attributes is not the content of a file"):
+        read_run(folder)

@@ -33,7 +33,9 @@ class ArgueTextOptions(TemplateOptions, PromptOptions):
     context_length: int = 4
     context_init: str = "a photo of a"
     templates: tuple[str, ...] = option((), "Reference prompt with {} for the class name, in place of LASP's 35.")
-    attributes: str = option("", "JSON file of texts by class, or by task and class; without one, names alone.")
+    attributes: str = option(
+        "", "JSON file of texts by class, or by task and class; without one, names alone.", file=True
+    )
     strength: float = option(5.0, "Factor on the text-to-text loss.", least=0)
     correction: bool = option(True, "Learn a vector that is added to text features.")
 
