@@ -11,6 +11,7 @@ from run_bench import RunBench, least, results_of
 
 from cptlite.errors import DataError
 from cptlite.runs.by_name import classify_by_name, name_task
+from cptlite.runs.card import _method
 from cptlite.runs.folders import run_folder
 from cptlite.runs.load import read_run
 
@@ -20,8 +21,8 @@ def test_a_run_keeps_what_it_read(bench: RunBench, tmp_path: Path) -> None:
     file = tmp_path / "attributes.json"
     content = {
         "coins": {"dime": ["small"], "penny": ["of copper", "worn"], "cent": ["old"]},
-        "leaves": {name: ["green"] for name in ("ash", "elm", "oak")},
-        "shells": {"conch": ["large"], "whelk": ["small"]},
+        "leaves": {name: ["green all summer"] for name in ("ash", "elm", "oak")},
+        "shells": {"conch": ["large"], "whelk": ["seen on every beach of the north"]},
     }
     file.write_text(json.dumps(content))
     config = least("argue-n-text", attributes=str(file))
@@ -38,6 +39,8 @@ def test_a_run_keeps_what_it_read(bench: RunBench, tmp_path: Path) -> None:
     found = classify_by_name(run, name_task(run, "coins", ["cent", "penny"])).scores(images)
     wanted = run.stored.classifier.scores(images)[:, 1]
     torch.testing.assert_close(found[:, 1], wanted, rtol=1e-4, atol=1e-4)
+    *_, said, _, _ = _method(run, {})  # the card's lines: of options, of choices, of the machine
+    assert said.startswith("Options that are not the defaults: ") and "all in config.json" in said and len(said) < 400
     with pytest.raises(DataError, match="wanted attributes of every class of task 'coins', got none of 'euro'"):
         classify_by_name(run, name_task(run, "coins", ["euro"]))
 
