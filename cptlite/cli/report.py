@@ -15,6 +15,7 @@ from cptlite.cli.report_options import (
     CompareOption,
     Form,
     FormOption,
+    HtmlOption,
     MethodsOption,
     OutOption,
     PaperOption,
@@ -66,6 +67,7 @@ def report(
     paper: PaperOption = False,
     form: FormOption = Form.TERMINAL,
     out: OutOption = None,
+    html: HtmlOption = None,
     json: JsonOption = False,
 ) -> None:
     """Print mean and standard deviation over seeds per method, configuration and number of shots."""
@@ -92,6 +94,10 @@ def report(
         _print_tables(_tables(groups, contents), form)
     if out is not None:
         _draw(groups, out)
+    if html is not None:
+        from cptlite.reporting.page import write_page
+
+        note(f"written: {shown(write_page(loaded, html))}")
 
 
 def _check(contents: _Contents, form: Form, json: bool) -> Form:

@@ -23,6 +23,7 @@ __all__ = [
     "CompareOption",
     "Form",
     "FormOption",
+    "HtmlOption",
     "MethodsOption",
     "OutOption",
     "PaperOption",
@@ -141,6 +142,14 @@ OutOption = Annotated[
     Path | None,
     typer.Option(
         "--out", help="Folder to draw scores against shots into: the suite's, each task's.", rich_help_panel=AS
+    ),
+]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        help="File for one page: tables, curves, and where each number is from (extra html).",
+        rich_help_panel=AS,
     ),
 ]
 

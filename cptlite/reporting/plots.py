@@ -21,7 +21,16 @@ from cptlite.shots import ALL_SHOTS, say_shots
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["GREY", "Score", "draw_curves", "draw_shots_plot", "note_seeds", "one_group", "set_shots_axis"]
+__all__ = [
+    "GREY",
+    "Score",
+    "draw_curves",
+    "draw_shots_plot",
+    "note_seeds",
+    "one_group",
+    "set_shots_axis",
+    "shot_places",
+]
 
 Score = Callable[[Summary], tuple[float, float]]
 """What of a summary is drawn: mean and standard deviation, in [0, 1]."""
@@ -102,7 +111,7 @@ def draw_curves(axes: Axes, lines: Sequence[Line], score: Score) -> list[tuple[f
         Of each line its height at the right end in percent, its name and its colour.
     """
     few_shot = [line for line in lines if any(line.runs)]
-    places = _places(number for line in few_shot for number in line.runs)
+    places = shot_places(number for line in few_shot for number in line.runs)
     ends: list[tuple[float, str, str]] = []
     for index, line in enumerate(few_shot):
         summaries = list(line.summaries().values())
@@ -182,7 +191,7 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
     return [mean + index * gap for index, mean in enumerate(flat)]
 
 
-def _places(shots: Iterable[int]) -> dict[int, int]:
+def shot_places(shots: Iterable[int]) -> dict[int, int]:
     """Where numbers of shots lie on the axis: all images behind the largest number, at twice that."""
     numbers = sorted({*shots} - {0}) or [1]
     counted = [number for number in numbers if number != ALL_SHOTS]
@@ -191,7 +200,7 @@ def _places(shots: Iterable[int]) -> dict[int, int]:
 
 def set_shots_axis(axes: Axes, summaries: Sequence[Summary]) -> None:
     """Dress axes: ticks at the shots, a grid, no box."""
-    places = _places(summary.shots for summary in summaries)
+    places = shot_places(summary.shots for summary in summaries)
     ticks = list(places.values())
     axes.set_xscale("log", base=2)
     axes.set_xlim(ticks[0] * 2**-MARGIN, ticks[-1] * 2**MARGIN)
