@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cptlite.cli.console import note, progress, show_configuration, some
+from cptlite.cli.console import invocation, note, print_table, progress, show_configuration, some
 from cptlite.cli.doctor import finding_row, print_advice
 from cptlite.cli.options import HOW, WHAT, WHERE, JsonOption, VerboseOption, complete_method, split_at_commas
 from cptlite.cli.sweep_shown import plan_lines, show_outcomes, show_plan
@@ -273,6 +274,14 @@ def _train(target: _Target, configs: Sequence[RunConfig], ways: SweepWays, json:
         )
     results: list[dict[str, Any]] = [each for each in outcomes if not isinstance(each, Failure)]
     show_outcomes(outcomes, None, ways, json)
+    of_paper = target.suite != DEMO
+    if results and of_paper and not json:
+        from cptlite.reporting import group_results, of_the_paper, paper_table
+
+        for title, group in of_the_paper(group_results(results)).items():
+            print_table(paper_table(group, title))
+    beside = " --paper" if of_paper else ""
+    note(f"Next:\n  {invocation()} report {shlex.quote(str(target.out))}{beside} --format markdown")
     if len(results) < len(outcomes):
         lost = len(outcomes) - len(results)
         note(f"error: {lost} of {len(configs)} runs came to nothing, the same command tries them again")

@@ -20,7 +20,16 @@ from cptlite.reporting.results import Result
 from cptlite.reporting.summaries import Line, Summary
 from cptlite.training.recipe import PAPER, RELEASED
 
-__all__ = ["PAPER_SHOTS", "PaperRow", "average_score", "find_row", "paper_suite", "read_paper", "why_not_comparable"]
+__all__ = [
+    "METHOD_OF",
+    "PAPER_SHOTS",
+    "PaperRow",
+    "average_score",
+    "find_row",
+    "paper_suite",
+    "read_paper",
+    "why_not_comparable",
+]
 
 PAPER_SHOTS = (1, 2, 4, 8, 16)
 BACKBONE = "RN50"

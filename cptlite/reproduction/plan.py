@@ -8,29 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cptlite.errors import UsageError
+from cptlite.methods.table import find_method
 from cptlite.options import did_you_mean
+from cptlite.reporting.paper import METHOD_OF, PAPER_SHOTS
 from cptlite.runs.sweep_plan import SweepPlan
 from cptlite.training.recipe import PAPER, RELEASED
 
-__all__ = ["PAPER_METHODS", "SHOTS", "VIEWS", "paper_plan"]
+__all__ = ["PAPER_METHODS", "paper_plan"]
 
-PAPER_METHODS = (
-    "zeroshot",
-    "prototype",
-    "linear-probe",
-    "coop-ca",
-    "coop-cs",
-    "coop-mt",
-    "cocoop",
-    "prograd",
-    "kgcoop",
-    "plot",
-    "softcpt",
-)
-VARIANTS = ("nats", "nata")  # of softcpt; the paper's third has no name tasks go by
-SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
-VIEWS = 8
-"""Views of a training image in the cache; the original draws a new one in every epoch."""
+PAPER_METHODS = tuple(dict.fromkeys(method for method, _ in METHOD_OF))
+VARIANTS = tuple(variant for _, variant in METHOD_OF if variant)  # of softcpt
+SEEDS = (1, 2, 3)
 
 
 def paper_plan(
@@ -40,7 +28,7 @@ def paper_plan(
     *,
     recipe: str = PAPER,
     methods: Sequence[str] = PAPER_METHODS,
-    shots: str | Sequence[int] = SHOTS,
+    shots: str | Sequence[int] = PAPER_SHOTS,
     seeds: str | Sequence[int] = SEEDS,
 ) -> SweepPlan:
     """Plan the runs of the paper's table on one suite.
@@ -76,7 +64,7 @@ def paper_plan(
         "seeds": seeds if isinstance(seeds, str) else list(seeds),
         "set": {
             **({"variant": list(VARIANTS)} if "softcpt" in methods else {}),
-            **({"recipe": recipe} if set(methods) - {"zeroshot", "prototype", "linear-probe"} else {}),
+            **({"recipe": recipe} if any(find_method(name).stepped for name in methods) else {}),
         },
     }
     return SweepPlan.from_table(table, "reproduce")
