@@ -24,6 +24,7 @@ from cptlite.classifiers import (
     LinearClassifier,
     StoredClassifier,
     TipClassifier,
+    TipXClassifier,
     Transport,
     TransportClassifier,
 )
@@ -31,7 +32,7 @@ from cptlite.classifiers import (
 DIM, WIDTH, PLACES = 32, 128, 3  # the first two are those of the recordings' CLIP
 NAMES = ["fig", "crème\nbrûlée", "sour plum", "貓\x1b[31m"]
 SCALE = math.log(100) + 1e-15  # more digits than float32 has
-POOLED = ("linear", "linear64", "tip", "tip64", "image-conditioned", "one class", "joined", "mixed")
+POOLED = ("linear", "linear64", "tip", "tip64", "x-tip", "image-conditioned", "one class", "joined", "mixed")
 CASES = (*POOLED, "transport")
 FACTS = BackboneFacts(
     name="random:ViT-B/32",
@@ -62,6 +63,12 @@ def make_tip(num_classes: int, dtype: torch.dtype = torch.float32) -> TipClassif
     )
 
 
+def make_tip_x(num_classes: int) -> TipXClassifier:
+    tip = make_tip(num_classes)
+    values = {"temperature": 0.5, "alpha": 3.2, "beta": 1.1, "gamma": 2.5, "slope": 7 / 3, "offset": 0.1}
+    return TipXClassifier(weights=tip.weights, keys=tip.keys, key_labels=tip.key_labels, logit_scale=SCALE, **values)
+
+
 def make_conditioned(names: list[str]) -> ImageConditionedClassifier:
     return ImageConditionedClassifier(
         context=torch.randn(1, 4, WIDTH) * 0.02,
@@ -83,6 +90,8 @@ def make_classifier(case: str) -> Classifier:
         return make_linear(count, torch.float64 if case.endswith("64") else torch.float32)
     if case.startswith("tip"):
         return make_tip(count, torch.float64 if case.endswith("64") else torch.float32)
+    if case == "x-tip":
+        return make_tip_x(count)
     if case == "image-conditioned":
         return make_conditioned(NAMES)
     if case == "transport":

@@ -56,7 +56,7 @@ ORDER = {
         "encode",
         "sharded",
     ),
-    "classifiers": ("base", "state", "image_conditioned linear tip transport", "joined", "stored", "store"),
+    "classifiers": ("base", "state", "image_conditioned linear tip transport", "tip_x", "joined", "stored", "store"),
     "cli": (
         "console groups options",
         "bench cache caches choose datasets doctor download import_features methods report train_options",
@@ -78,7 +78,7 @@ ORDER = {
     "download": ("fetch sources unpack", "dataset"),
     "drawings": ("scenes", "captions render", "suite"),
     "methods": ("batches options", "base", "templates", "probes prompts", "entry", "probe_table prompt_table", "table"),
-    "methods.probes": ("estimator", ANY, "per_task zero_shot"),
+    "methods.probes": ("estimator", "search", ANY, "per_task zero_shot"),
     "methods.prompts": ("class_weights", "coop", ANY),
     "reporting": (
         "figures results",

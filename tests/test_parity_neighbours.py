@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from golden_cases import TAG
-from neighbour_recordings import NEIGHBOURS, assert_near, neighbour, said_of
+from neighbour_recordings import NEIGHBOURS, assert_near, neighbour, said_of, tensors
 
+from cptlite.classifiers import class_logs, divergence_votes, divergences, votes
 from cptlite.methods.probes.gda import GDA, gaussian_weights
+from cptlite.methods.probes.tip_x import TEMPERATURE, TipX, rescaling
 
 
 def recorded_of(*names: str) -> list[str]:
@@ -41,3 +45,39 @@ def test_gda_chooses_and_scores_as_recorded(case: str) -> None:
     assert_near(probe.decision_function(arrays["test_features"]), arrays["test_logits"], 1e-3)
     accuracy = 100 * (probe.predict(arrays["test_features"]) == arrays["test_labels"]).mean()
     assert accuracy == pytest.approx(said_of(case)["test_acc"])
+
+
+# tip-x: distributions, divergences, what is chosen; the scores with the original's ranges, which are those of all rows
+
+
+@pytest.mark.parametrize("case", recorded_of("tipx"))
+def test_tip_x_distributions_and_divergences_are_the_recorded_ones(case: str) -> None:
+    rows = tensors(case)
+    text = rows["clip_weights"].T
+    key_logs = class_logs(rows["train_features"], text, TEMPERATURE)
+    assert_near(key_logs.softmax(dim=-1), rows["train_distribution"], 1e-3)
+    for split in ("val", "test"):
+        logs = class_logs(rows[f"{split}_features"], text, TEMPERATURE)
+        assert_near(divergences(logs, key_logs), rows[f"{split}_kl"], 1e-3)
+
+
+@pytest.mark.parametrize("case", recorded_of("tipx"))
+def test_tip_x_chooses_as_recorded_and_scores_so_with_the_originals_range(case: str) -> None:
+    rows, said = tensors(case), said_of(case)
+    text, keys, labels = rows["clip_weights"].T, rows["train_features"], rows["train_labels"]
+    probe = TipX(text)
+    probe.fit(keys.numpy(), labels.numpy(), rows["val_features"].numpy(), rows["val_labels"].numpy())
+    chosen = {name: said[f"best_{name}"] for name in ("alpha", "beta", "gamma")}
+    assert probe.choices_ == pytest.approx(chosen)
+
+    logs, key_logs = (class_logs(each, text, TEMPERATURE) for each in (rows["test_features"], keys))
+    # All test rows' divergences, and the validation rows' cosines.
+    slope, offset = rescaling(divergences(logs, key_logs), rows["val_features"] @ keys.T)
+    apart = divergence_votes(logs, key_logs, labels, slope, offset)
+    assert_near(apart, rows["test_kl_logits"], 1e-3)
+    near = votes(rows["test_features"] @ keys.T, labels, chosen["beta"], len(text))
+    assert_near(near, rows["test_cache_logits"], 1e-3)
+    scores = 100 * rows["test_features"] @ text.T + chosen["alpha"] * near + chosen["gamma"] * apart
+    assert_near(scores, rows["test_logits"], 1e-3)
+    own = replace(probe.classifier_, slope=slope, offset=offset).scores(rows["test_features"])
+    assert_near(own, rows["test_logits"], 1e-3)

@@ -7,6 +7,7 @@ from cptlite.classifiers.linear import LinearClassifier
 from cptlite.classifiers.store import load_classifier, pack_classifier, save_classifier, unpack_classifier
 from cptlite.classifiers.stored import BackboneFacts, StoredClassifier
 from cptlite.classifiers.tip import TipClassifier, votes
+from cptlite.classifiers.tip_x import TipXClassifier, class_logs, divergence_votes, divergences
 from cptlite.classifiers.transport import EACH_PAIR, WHOLE_BATCH, Transport, TransportClassifier
 
 __all__ = [
@@ -20,8 +21,12 @@ __all__ = [
     "LinearClassifier",
     "StoredClassifier",
     "TipClassifier",
+    "TipXClassifier",
     "Transport",
     "TransportClassifier",
+    "class_logs",
+    "divergence_votes",
+    "divergences",
     "exp32",
     "join_classifiers",
     "load_classifier",

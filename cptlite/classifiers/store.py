@@ -30,6 +30,7 @@ from cptlite.classifiers.linear import LinearClassifier
 from cptlite.classifiers.state import Misfit, TensorClassifier, shown
 from cptlite.classifiers.stored import BackboneFacts, StoredClassifier
 from cptlite.classifiers.tip import TipClassifier
+from cptlite.classifiers.tip_x import TipXClassifier
 from cptlite.classifiers.transport import TransportClassifier
 from cptlite.datasets.types import METRICS, Task
 from cptlite.environment import find_device
@@ -55,6 +56,7 @@ KINDS: dict[str, type[TensorClassifier]] = {
     "tip": TipClassifier,
     "image-conditioned": ImageConditionedClassifier,
     "transport": TransportClassifier,
+    "tip-x": TipXClassifier,
 }
 
 

@@ -48,6 +48,16 @@ PROBES: dict[str, MethodEntry] = {
         parameters="N D",
         source="Zhang et al., ECCV 2022",
     ),
+    "tip-x": MethodEntry(
+        home="probes.tip_x:TipX",
+        options="TipXOptions",
+        learns="nothing: training rows vote, and against what the class texts say differently",
+        cached="all views",
+        parameters="0",
+        source="Udandarao et al., ICCV 2023",
+        sees=("names", "validation"),
+        deviation="divergences are rescaled by validation rows' range, not by the test rows'",
+    ),
     "cross-modal": MethodEntry(
         home="probes.cross_modal:CrossModal",
         options="CrossModalOptions",

@@ -28,6 +28,7 @@ from cptlite.methods.probes.lp_plus_plus import LPPlusPlus
 from cptlite.methods.probes.per_task import split_tasks
 from cptlite.methods.probes.prototype import PrototypeClassifier
 from cptlite.methods.probes.tip_adapter import TipAdapter, TipAdapterF
+from cptlite.methods.probes.tip_x import TipX
 from cptlite.methods.table import METHODS, find_method
 from cptlite.methods.templates import zero_shot_weights
 
@@ -53,6 +54,10 @@ class TipFOnMeans(MeansForText, TipAdapterF):
     pass
 
 
+class TipXOnMeans(MeansForText, TipX):
+    pass
+
+
 class CrossModalOnMeans(MeansForText, CrossModal):
     pass
 
@@ -67,6 +72,7 @@ class LPOnMeans(MeansForText, LPPlusPlus):
         PrototypeClassifier(),
         TipOnMeans(),
         TipFOnMeans(epochs=3),
+        TipXOnMeans(),
         CrossModalOnMeans(steps=30),
         LPOnMeans(epochs=30),
     ]
