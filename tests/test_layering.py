@@ -56,7 +56,15 @@ ORDER = {
         "encode",
         "sharded",
     ),
-    "classifiers": ("base", "state", "image_conditioned linear tip transport", "tip_x", "joined", "stored", "store"),
+    "classifiers": (
+        "base",
+        "state",
+        "image_conditioned linear tip transport",
+        "ape tip_x",
+        "joined",
+        "stored",
+        "store",
+    ),
     "cli": (
         "console groups options",
         "bench cache caches choose datasets doctor download import_features methods report train_options",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from golden_cases import TAG
 from neighbour_recordings import NEIGHBOURS, assert_near, neighbour, said_of, tensors
+from torch import Tensor
 
 from cptlite.classifiers import class_logs, divergence_votes, divergences, votes
+from cptlite.methods.probes import ape
+from cptlite.methods.probes.ape import APE, channel_criterion, class_means, key_divergences
 from cptlite.methods.probes.gda import GDA, gaussian_weights
 from cptlite.methods.probes.tip_x import TEMPERATURE, TipX, rescaling
 
@@ -81,3 +85,38 @@ def test_tip_x_chooses_as_recorded_and_scores_so_with_the_originals_range(case: 
     assert_near(scores, rows["test_logits"], 1e-3)
     own = replace(probe.classifier_, slope=slope, offset=offset).scores(rows["test_features"])
     assert_near(own, rows["test_logits"], 1e-3)
+
+
+# ape: similarity of channels, their choice, divergences of keys, what is chosen, test scores
+
+
+def ape_probe(case: str) -> tuple[dict[str, Tensor], dict[str, Any], APE]:
+    rows, said = tensors(case), said_of(case)
+    wanted, (similarity, variance) = said["config"]["training_free_feat_num"], said["config"]["w_training_free"]
+    assert similarity + variance == 1
+    return rows, said, APE(rows["clip_weights"].T, keep=wanted / said["D"], similarity_weight=similarity)
+
+
+@pytest.mark.parametrize("case", recorded_of("ape"))
+def test_ape_selects_the_recorded_channels(case: str) -> None:
+    rows, _, probe = ape_probe(case)
+    text, y = rows["clip_weights"].T, rows["train_labels"]
+    means = class_means(text, rows["train_features"], y)
+    assert_near(-channel_criterion(means, text, 1.0), rows["ape/similarity"], 1e-4)
+    probe.fit(rows["train_features"].numpy(), y.numpy())
+    found = probe.classifier_
+    assert torch.equal(found.channels, rows["ape/indices"])
+    own = F.normalize(text[:, found.channels], dim=-1)
+    assert_near(key_divergences(found.keys, own, y), rows["ape/cache_div"], 1e-4)
+
+
+@pytest.mark.parametrize("case", recorded_of("ape"))
+def test_ape_chooses_and_scores_as_recorded(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, said, probe = ape_probe(case)
+    names, scales, counts = ("BETAS", "ALPHAS", "GAMMAS"), said["config"]["search_scale"], said["config"]["search_step"]
+    for name, scale, steps in zip(names, scales, counts, strict=True):
+        least = 0.0 if name == "GAMMAS" else 0.1
+        monkeypatch.setattr(ape, name, [least + step * (scale - least) / steps for step in range(steps)])
+    probe.fit(*(rows[f"{split}_{what}"].numpy() for split in ("train", "val") for what in ("features", "labels")))
+    assert probe.choices_ == pytest.approx({name: said["ape"][f"best_{name}"] for name in ("alpha", "beta", "gamma")})
+    assert_near(probe.decision_function(rows["test_features"].numpy()), rows["ape/test_logits"], 1e-4)

@@ -1,5 +1,6 @@
 """What every method ends as: scores for the classes of every task."""
 
+from cptlite.classifiers.ape import APEClassifier
 from cptlite.classifiers.base import ALL, Classifier, exp32
 from cptlite.classifiers.image_conditioned import ImageConditionedClassifier
 from cptlite.classifiers.joined import JoinedClassifier, join_classifiers
@@ -14,6 +15,7 @@ __all__ = [
     "ALL",
     "EACH_PAIR",
     "WHOLE_BATCH",
+    "APEClassifier",
     "BackboneFacts",
     "Classifier",
     "ImageConditionedClassifier",

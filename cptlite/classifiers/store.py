@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from cptlite.classifiers.ape import APEClassifier
 from cptlite.classifiers.base import Classifier
 from cptlite.classifiers.image_conditioned import ImageConditionedClassifier
 from cptlite.classifiers.joined import JoinedClassifier
@@ -57,6 +58,7 @@ KINDS: dict[str, type[TensorClassifier]] = {
     "image-conditioned": ImageConditionedClassifier,
     "transport": TransportClassifier,
     "tip-x": TipXClassifier,
+    "ape": APEClassifier,
 }
 
 

@@ -52,7 +52,7 @@ class TipXClassifier(TensorClassifier):
         name: float for name in ("logit_scale", "temperature", "alpha", "beta", "gamma", "slope", "offset")
     }
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32, torch.float64)
-    labels: ClassVar[tuple[str, ...]] = ("key_labels",)
+    indices: ClassVar[Mapping[str, str]] = {"key_labels": "K"}
 
     weights: Tensor
     keys: Tensor

@@ -58,6 +58,16 @@ PROBES: dict[str, MethodEntry] = {
         sees=("names", "validation"),
         deviation="divergences are rescaled by validation rows' range, not by the test rows'",
     ),
+    "ape": MethodEntry(
+        home="probes.ape:APE",
+        options="APEOptions",
+        learns="nothing: training rows vote in the features' channels that tell classes apart",
+        cached="all views",
+        parameters="0",
+        source="Zhu et al., ICCV 2023",
+        sees=("names", "validation"),
+        deviation="classes of unequal shots count alike in the choice of channels",
+    ),
     "cross-modal": MethodEntry(
         home="probes.cross_modal:CrossModal",
         options="CrossModalOptions",

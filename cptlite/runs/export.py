@@ -42,6 +42,7 @@ FORMULAS = {
 }
 WHAT_IT_IS = {
     "tip": "cosines with class weights plus votes of the training rows",
+    "ape": "cosines with class weights plus weighted votes of the training rows in some channels",
     "tip-x": "cosines with class weights, votes of the training rows and divergences from theirs",
     "image-conditioned": "a net that makes prompts, and with the text encoder class weights, anew for each image",
     "transport": "several prompts a class, matched with an image's patch features by optimal transport",

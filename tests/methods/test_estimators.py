@@ -21,6 +21,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from cptlite.errors import UsageError
 from cptlite.methods.base import FewShotRows, Learned, Problem
+from cptlite.methods.probes.ape import APE
 from cptlite.methods.probes.cross_modal import CrossModal
 from cptlite.methods.probes.estimator import FeatureClassifier, Fitted, TaskRows, TextClassifier
 from cptlite.methods.probes.linear_probe import LinearProbe
@@ -58,6 +59,10 @@ class TipXOnMeans(MeansForText, TipX):
     pass
 
 
+class APEOnMeans(MeansForText, APE):
+    pass
+
+
 class CrossModalOnMeans(MeansForText, CrossModal):
     pass
 
@@ -73,6 +78,7 @@ class LPOnMeans(MeansForText, LPPlusPlus):
         TipOnMeans(),
         TipFOnMeans(epochs=3),
         TipXOnMeans(),
+        APEOnMeans(),
         CrossModalOnMeans(steps=30),
         LPOnMeans(epochs=30),
     ]
