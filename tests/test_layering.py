@@ -86,7 +86,7 @@ ORDER = {
     "download": ("fetch sources unpack", "dataset"),
     "drawings": ("scenes", "captions render", "suite"),
     "methods": ("batches options", "base", "templates", "probes prompts", "entry", "probe_table prompt_table", "table"),
-    "methods.probes": ("estimator", "search", ANY, "per_task zero_shot"),
+    "methods.probes": ("estimator", "search view_batches", "ape_channels", ANY, "per_task zero_shot"),
     "methods.prompts": ("class_weights", "coop", ANY),
     "reporting": (
         "figures results",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,10 @@ from neighbour_recordings import NEIGHBOURS, assert_near, neighbour, said_of, te
 from torch import Tensor
 
 from cptlite.classifiers import class_logs, divergence_votes, divergences, votes
-from cptlite.methods.probes import ape
-from cptlite.methods.probes.ape import APE, channel_criterion, class_means, key_divergences
+from cptlite.methods.probes import ape, ape_channels
+from cptlite.methods.probes.ape import APE
+from cptlite.methods.probes.ape_channels import channel_criterion, class_means, key_divergences, select_channels
+from cptlite.methods.probes.ape_t import Refinement
 from cptlite.methods.probes.gda import GDA, gaussian_weights
 from cptlite.methods.probes.tip_x import TEMPERATURE, TipX, rescaling
 
@@ -116,7 +119,35 @@ def test_ape_chooses_and_scores_as_recorded(case: str, monkeypatch: pytest.Monke
     names, scales, counts = ("BETAS", "ALPHAS", "GAMMAS"), said["config"]["search_scale"], said["config"]["search_step"]
     for name, scale, steps in zip(names, scales, counts, strict=True):
         least = 0.0 if name == "GAMMAS" else 0.1
-        monkeypatch.setattr(ape, name, [least + step * (scale - least) / steps for step in range(steps)])
+        home = ape if name == "GAMMAS" else ape_channels
+        monkeypatch.setattr(home, name, [least + step * (scale - least) / steps for step in range(steps)])
     probe.fit(*(rows[f"{split}_{what}"].numpy() for split in ("train", "val") for what in ("features", "labels")))
     assert probe.choices_ == pytest.approx({name: said["ape"][f"best_{name}"] for name in ("alpha", "beta", "gamma")})
     assert_near(probe.decision_function(rows["test_features"].numpy()), rows["ape/test_logits"], 1e-4)
+
+
+# ape-t: channels, first step, residual and weights of the votes after ten, test scores
+
+
+@pytest.mark.parametrize("case", recorded_of("ape"))
+def test_ape_t_trains_as_recorded(case: str) -> None:
+    rows, said = tensors(case), said_of(case)
+    text, y, kept = rows["clip_weights"].T, rows["train_labels"], said["ape-t"]["features_kept"]
+    channels = select_channels(channel_criterion(text, text, said["ape-t"]["w"][0]), kept)
+    assert torch.equal(channels, rows["ape-t/indices"])
+
+    refined = Refinement.begin(text=text, keys=rows["train_features"], y=y, channels=channels, scale=100.0)
+    alpha, beta = float(said["config"]["init_alpha"]), float(said["config"]["init_beta"])
+    batches = [(rows["train_images"][picked], picked) for picked in rows["batches"]]
+    learned = [refined.residual.requires_grad_(), refined.key_weights.requires_grad_()]
+    first = refined.logits(batches[0][0], alpha, beta)
+    assert_near(first.detach(), rows["ape-t/logits_step0"], 1e-4)
+    gradients = torch.autograd.grad(F.cross_entropy(first, y[batches[0][1]]), learned)
+    assert_near(gradients[0], rows["ape-t/grad_res"], 1e-4)
+    assert_near(gradients[1], rows["ape-t/grad_value_weights"], 1e-4)
+
+    losses = refined.train(batches, len(batches), alpha=alpha, beta=beta, lr=0.01)
+    assert_near(np.array(losses), rows["ape-t/losses"], 1e-4)
+    assert_near(refined.residual, rows["ape-t/res_after"], 1e-4)
+    assert_near(refined.key_weights, rows["ape-t/value_weights_after"], 1e-4)
+    assert_near(refined.logits(rows["test_features"], alpha, beta), rows["ape-t/test_logits_after"], 1e-3)

@@ -68,6 +68,17 @@ PROBES: dict[str, MethodEntry] = {
         sees=("names", "validation"),
         deviation="classes of unequal shots count alike in the choice of channels",
     ),
+    "ape-t": MethodEntry(
+        home="probes.ape_t:APET",
+        options="APETOptions",
+        learns="a residual of each class in some channels, and what each training row's vote counts",
+        cached="all views",
+        parameters="K Q + N",
+        source="Zhu et al., ICCV 2023",
+        sees=("names", "validation"),
+        cost="votes of N rows",
+        deviation="the last epoch is kept, not the best one; its channels are chosen by texts alone",
+    ),
     "cross-modal": MethodEntry(
         home="probes.cross_modal:CrossModal",
         options="CrossModalOptions",

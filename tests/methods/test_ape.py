@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from cptlite.classifiers import votes
 from cptlite.methods.probes import search
-from cptlite.methods.probes.ape import APE, channel_criterion, class_means, num_channels, search_votes
+from cptlite.methods.probes.ape import APE
+from cptlite.methods.probes.ape_channels import channel_criterion, class_means, num_channels, search_votes
 
 DIM = 12
 

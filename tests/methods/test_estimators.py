@@ -22,6 +22,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from cptlite.errors import UsageError
 from cptlite.methods.base import FewShotRows, Learned, Problem
 from cptlite.methods.probes.ape import APE
+from cptlite.methods.probes.ape_t import APET
 from cptlite.methods.probes.cross_modal import CrossModal
 from cptlite.methods.probes.estimator import FeatureClassifier, Fitted, TaskRows, TextClassifier
 from cptlite.methods.probes.linear_probe import LinearProbe
@@ -63,6 +64,10 @@ class APEOnMeans(MeansForText, APE):
     pass
 
 
+class APETOnMeans(MeansForText, APET):
+    pass
+
+
 class CrossModalOnMeans(MeansForText, CrossModal):
     pass
 
@@ -79,6 +84,7 @@ class LPOnMeans(MeansForText, LPPlusPlus):
         TipFOnMeans(epochs=3),
         TipXOnMeans(),
         APEOnMeans(),
+        APETOnMeans(epochs=3),
         CrossModalOnMeans(steps=30),
         LPOnMeans(epochs=30),
     ]
@@ -226,7 +232,7 @@ def test_probes_stand_in_pipelines_and_cross_validation() -> None:
 
 def test_seeded_estimators_leave_the_global_generator_alone() -> None:
     rows, text = draw(4), torch.randn(5, DIM).numpy()
-    for kind in (TipAdapterF, partial(CrossModal, steps=20)):
+    for kind in (TipAdapterF, APET, partial(CrossModal, steps=20)):
         state = torch.get_rng_state()
         first, second = (
             kind(text_weights=text, random_state=5).fit(rows.features.numpy(), rows.labels.numpy()) for _ in range(2)

@@ -39,6 +39,7 @@ OTHERS: dict[str, Any] = {
     "gamma": 9.0,
     "iterations": 1,
     "keep": 0.25,
+    "lr": 0.05,
     "num_prompts": 2,
     "position": "middle",
     "reduction": 4,

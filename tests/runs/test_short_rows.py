@@ -25,6 +25,7 @@ CHOOSING = {
     "tip-adapter-f": "alpha 1.17 and beta 1",
     "tip-x": "alpha 1.17, beta 1 and gamma 0.1",
     "ape": "alpha 1, beta 1 and gamma 0.1",
+    "ape-t": "alpha 1 and beta 1",
     "cross-modal": "lr 0.001, weight decay 0 and the last step",
     "lp++": "the last epoch",
     "gda": "alpha 1",
