@@ -20,6 +20,7 @@ from cptlite.methods.probes.ape_channels import channel_criterion, class_means, 
 from cptlite.methods.probes.ape_t import Refinement
 from cptlite.methods.probes.gda import GDA, gaussian_weights
 from cptlite.methods.probes.tip_x import TEMPERATURE, TipX, rescaling
+from cptlite.methods.probes.transclip import GAMMAS, Labelled, Links, nearest, refine, transduce
 
 
 def recorded_of(*names: str) -> list[str]:
@@ -151,3 +152,29 @@ def test_ape_t_trains_as_recorded(case: str) -> None:
     assert_near(refined.residual, rows["ape-t/res_after"], 1e-4)
     assert_near(refined.key_weights, rows["ape-t/value_weights_after"], 1e-4)
     assert_near(refined.logits(rows["test_features"], alpha, beta), rows["ape-t/test_logits_after"], 1e-3)
+
+
+# transclip: zero-shot, and few-shot with each gamma alone
+
+
+@pytest.mark.parametrize("case", recorded_of("transclip"))
+def test_transclip_from_zero_shot_scores_is_the_recorded_one(case: str) -> None:
+    rows = tensors(case)
+    x, none = rows["query_features"], Labelled(x=rows["support_features"][:0], y=rows["support_labels"][:0])
+    log_z, facts = transduce(x, 100 * x @ rows["clip_weights"], none, none)
+    assert facts["lambda"] == said_of(case)["lambda_zs"]
+    assert_near(log_z.exp(), rows["zs/z"], 2e-3)
+
+
+@pytest.mark.parametrize("case", recorded_of("transclip"))
+def test_transclip_with_labelled_rows_is_the_recorded_one_of_each_gamma(case: str) -> None:
+    """With neighbours as the original has them: labelled rows first, their nearest left out; z in the other order."""
+    rows, said = tensors(case), said_of(case)
+    x, labelled = rows["query_features"], Labelled(x=rows["support_features"], y=rows["support_labels"])
+    parts = [nearest(each, x, said["neighbours"], skip=1) for each in (labelled.x, x)]
+    links = Links(*(torch.cat(pair) for pair in zip(*parts, strict=True)))
+    log_prior = (100 * x @ rows["clip_weights"]).log_softmax(dim=-1)
+    assert list(GAMMAS) == said["gammas"]
+    for gamma, recorded in zip(GAMMAS, rows["fs/z_by_gamma"], strict=True):
+        log_z = refine(x, log_prior, links, trust=said["lambda_fs"], labelled=labelled, gamma=gamma)
+        assert_near(log_z.exp(), recorded, 2e-3)
