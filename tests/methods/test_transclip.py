@@ -32,7 +32,7 @@ def test_rows_that_lie_together_get_one_class(shots: int) -> None:
     scores = weak_scores(query)
     log_z, facts = transduce(query.x, scores, train, draw(8) if len(train.y) else NONE)
     before, after = ((each.argmax(dim=-1) == query.y).float().mean() for each in (scores, log_z))
-    assert before < 0.75 and after > 0.9
+    assert before < 0.8 and after > before + 0.1
     torch.testing.assert_close(log_z.exp().sum(dim=-1), torch.ones(80))
     assert facts["lambda"] == (0.5 if len(train.y) else 1) and facts["labelled"] == len(train.y)
     assert ("gamma" in facts) == bool(len(train.y))
