@@ -79,7 +79,7 @@ class _APE(_Tip):
 
     def __init__(self, classifier: APEClassifier) -> None:
         super().__init__(classifier)
-        self.votes *= classifier.key_weights.float()[:, None]
+        self.votes = nn.Buffer(classifier.key_weights.float()[:, None] * self.votes)
         self.channels = nn.Buffer(classifier.channels)  # (Q,)
 
     def compared(self, units: Tensor) -> Tensor:
