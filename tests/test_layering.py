@@ -99,6 +99,7 @@ ORDER = {
     "runs": (
         "files folders guards image_features matching predictions progress seen",
         "evaluate mistakes prompts rows",
+        "support",
         "learn load predict transductive",
         "by_name card class_images contexts execute onnx_model reevaluate",
         "estimate export interpret reuse workers",

@@ -93,7 +93,7 @@ def evaluate(
         by_name = {cache.fingerprint.dataset: cache for cache in opened}
         transduction = None
         if transductive:
-            support, trained_on = [by_name[name] for name in own], found.results.get("caches", {})
+            support, trained_on = [by_name[name] for name in own], found.trained_on
             transduction = read_transduction(found.config, found.stored.tasks, support, trained_on, place)
         evaluated = evaluate_run(found, [by_name[name] for name in names], place, split, transduction)
     if json:

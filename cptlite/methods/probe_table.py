@@ -79,6 +79,16 @@ PROBES: dict[str, MethodEntry] = {
         cost="votes of N rows",
         deviation="the last epoch is kept, not the best one; its channels are chosen by texts alone",
     ),
+    "sus-x": MethodEntry(
+        home="probes.tip_x:TipX",
+        options="SusXOptions",
+        learns="nothing: tip-x whose voting rows are a generated or retrieved support set's",
+        cached="all views of the support set",
+        parameters="0",
+        source="Udandarao et al., ICCV 2023",
+        sees=("names", "validation"),
+        deviation="as tip-x; support sets are made outside and cached as datasets",
+    ),
     "cross-modal": MethodEntry(
         home="probes.cross_modal:CrossModal",
         options="CrossModalOptions",

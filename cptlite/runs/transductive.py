@@ -20,8 +20,9 @@ from cptlite.errors import DataError, UsageError
 from cptlite.methods.base import FewShotRows
 from cptlite.methods.probes.transclip import Labelled, transduce
 from cptlite.runs.matching import Place
-from cptlite.runs.rows import draw_few_shots, no_rows
+from cptlite.runs.rows import no_rows
 from cptlite.runs.seen import seen_sizes
+from cptlite.runs.support import draw_rows, support_fingerprints
 
 __all__ = ["HOW", "Transduction", "read_transduction", "support_datasets"]
 
@@ -71,7 +72,7 @@ def read_transduction(
     caches : sequence of FeatureCache
         Of `support_datasets`.
     trained_on : mapping
-        Fingerprints of the caches that the run was trained on, by dataset.
+        Fingerprints of the caches that the run was trained on, support sets too, by dataset.
     device : torch.device
 
     Raises
@@ -86,18 +87,15 @@ def read_transduction(
             f"{config.method} scores patch features, and rows are compared by their pooled ones: leave --transductive "
             f"out, or give a run of another method"
         )
-    for cache in caches:
-        if trained_on.get(cache.fingerprint.dataset) != cache.fingerprint.of_pooled():
+    there = {cache.path.stem: cache.fingerprint.of_pooled() for cache in caches}
+    for name, fingerprint in (there | (support_fingerprints(config, caches) if caches else {})).items():
+        if trained_on.get(name) != fingerprint:
             raise DataError(
-                f"wanted {cache.path} as it was when the run was trained, whose labelled rows --transductive takes, "
-                f"got another: train the run anew"
+                f"wanted the cache of {name!r} as it was when the run was trained, whose labelled rows --transductive "
+                f"takes, got another: train the run anew"
             )
-    sizes = seen_sizes(config, tasks)
-    if caches:
-        shots, seed = config.shots, config.seed
-        train, val = draw_few_shots(caches, shots=shots, seed=seed, device=device, sizes=sizes)
-    else:
-        train = val = no_rows(1, device)
+    sizes, none = seen_sizes(config, tasks), no_rows(1, device)
+    train, val = draw_rows(config, caches, device) if caches else (none, none)
     starts = [sum(sizes[:index]) for index in range(len(sizes))]
     own = [
         tuple(rows.of_classes(start, start + size) for start, size in zip(starts, sizes, strict=True))
@@ -108,11 +106,7 @@ def read_transduction(
 
 def _labelled(rows: FewShotRows, place: Place) -> Labelled:
     """Mean over the views of rows, at unit length, of a place's classes and numbered as there."""
-    labels = rows.labels
-    if place.columns is not None:
-        numbers = labels.new_full((place.size,), -1)
-        numbers[list(place.columns)] = torch.arange(len(place.columns), device=labels.device)
-        labels = numbers[labels]
+    labels = place.number(rows.labels)
     kept = labels >= 0
     units = F.normalize(rows.features[kept].float(), dim=-1).mean(dim=1)
     return Labelled(x=F.normalize(units, dim=-1), y=labels[kept])

@@ -113,7 +113,7 @@ def test_classes_in_another_order_and_fewer(
     assert found["transductive"]["tasks"]["autumn"]["labelled"] == 4
     run, opened = read_run(few_shot), open_caches(caches, backbone, [*NAMES, "autumn"])
     autumn = opened.pop()
-    read = read_transduction(run.config, run.stored.tasks, opened, run.results["caches"], torch.device("cpu"))
+    read = read_transduction(run.config, run.stored.tasks, opened, run.trained_on, torch.device("cpu"))
     (place,) = match_tasks(run.stored.tasks, autumn.tasks)
     leaves = [name.lower() for name in run.stored.tasks[place.home].class_names]
     wanted = [leaves[label] for label in read.train[place.home].labels if leaves[label] in ("oak", "ash")]

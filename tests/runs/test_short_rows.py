@@ -24,6 +24,7 @@ CHOOSING = {
     "tip-adapter": "alpha 1.17 and beta 1",
     "tip-adapter-f": "alpha 1.17 and beta 1",
     "tip-x": "alpha 1.17, beta 1 and gamma 0.1",
+    "sus-x": "alpha 1.17, beta 1 and gamma 0.1",
     "ape": "alpha 1, beta 1 and gamma 0.1",
     "ape-t": "alpha 1 and beta 1",
     "cross-modal": "lr 0.001, weight decay 0 and the last step",

@@ -22,7 +22,7 @@ from cptlite.methods.probes.estimator import LOGIT_SCALE, Fitted, TaskRows, Text
 from cptlite.methods.probes.search import count_hits, rows_at_once
 from cptlite.options import option
 
-__all__ = ["TipX", "TipXOptions", "rescaling", "search_three"]
+__all__ = ["SusXOptions", "TipX", "TipXOptions", "rescaling", "search_three"]
 
 ALPHAS = [0.1 + step * (50 - 0.1) / 20 for step in range(20)]
 BETAS = [1 + step * (50 - 1) / 200 for step in range(200)]
@@ -38,6 +38,15 @@ class TipXOptions(TemplateOptions):
     alpha: float | None = option(None, "Weight of the votes; by default chosen on validation rows.", least=0)
     beta: float | None = option(None, "Sharpness of the votes; by default chosen on validation rows.", least=0)
     gamma: float | None = option(None, "Weight of the divergences; by default chosen on validation rows.", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SusXOptions(TipXOptions):
+    """Options of `TipX` on support sets."""
+
+    supports: tuple[str, ...] = option(
+        (), "Cached dataset of the same class names, generated or retrieved, whose images vote; one or several."
+    )
 
 
 class TipX(TextClassifier):
