@@ -27,6 +27,7 @@ HOUSE = (
     ("runs",),
     ("api", "reporting"),
     ("timing", "demo", "doctor"),
+    ("reproduction",),
     ("cli",),
     ("__main__",),
 )
@@ -69,7 +70,7 @@ ORDER = {
         "console groups options",
         "bench cache caches choose datasets doctor download import_features methods report train_options",
         "demo eval export predict sweep_shown train",
-        "extend interpret sweep",
+        "extend interpret reproduce sweep",
     ),
     "datasets": (
         "specs text_files types views",
@@ -94,8 +95,10 @@ ORDER = {
         "folds",
         "summaries",
         "plots tables",
-        "interpreted mistakes predicted rendering",
+        "interpreted mistakes page predicted rendering",
     ),
+    "reporting.page": ("libraries markup sources", "charts confusion", "group", "provenance sections", "write"),
+    "reproduction": ("cost needs plan",),
     "runs": (
         "files folders guards image_features matching predictions progress seen",
         "evaluate mistakes prompts rows",

@@ -35,6 +35,10 @@ def report(
     ] = None,
     tasks: Annotated[bool, typer.Option("--tasks", help="Also a table with a row per task, for every shots.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder to draw accuracy against shots into.")] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="File for one page: tables, curves, and where each number is from (extra html)."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Print mean and standard deviation over seeds per method, configuration and number of shots."""
@@ -66,3 +70,7 @@ def report(
         if out is not None:
             path = out / ("shots.png" if len(groups) == 1 else f"shots-{number}.png")
             note(f"drawn: {shown(reporting.draw_shots_plot(results, path, title))}")
+    if html is not None:
+        from cptlite.reporting.page import write_page
+
+        note(f"written: {shown(write_page(loaded, html))}")

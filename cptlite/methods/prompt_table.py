@@ -16,6 +16,8 @@ PROMPTS: dict[str, MethodEntry] = {
         cached="random views",
         parameters="K D",
         source="Yu et al., CVPR 2023",
+        cost="B K D",
+        deviation="AdamW, not Adam; the dataset's own template",
     ),
     "coop-mt": MethodEntry(
         home="prompts.coop:CoOp",
@@ -27,6 +29,7 @@ PROMPTS: dict[str, MethodEntry] = {
         cached="random views",
         parameters="L W",
         source="Zhou et al., IJCV 2022",
+        cost="K prompts",
     ),
     "coop-ca": MethodEntry(
         home="prompts.coop:CoOp",
@@ -37,6 +40,7 @@ PROMPTS: dict[str, MethodEntry] = {
         cached="random views",
         parameters="T L W",
         source="Zhou et al., IJCV 2022",
+        cost="K prompts",
     ),
     "coop-cs": MethodEntry(
         home="prompts.coop:CoOp",
@@ -46,6 +50,7 @@ PROMPTS: dict[str, MethodEntry] = {
         cached="random views",
         parameters="K L W",
         source="Zhou et al., IJCV 2022",
+        cost="K prompts, no two of one context",
     ),
     "cocoop": MethodEntry(
         home="prompts.cocoop:CoCoOp",
@@ -57,6 +62,7 @@ PROMPTS: dict[str, MethodEntry] = {
         cached="random views",
         parameters="T L W + T D H + T H + T H W + T W",
         source="Zhou et al., CVPR 2022",
+        cost="B K prompts",
     ),
     "kgcoop": MethodEntry(
         home="prompts.kgcoop:KgCoOp",
@@ -67,6 +73,8 @@ PROMPTS: dict[str, MethodEntry] = {
         cached="random views",
         parameters="T L W",
         source="Yao et al., CVPR 2023",
+        cost="K prompts",
+        deviation="the dataset's own template",
     ),
     "prograd": MethodEntry(
         home="prompts.prograd:ProGrad",
@@ -77,6 +85,8 @@ PROMPTS: dict[str, MethodEntry] = {
         cached="random views",
         parameters="T L W",
         source="Zhu et al., ICCV 2023",
+        cost="K prompts, twice backward",
+        deviation="the dataset's own template",
     ),
     "plot": MethodEntry(
         home="prompts.plot:Plot",
@@ -88,6 +98,8 @@ PROMPTS: dict[str, MethodEntry] = {
         cached="patch features (cptlite cache --patches)",
         parameters="T P L W",
         source="Chen et al., ICLR 2023",
+        cost="P K prompts, transport of B K pairs",
+        deviation="the plain view alone; a finished classifier stops its iterations image by image",
     ),
     "softcpt": MethodEntry(
         home="prompts.softcpt:SoftCPT",
@@ -98,5 +110,6 @@ PROMPTS: dict[str, MethodEntry] = {
         cached="random views",
         parameters="M W + D L W",
         source="Ding et al., Neurocomputing 2024",
+        cost="K + T prompts",
     ),
 }

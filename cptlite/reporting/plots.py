@@ -22,7 +22,7 @@ from cptlite.shots import ALL_SHOTS, say_shots
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_shots_plot"]
+__all__ = ["draw_shots_plot", "shot_places"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#332288", "#E69F00", "#56B4E9", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # one fewer than colours, so that pairs repeat late
@@ -76,7 +76,7 @@ def draw_shots_plot(results: Sequence[Result], path: Path, title: str | None = N
 def _draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
     """One line with error bars per method and configuration, named at its right end in its own colour."""
     few_shot = [line for line in lines if any(line.runs)]
-    places = _places(number for line in few_shot for number in line.runs)
+    places = shot_places(number for line in few_shot for number in line.runs)
     step = DODGE * (log2(max(places.values()) / min(places.values())) + 2 * MARGIN)  # in log2 shots
     ends: list[tuple[float, str, str]] = []  # height, name, colour
     for index, line in enumerate(few_shot):
@@ -153,7 +153,7 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
     return [mean + index * gap for index, mean in enumerate(flat)]
 
 
-def _places(shots: Iterable[int]) -> dict[int, int]:
+def shot_places(shots: Iterable[int]) -> dict[int, int]:
     """Where numbers of shots lie on the axis: all images behind the largest number, at twice that."""
     numbers = sorted({*shots} - {0}) or [1]
     counted = [number for number in numbers if number != ALL_SHOTS]
@@ -162,7 +162,7 @@ def _places(shots: Iterable[int]) -> dict[int, int]:
 
 def _dress(axes: Axes, summaries: Sequence[Summary], title: str) -> None:
     """Axes, ticks at the shots, grid and title."""
-    places = _places(summary.shots for summary in summaries)
+    places = shot_places(summary.shots for summary in summaries)
     ticks = list(places.values())
     axes.set_xscale("log", base=2)
     axes.set_xlim(ticks[0] * 2**-MARGIN, ticks[-1] * 2**MARGIN)
