@@ -84,7 +84,7 @@ PROBES: dict[str, MethodEntry] = {
         parameters="K Q + N",
         source="Zhu et al., ICCV 2023",
         sees=("names", "validation"),
-        cost="votes of N rows",
+        cost="B N D",
         deviation="the last epoch is kept, not the best one; its channels are chosen by texts alone",
     ),
     "sus-x": MethodEntry(
