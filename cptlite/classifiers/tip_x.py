@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cptlite.classifiers.base import ALL, exp32
-from cptlite.classifiers.state import TensorClassifier
+from cptlite.classifiers.state import Misfit, TensorClassifier
 from cptlite.classifiers.tip import votes
 
 __all__ = ["TipXClassifier", "class_logs", "divergence_votes", "divergences"]
@@ -73,6 +73,15 @@ class TipXClassifier(TensorClassifier):
         logs, key_logs = (class_logs(each, self.weights, self.temperature) for each in (images, self.keys))
         apart = divergence_votes(logs, key_logs, self.key_labels, self.slope, self.offset)  # (B, K)
         return (text + self.alpha * near + self.gamma * apart)[:, classes]
+
+    @classmethod
+    def check_state(
+        cls, tensors: Mapping[str, Tensor], values: Mapping[str, Any], num_classes: int, embed_dim: int
+    ) -> None:
+        """Raise `Misfit` where tensors and values are not such as make up a classifier of K classes."""
+        super().check_state(tensors, values, num_classes, embed_dim)
+        if values["temperature"] <= 0:
+            raise Misfit(f"'temperature' {values['temperature']} where a number above 0 belongs")
 
 
 def class_logs(units: Tensor, weights: Tensor, temperature: float) -> Tensor:
