@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import torch
 from run_bench import encode_datasets
@@ -128,6 +131,22 @@ def test_classes_in_another_order_and_fewer(
     assert [("oak", "ash")[label] for label in seen["train"].y] == wanted
     for cache in (*opened, autumn):
         cache.close()
+
+
+def test_labels_of_test_rows_move_no_prediction(few_shot: Path, caches: Path, tmp_path: Path) -> None:
+    shutil.copytree(caches, tmp_path / "other")
+    for path in (tmp_path / "other").rglob("*.h5"):
+        with h5py.File(path, "r+") as file:
+            file["test/labels"][:] = file["test/labels"][:][::-1]
+    written = []
+    for index, folder in enumerate((caches, tmp_path / "other")):
+        evaluate(few_shot, folder, "--predictions", str(tmp_path / f"{index}.csv"))
+        with (tmp_path / f"{index}.csv").open(newline="") as lines:
+            written.append(list(csv.DictReader(lines)))
+    columns = ("task", "image", "predicted", "probability")
+    first, second = ([[row[name] for name in columns] for row in rows] for rows in written)
+    assert first == second
+    assert [row["label"] for row in written[0]] != [row["label"] for row in written[1]], "so that the change was one"
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from cptlite.cli.bench import _read_classes
 from cptlite.datasets.images import UnreadableImageError
 from cptlite.datasets.types import SPLITS
 from cptlite.errors import CptliteError
+from cptlite.methods.class_texts import pack_texts
 from cptlite.runs.class_images import read_predicted
 from cptlite.runs.prompts import read_prompts
 from cptlite.training.checkpoint import read_log, resume
@@ -167,6 +168,15 @@ TARGETS: dict[str, Target] = {
         place=readers.file("classes.json"),
         read=lambda folder: _read_classes(folder / "classes.json"),
         seeds=lambda: seeds.CLASSES["bench"],
+        words=JSON_WORDS,
+    ),
+    "class-texts": Target(
+        place=readers.file("texts.json"),
+        read=lambda folder: pack_texts("attributes", str(folder / "texts.json")),
+        seeds=lambda: [
+            b'{"cat": ["with fur", "old"], "fig": ["ripe"]}',
+            b'{"pet": {"cat": ["old"]}, "sky": {"sun": ["hot"]}}',
+        ],
         words=JSON_WORDS,
     ),
     "images": Target(
