@@ -41,6 +41,9 @@ QUICK: dict[str, Any] = {"epochs": 3, "batch_size": 2, "steps": 5}
 LEAST: dict[str, Any] = {"epochs": 1, "batch_size": 32, "steps": 1}
 """What makes a run short, or one step; given to the methods that have it."""
 
+NEEDED: dict[str, Any] = {"supports": tuple(DATASETS)}
+"""What some methods cannot do without: here a support set is the training images."""
+
 
 def encode_datasets(backbone: Backbone, folder: Path) -> Path:
     """Draw the datasets into a folder and cache them with patch features; the caches' folder."""
@@ -54,7 +57,7 @@ def encode_datasets(backbone: Backbone, folder: Path) -> Path:
 def configure(method: str, *, short: Mapping[str, Any] = QUICK, **given: Any) -> RunConfig:
     """A short run of two shots on all datasets, but for what is given."""
     known = {each.name for _, each in known_options(find_method(method))}
-    taken = {name: value for name, value in short.items() if name in known}
+    taken = {name: value for name, value in {**short, **NEEDED}.items() if name in known}
     named = {"method": method, "backbone": BACKBONE, "datasets": tuple(DATASETS), "suite": "shelf", "shots": 2}
     return resolve_config({**named, **taken, **given})
 

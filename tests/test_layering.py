@@ -57,7 +57,15 @@ ORDER = {
         "encode",
         "sharded",
     ),
-    "classifiers": ("base", "state", "image_conditioned linear tip transport", "joined", "stored", "store"),
+    "classifiers": (
+        "base",
+        "state",
+        "image_conditioned linear tip transport",
+        "ape tip_x",
+        "joined",
+        "stored",
+        "store",
+    ),
     "cli": (
         "console groups options",
         "report_options",
@@ -88,7 +96,7 @@ ORDER = {
         "probe_table prompt_table",
         "table",
     ),
-    "methods.probes": ("estimator", ANY, "per_task zero_shot"),
+    "methods.probes": ("estimator", "search view_batches", "ape_channels", ANY, "per_task zero_shot"),
     "methods.prompts": ("class_terms class_weights", "coop", "text_to_text", ANY),
     "reporting": (
         "checks",
@@ -107,7 +115,8 @@ ORDER = {
     "runs": (
         "files folders guards image_features matching predictions progress seen",
         "evaluate mistakes prompts rows",
-        "learn load predict",
+        "support",
+        "learn load predict transductive",
         "by_name card class_images contexts execute onnx_model reevaluate",
         "estimate export interpret reuse workers",
         "engines sweep",

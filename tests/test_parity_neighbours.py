@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,9 +22,17 @@ from neighbour_recordings import (
     start_from_recorded,
     tensors,
 )
+from torch import Tensor
 
+from cptlite.classifiers import class_logs, divergence_votes, divergences, votes
 from cptlite.methods.batches import Batch
+from cptlite.methods.probes import ape, ape_channels
+from cptlite.methods.probes.ape import APE
+from cptlite.methods.probes.ape_channels import channel_criterion, class_means, key_divergences, select_channels
+from cptlite.methods.probes.ape_t import Refinement
 from cptlite.methods.probes.gda import GDA, gaussian_weights
+from cptlite.methods.probes.tip_x import TEMPERATURE, TipX, rescaling
+from cptlite.methods.probes.transclip import GAMMAS, Labelled, Links, nearest, refine, transduce
 from cptlite.methods.prompts.argue_text import ArgueNText, ArgueNTextOptions, ArgueText, ArgueTextOptions
 from cptlite.methods.prompts.dapt_text import DaptText, DaptTextOptions
 from cptlite.methods.prompts.lasp_text import LaspText, LaspTextOptions
@@ -58,6 +69,131 @@ def test_gda_chooses_and_scores_as_recorded(case: str) -> None:
     assert_near(probe.decision_function(arrays["test_features"]), arrays["test_logits"], 1e-3)
     accuracy = 100 * (probe.predict(arrays["test_features"]) == arrays["test_labels"]).mean()
     assert accuracy == pytest.approx(said_of(case)["test_acc"])
+
+
+# tip-x: distributions, divergences, what is chosen; the scores with the original's ranges, which are those of all rows
+
+
+@pytest.mark.parametrize("case", recorded_of("tipx"))
+def test_tip_x_distributions_and_divergences_are_the_recorded_ones(case: str) -> None:
+    rows = tensors(case)
+    text = rows["clip_weights"].T
+    key_logs = class_logs(rows["train_features"], text, TEMPERATURE)
+    assert_near(key_logs.softmax(dim=-1), rows["train_distribution"], 1e-3)
+    for split in ("val", "test"):
+        logs = class_logs(rows[f"{split}_features"], text, TEMPERATURE)
+        assert_near(divergences(logs, key_logs), rows[f"{split}_kl"], 1e-3)
+
+
+@pytest.mark.parametrize("case", recorded_of("tipx"))
+def test_tip_x_chooses_as_recorded_and_scores_so_with_the_originals_range(case: str) -> None:
+    rows, said = tensors(case), said_of(case)
+    text, keys, labels = rows["clip_weights"].T, rows["train_features"], rows["train_labels"]
+    probe = TipX(text)
+    probe.fit(keys.numpy(), labels.numpy(), rows["val_features"].numpy(), rows["val_labels"].numpy())
+    chosen = {name: said[f"best_{name}"] for name in ("alpha", "beta", "gamma")}
+    assert probe.choices_ == pytest.approx(chosen)
+
+    logs, key_logs = (class_logs(each, text, TEMPERATURE) for each in (rows["test_features"], keys))
+    # All test rows' divergences, and the validation rows' cosines.
+    slope, offset = rescaling(divergences(logs, key_logs), rows["val_features"] @ keys.T)
+    apart = divergence_votes(logs, key_logs, labels, slope, offset)
+    assert_near(apart, rows["test_kl_logits"], 1e-3)
+    near = votes(rows["test_features"] @ keys.T, labels, chosen["beta"], len(text))
+    assert_near(near, rows["test_cache_logits"], 1e-3)
+    scores = 100 * rows["test_features"] @ text.T + chosen["alpha"] * near + chosen["gamma"] * apart
+    assert_near(scores, rows["test_logits"], 1e-3)
+    own = replace(probe.classifier_, slope=slope, offset=offset).scores(rows["test_features"])
+    assert_near(own, rows["test_logits"], 1e-3)
+
+
+# ape: similarity of channels, their choice, divergences of keys, what is chosen, test scores
+
+
+def ape_probe(case: str) -> tuple[dict[str, Tensor], dict[str, Any], APE]:
+    rows, said = tensors(case), said_of(case)
+    wanted, (similarity, variance) = said["config"]["training_free_feat_num"], said["config"]["w_training_free"]
+    assert similarity + variance == 1
+    return rows, said, APE(rows["clip_weights"].T, keep=wanted / said["D"], similarity_weight=similarity)
+
+
+@pytest.mark.parametrize("case", recorded_of("ape"))
+def test_ape_selects_the_recorded_channels(case: str) -> None:
+    rows, _, probe = ape_probe(case)
+    text, y = rows["clip_weights"].T, rows["train_labels"]
+    means = class_means(text, rows["train_features"], y)
+    assert_near(-channel_criterion(means, text, 1.0), rows["ape/similarity"], 1e-4)
+    probe.fit(rows["train_features"].numpy(), y.numpy())
+    found = probe.classifier_
+    assert torch.equal(found.channels, rows["ape/indices"])
+    own = F.normalize(text[:, found.channels], dim=-1)
+    assert_near(key_divergences(found.keys, own, y), rows["ape/cache_div"], 1e-4)
+
+
+@pytest.mark.parametrize("case", recorded_of("ape"))
+def test_ape_chooses_and_scores_as_recorded(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, said, probe = ape_probe(case)
+    names, scales, counts = ("BETAS", "ALPHAS", "GAMMAS"), said["config"]["search_scale"], said["config"]["search_step"]
+    for name, scale, steps in zip(names, scales, counts, strict=True):
+        least = 0.0 if name == "GAMMAS" else 0.1
+        home = ape if name == "GAMMAS" else ape_channels
+        monkeypatch.setattr(home, name, [least + step * (scale - least) / steps for step in range(steps)])
+    probe.fit(*(rows[f"{split}_{what}"].numpy() for split in ("train", "val") for what in ("features", "labels")))
+    assert probe.choices_ == pytest.approx({name: said["ape"][f"best_{name}"] for name in ("alpha", "beta", "gamma")})
+    assert_near(probe.decision_function(rows["test_features"].numpy()), rows["ape/test_logits"], 1e-4)
+
+
+# ape-t: channels, first step, residual and weights of the votes after ten, test scores
+
+
+@pytest.mark.parametrize("case", recorded_of("ape"))
+def test_ape_t_trains_as_recorded(case: str) -> None:
+    rows, said = tensors(case), said_of(case)
+    text, y, kept = rows["clip_weights"].T, rows["train_labels"], said["ape-t"]["features_kept"]
+    channels = select_channels(channel_criterion(text, text, said["ape-t"]["w"][0]), kept)
+    assert torch.equal(channels, rows["ape-t/indices"])
+
+    refined = Refinement.begin(text=text, keys=rows["train_features"], y=y, channels=channels, scale=100.0)
+    alpha, beta = float(said["config"]["init_alpha"]), float(said["config"]["init_beta"])
+    batches = [(rows["train_images"][picked], picked) for picked in rows["batches"]]
+    learned = [refined.residual.requires_grad_(), refined.key_weights.requires_grad_()]
+    first = refined.logits(batches[0][0], alpha, beta)
+    assert_near(first.detach(), rows["ape-t/logits_step0"], 1e-4)
+    gradients = torch.autograd.grad(F.cross_entropy(first, y[batches[0][1]]), learned)
+    assert_near(gradients[0], rows["ape-t/grad_res"], 1e-4)
+    assert_near(gradients[1], rows["ape-t/grad_value_weights"], 1e-4)
+
+    losses = refined.train(batches, len(batches), alpha=alpha, beta=beta, lr=0.01)
+    assert_near(np.array(losses), rows["ape-t/losses"], 1e-4)
+    assert_near(refined.residual, rows["ape-t/res_after"], 1e-4)
+    assert_near(refined.key_weights, rows["ape-t/value_weights_after"], 1e-4)
+    assert_near(refined.logits(rows["test_features"], alpha, beta), rows["ape-t/test_logits_after"], 1e-3)
+
+
+# transclip: zero-shot, and few-shot with each gamma alone
+
+
+@pytest.mark.parametrize("case", recorded_of("transclip"))
+def test_transclip_from_zero_shot_scores_is_the_recorded_one(case: str) -> None:
+    rows = tensors(case)
+    x, none = rows["query_features"], Labelled(x=rows["support_features"][:0], y=rows["support_labels"][:0])
+    log_z, facts = transduce(x, 100 * x @ rows["clip_weights"], none, none)
+    assert facts["lambda"] == said_of(case)["lambda_zs"]
+    assert_near(log_z.exp(), rows["zs/z"], 2e-3)
+
+
+@pytest.mark.parametrize("case", recorded_of("transclip"))
+def test_transclip_with_labelled_rows_is_the_recorded_one_of_each_gamma(case: str) -> None:
+    """With neighbours as the original has them: labelled rows first, their nearest left out; z in the other order."""
+    rows, said = tensors(case), said_of(case)
+    x, labelled = rows["query_features"], Labelled(x=rows["support_features"], y=rows["support_labels"])
+    parts = [nearest(each, x, said["neighbours"], skip=1) for each in (labelled.x, x)]
+    links = Links(*(torch.cat(pair) for pair in zip(*parts, strict=True)))
+    log_prior = (100 * x @ rows["clip_weights"]).log_softmax(dim=-1)
+    assert list(GAMMAS) == said["gammas"]
+    for gamma, recorded in zip(GAMMAS, rows["fs/z_by_gamma"], strict=True):
+        log_z = refine(x, log_prior, links, trust=said["lambda_fs"], labelled=labelled, gamma=gamma)
+        assert_near(log_z.exp(), recorded, 2e-3)
 
 
 # dapt-text: CoOp's form, and the pairs' term

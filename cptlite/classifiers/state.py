@@ -39,16 +39,16 @@ class TensorClassifier(ABC):
     value_types : mapping of str to type
         Type of each value: float (finite), int, bool or str.
     dtypes : tuple of torch.dtype
-        What the tensors may be of, all of them one; labels aside.
-    labels : tuple of str
-        Tensors of classes: int64, below K.
+        What the tensors may be of, all of them one; indices aside.
+    indices : mapping of str to str
+        Tensors of places on an axis, such as classes, and its letter: int64, below its length.
     """
 
     kind: ClassVar[str]
     axes: ClassVar[Mapping[str, str]]
     value_types: ClassVar[Mapping[str, type]]
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32,)
-    labels: ClassVar[tuple[str, ...]] = ()
+    indices: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def scores(self, features: Tensor, classes: slice = ALL) -> Tensor:
@@ -99,22 +99,22 @@ class TensorClassifier(ABC):
             if len(shape) != len(axes.split()) or list(shape) != wanted_shape:
                 known = {axis: lengths[axis] for axis in axes.split() if axis in lengths}
                 raise Misfit(f"{name!r} of shape {shape} where its axes ({axes}) are {known}")
-        cls._check_dtypes(tensors, num_classes)
+        cls._check_dtypes(tensors, lengths)
         for name, kind in cls.value_types.items():
             value = values[name]
             if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
                 raise Misfit(f"{name!r} {shown(value)} where {kind.__name__} belongs")
 
     @classmethod
-    def _check_dtypes(cls, tensors: Mapping[str, Tensor], num_classes: int) -> None:
-        found = {tensors[name].dtype for name in cls.axes if name not in cls.labels}
+    def _check_dtypes(cls, tensors: Mapping[str, Tensor], lengths: Mapping[str, int]) -> None:
+        found = {tensors[name].dtype for name in cls.axes if name not in cls.indices}
         if len(found) > 1 or not found <= set(cls.dtypes):
             wanted = " or ".join(str(dtype) for dtype in cls.dtypes)
             raise Misfit(f"numbers of {', '.join(sorted(map(str, found)))} where all are {wanted}")
-        for name in cls.labels:
-            labels = tensors[name]
-            if labels.dtype != torch.int64 or not ((labels >= 0) & (labels < num_classes)).all():
-                raise Misfit(f"{name!r} of {labels.dtype} where whole numbers (int64) below {num_classes} belong")
+        for name, axis in cls.indices.items():
+            places, length = tensors[name], lengths[axis]
+            if places.dtype != torch.int64 or not ((places >= 0) & (places < length)).all():
+                raise Misfit(f"{name!r} of {places.dtype} where whole numbers (int64) below {length} belong")
 
 
 def shown(value: Any) -> str:

@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from cptlite.classifiers.ape import APEClassifier
 from cptlite.classifiers.base import Classifier
 from cptlite.classifiers.image_conditioned import ImageConditionedClassifier
 from cptlite.classifiers.joined import JoinedClassifier
@@ -30,6 +31,7 @@ from cptlite.classifiers.linear import LinearClassifier
 from cptlite.classifiers.state import Misfit, TensorClassifier, shown
 from cptlite.classifiers.stored import BackboneFacts, StoredClassifier
 from cptlite.classifiers.tip import TipClassifier
+from cptlite.classifiers.tip_x import TipXClassifier
 from cptlite.classifiers.transport import TransportClassifier
 from cptlite.datasets.types import METRICS, Task
 from cptlite.environment import find_device
@@ -55,6 +57,8 @@ KINDS: dict[str, type[TensorClassifier]] = {
     "tip": TipClassifier,
     "image-conditioned": ImageConditionedClassifier,
     "transport": TransportClassifier,
+    "tip-x": TipXClassifier,
+    "ape": APEClassifier,
 }
 
 

@@ -50,7 +50,7 @@ class TipClassifier(TensorClassifier):
     }
     value_types: ClassVar[Mapping[str, type]] = {"logit_scale": float}
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32, torch.float64)
-    labels: ClassVar[tuple[str, ...]] = ("key_labels",)
+    indices: ClassVar[Mapping[str, str]] = {"key_labels": "K"}
 
     weights: Tensor
     logit_scale: float
@@ -78,7 +78,15 @@ class TipClassifier(TensorClassifier):
         return text + blend  # (B, C)
 
 
-def votes(affinity: Tensor, key_labels: Tensor, beta: Tensor | float, num_classes: int) -> Tensor:
-    """Sum of exp(-beta (1 - affinity)) by class, (B, N) to (B, C)."""
+def votes(
+    affinity: Tensor,
+    key_labels: Tensor,
+    beta: Tensor | float,
+    num_classes: int,
+    key_weights: Tensor | None = None,
+) -> Tensor:
+    """Sum of weight * exp(-beta (1 - affinity)) by class, (B, N) to (B, C); weights (..., 1, N) make it (..., B, C)."""
     each = (beta * (affinity - 1)).exp()  # (B, N)
-    return each.new_zeros(len(each), num_classes).index_add(1, key_labels, each)  # (B, C)
+    if key_weights is not None:
+        each = each * key_weights  # (..., B, N)
+    return each.new_zeros(*each.shape[:-1], num_classes).index_add(-1, key_labels, each)  # (..., B, C)

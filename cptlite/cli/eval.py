@@ -35,6 +35,15 @@ def evaluate(
     split: Annotated[
         str, typer.Option("--split", help="Rows to evaluate on: val or test.", rich_help_panel=WHAT)
     ] = "test",
+    transductive: Annotated[
+        bool,
+        typer.Option(
+            "--transductive",
+            help="Predict all test rows of a task together, by TransCLIP, from the run's scores and where the rows "
+            "lie: no row of other tables.",
+            rich_help_panel=WHAT,
+        ),
+    ] = False,
     per_class: Annotated[
         bool,
         typer.Option("--per-class", help="Also tables of the classes and of the pairs most confused."),
@@ -58,7 +67,8 @@ def evaluate(
 
     All of a task's classes or some, in any order; by default the run's own datasets, as they are in --cache-dir. What
     comes out is written to eval/ in the run's folder, with the pairs of classes that are confused most and how well
-    probabilities are calibrated (ECE); the run's own files stay as they are.
+    probabilities are calibrated (ECE); the run's own files stay as they are. With --transductive a prediction hangs on
+    all test images of its task, without their labels, and a run of training images takes these too.
     """
     with loading():
         from cptlite.cache import CacheFolder
@@ -68,6 +78,7 @@ def evaluate(
         from cptlite.reporting.mistakes import class_table, confused_table
         from cptlite.runs.load import read_run
         from cptlite.runs.reevaluate import check_outside, evaluate_run
+        from cptlite.runs.transductive import read_transduction, support_datasets
 
     place = find_device(device)
     found = read_run(run, device=place, backbone=backbone)
@@ -77,8 +88,14 @@ def evaluate(
         cached = usable_caches(folder)
         chosen = choose_backbone(cached, backbone or found.stored.backbone.name, cache_dir)
         names = choose_datasets(cached[chosen], dataset or found.config.datasets, load_catalog(), chosen)
-        caches = folder.open(replace(found.stored.backbone, name=chosen), names)
-        evaluated = evaluate_run(found, caches, place, split)
+        own = support_datasets(found.config) if transductive else ()
+        opened = folder.open(replace(found.stored.backbone, name=chosen), tuple(dict.fromkeys((*names, *own))))
+        by_name = {cache.fingerprint.dataset: cache for cache in opened}
+        transduction = None
+        if transductive:
+            support, trained_on = [by_name[name] for name in own], found.trained_on
+            transduction = read_transduction(found.config, found.stored.tasks, support, trained_on, place)
+        evaluated = evaluate_run(found, [by_name[name] for name in names], place, split, transduction)
     if json:
         print_results([evaluated.results])
     else:

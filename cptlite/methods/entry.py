@@ -53,8 +53,8 @@ class MethodEntry:
         What it reads of the training images' cached features.
     parameters : str
         How many numbers it learns by default: products of axes, added up. T tasks, K classes of all tasks, N training
-        rows, L context tokens of a class prompt, M of a task prompt, P prompts of a class, W text width, D joint
-        dimension, H hidden units.
+        rows, L context tokens of a class prompt, M of a task prompt, P prompts of a class, Q channels kept, W text
+        width, D joint dimension, H hidden units.
     source : str
         Paper it comes from.
     sees : tuple of str

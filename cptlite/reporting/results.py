@@ -32,10 +32,14 @@ __all__ = [
 
 
 def method_label(result: Result) -> str:
-    """Name of the method, with its variant where it has one and a recipe that is not the paper's: ``softcpt-nata``."""
+    """Name of the method, with its variant where it has one and a recipe that is not the paper's: ``softcpt-nata``.
+
+    Where test rows were predicted together, that is said.
+    """
     recipe = result.get("recipe", PAPER)
     words = (result["method"], result.get("variant"), None if recipe == PAPER else recipe)
-    return "-".join(word for word in words if word)
+    together = f" + {result['transductive']['method']} (transductive)" if result.get("transductive") else ""
+    return "-".join(word for word in words if word) + together
 
 
 def run_shots(result: Result) -> int:
@@ -109,6 +113,11 @@ def _read_result(file: Path) -> Result:
     result = _read_table(file)
     if not is_whole(result):
         raise DataError(f"{shown(file)} is damaged: its digest is not that of its content. Train that run again.")
+    if "transductive" in result:
+        raise DataError(
+            f"{shown(file)} holds predictions of all test rows together (transductive), which do not compare with "
+            f"those of each alone: leave it out."
+        )
     missing = [key for key in WANTED if key not in result]
     if missing:
         raise DataError(f"{shown(file)} holds no results of a run: it lacks {', '.join(missing)}.")

@@ -69,9 +69,10 @@ def run_table(result: Result) -> Table:
     halved = "harmonic" in result
     columns, rows, caption = _halves_rows(result) if halved else _task_rows(result)
     facts = (method_label(result), str(result["suite"]), shots_label(run_shots(result)))
+    together = ", seen together" if result.get("transductive") else ""
     return Table(
         title=", ".join((*facts, f"seed {result['seed']} (%)")),
-        columns=("task", *columns, f"{result.get('split', 'test')} images"),
+        columns=("task", *columns, f"{result.get('split', 'test')} images{together}"),
         rows=tuple(rows),
         best=frozenset({(len(rows) - 1, 3 if halved else 1)}),
         caption=f"{caption}\n{int(result.get('parameters') or 0):,} learned parameters, "

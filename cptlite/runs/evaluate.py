@@ -6,7 +6,7 @@ image, D joint dimension.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +23,10 @@ from cptlite.runs.guards import check_features, check_scores, sound_features, so
 from cptlite.runs.matching import Place, match_tasks
 from cptlite.runs.predictions import TaskPredictions
 
-__all__ = ["check_test_rows", "evaluate", "feature_chunks", "untested_classes"]
+__all__ = ["Refine", "check_test_rows", "evaluate", "feature_chunks", "untested_classes"]
+
+Refine = Callable[[Place, Tensor, Tensor], tuple[Tensor, Mapping[str, float]]]
+"""From the place of a task, all its raw rows (N, D) and all their scores (N, C) to others, and what was chosen."""
 
 CHUNK = 4096
 PATCH_CHUNK = 256  # rows of up to 1 MiB each
@@ -87,6 +90,7 @@ def evaluate(
     fitted: Sequence[Task] | None = None,
     sizes: Sequence[int] | None = None,
     split: str = "test",
+    refine: Refine | None = None,
 ) -> list[TaskPredictions]:
     """Predict the class of every row of a split, of every task.
 
@@ -106,6 +110,8 @@ def evaluate(
         default all.
     split : str
         Test rows, unless others are asked for.
+    refine : callable, optional
+        Makes of a task's rows and scores those that count, of all rows together: then predictions are transductive.
 
     Returns
     -------
@@ -128,7 +134,7 @@ def evaluate(
         rows = _Split.read(cache, split)
         for index in range(len(cache.tasks)):
             place = next(places)
-            found.append(_predict(classifier, rows, index, place, sizes[place.home], device, patches))
+            found.append(_predict(classifier, rows, index, place, sizes[place.home], device, patches, refine))
     return found
 
 
@@ -154,21 +160,24 @@ def _predict(
     size: int,
     device: torch.device,
     patches: bool,
+    refine: Refine | None,
 ) -> TaskPredictions:
     """Predict the rows of one task of a cache, whose fitted task's first ``size`` classes were learned from."""
     cache, rows = split.cache, np.flatnonzero(split.tasks == index)
     labels, halved = split.labels[rows], 0 < size < place.size
     base = _base_mask(place, size).to(device)  # (C,)
-    columns = None if place.columns is None else torch.tensor(place.columns, device=device)  # (C,)
     # Whole from the start: what is added chunk by chunk lies between the chunks' memory, which never gets free.
     best, of_half, ranks = torch.empty(3, len(rows), dtype=torch.int64, device=device)
     likely = torch.empty(len(rows), device=device)
     sound, ranked = torch.empty(2, len(rows), dtype=torch.bool, device=device)
-    for here, chunk in feature_chunks(cache, split.name, rows, patches=patches):
-        features = torch.from_numpy(chunk).to(device, non_blocking=True)  # (B, D) or (B, M, D)
-        scores = classifier.scores(features, place.classes)
-        if columns is not None:
-            scores = scores.index_select(1, columns)
+    chunks: Iterable[_Chunk] = _score(classifier, split, rows, place, device, patches)
+    chosen: Mapping[str, float] | None = None
+    if refine is not None:
+        whole = _join(list(chunks))
+        check_features(cache, split.name, rows, sound_features(whole.features))
+        scores, chosen = refine(place, whole.features, whole.scores)
+        chunks = [whole._replace(scores=scores)]
+    for here, features, scores in chunks:
         own = torch.from_numpy(labels[here]).to(device, non_blocking=True).long()  # (B,)
         best[here] = scores.argmax(dim=-1)  # of scores (B, C)
         if halved:
@@ -189,7 +198,33 @@ def _predict(
         held_out=size == 0,
         base=base.cpu().numpy() if halved else None,
         of_half=of_half.cpu().numpy() if halved else None,
+        transductive=chosen,
     )
+
+
+class _Chunk(NamedTuple):
+    """Some rows of a task: where they stand among its rows, raw features (B, D) or (B, M, D), and scores (B, C)."""
+
+    here: slice
+    features: Tensor
+    scores: Tensor
+
+
+def _score(
+    classifier: Classifier, split: _Split, rows: np.ndarray, place: Place, device: torch.device, patches: bool
+) -> Iterator[_Chunk]:
+    """Score the rows of a task over its classes, in its order."""
+    columns = None if place.columns is None else torch.tensor(place.columns, device=device)  # (C,)
+    for here, chunk in feature_chunks(split.cache, split.name, rows, patches=patches):
+        features = torch.from_numpy(chunk).to(device, non_blocking=True)  # (B, D) or (B, M, D)
+        scores = classifier.scores(features, place.classes)
+        yield _Chunk(here, features, scores if columns is None else scores.index_select(1, columns))
+
+
+def _join(chunks: Sequence[_Chunk]) -> _Chunk:
+    """All rows of a task as one chunk."""
+    features, scores = (list(parts) for parts in zip(*(chunk[1:] for chunk in chunks), strict=True))
+    return _Chunk(slice(None), torch.cat(features), torch.cat(scores))
 
 
 def _base_mask(place: Place, size: int) -> Tensor:

@@ -38,8 +38,9 @@ from cptlite.runs.files import (
 from cptlite.runs.folders import run_folder
 from cptlite.runs.learn import OnEpoch, OnStep, Run, learn_runs, learned_files
 from cptlite.runs.predictions import pack_predictions, suite_scores
-from cptlite.runs.rows import check_caches, check_text, draw_few_shots, no_rows, short_rows
+from cptlite.runs.rows import check_caches, check_text, no_rows, short_rows
 from cptlite.runs.seen import seen_sizes, seen_tasks
+from cptlite.runs.support import draw_rows, support_fingerprints
 from cptlite.shots import say_shots
 from cptlite.text.encoder import TextEncoder
 
@@ -170,9 +171,11 @@ def new_problems(config: RunConfig, backbone: Backbone, caches: Sequence[Feature
 
 def _identity(config: RunConfig, caches: Sequence[FeatureCache]) -> dict[str, Any]:
     """Say what a run's folder must have been made from to be gone on with."""
+    support = support_fingerprints(config, caches)
     return {
         "config": config.to_json(),
         "caches": {cache.path.stem: cache.fingerprint.of_pooled() for cache in caches},
+        **({"support": support} if support else {}),
     }
 
 
@@ -181,9 +184,7 @@ def _begin(config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache]
     started = time.monotonic()
     device, entry = backbone.device, config.entry
     if entry.needs_rows:
-        sizes = seen_sizes(config, [task for cache in caches for task in cache.tasks])
-        shots, seed, patches = config.shots, config.seed, entry.needs_patches
-        train, val = draw_few_shots(caches, shots=shots, seed=seed, device=device, patches=patches, sizes=sizes)
+        train, val = draw_rows(config, caches, device)
     else:
         train = val = no_rows(backbone.embed_dim, device)
     if folder:

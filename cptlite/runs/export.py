@@ -21,7 +21,6 @@ from cptlite.classifiers import (
     Classifier,
     JoinedClassifier,
     LinearClassifier,
-    TipClassifier,
     exp32,
     load_classifier,
 )
@@ -30,7 +29,7 @@ from cptlite.files import read_file, sha256_of, write_alone
 from cptlite.runs.card import model_card
 from cptlite.runs.files import CLASSIFIER, CONFIG, read_json
 from cptlite.runs.load import FinishedRun, read_run
-from cptlite.runs.onnx_model import pack_onnx
+from cptlite.runs.onnx_model import has_graph, pack_onnx
 
 __all__ = ["FORMATS", "ExportReport", "export_run"]
 
@@ -40,8 +39,11 @@ FORMULAS = {
     True: "scale * unit_features @ weights.T + bias, where unit_features are image features divided by their length",
     False: "scale * features @ weights.T + bias",
 }
+VOTING = ("tip", "tip-x", "ape")
 WHAT_IT_IS = {
     "tip": "cosines with class weights plus votes of the training rows",
+    "ape": "cosines with class weights plus weighted votes of the training rows in some channels",
+    "tip-x": "cosines with class weights, votes of the training rows and divergences from theirs",
     "image-conditioned": "a net that makes prompts, and with the text encoder class weights, anew for each image",
     "transport": "several prompts a class, matched with an image's patch features by optimal transport",
 }
@@ -157,9 +159,9 @@ def _check_places(folder: Path, run: FinishedRun, paths: tuple[Path, ...]) -> No
             raise UsageError(f"{path} is a folder: give another --out")
 
 
-def _fitting(classifier: Classifier, format: str) -> LinearClassifier | TipClassifier:
+def _fitting(classifier: Classifier, format: str) -> Classifier:
     """Return a classifier that a format holds; refuse others."""
-    if isinstance(classifier, LinearClassifier) or (isinstance(classifier, TipClassifier) and format == "onnx"):
+    if isinstance(classifier, LinearClassifier) or (has_graph(classifier) and format == "onnx"):
         return classifier
     kind = classifier.parts[0].kind if isinstance(classifier, JoinedClassifier) else classifier.kind
     _refuse(kind, format)
@@ -168,7 +170,7 @@ def _fitting(classifier: Classifier, format: str) -> LinearClassifier | TipClass
 def _refuse(kind: str, format: str, _: BackboneFacts | None = None) -> NoReturn:
     """Say what a classifier is that a format does not hold, and what to use."""
     instead = "use it through cptlite.load_run(RUN), or train coop-ca or kgcoop, whose class weights are fixed"
-    if kind == "tip":
+    if kind in VOTING:
         instead = "give --format onnx and a name that ends in .onnx, which holds it whole"
     raise UsageError(
         f"wanted a classifier that is linear in the image feature, got one of kind {kind!r} ({WHAT_IT_IS[kind]}), "
@@ -212,7 +214,7 @@ def _safetensors(classifier: LinearClassifier, facts: Mapping[str, Any]) -> byte
 
 def _onnx(
     run: FinishedRun,
-    classifier: LinearClassifier | TipClassifier,
+    classifier: Classifier,
     facts: Mapping[str, Any],
     folder: Path,
     given: str | None,

@@ -132,6 +132,11 @@ class FinishedRun:
     stored: StoredClassifier
     towers: Towers
 
+    @property
+    def trained_on(self) -> dict[str, Any]:
+        """Fingerprints of the caches that it was trained on, support sets too, by dataset."""
+        return {**self.results.get("caches", {}), **self.results.get("support", {})}
+
 
 def read_run(
     folder: Path, *, device: torch.device | str = "cpu", backbone: str | None = None, precision: str | None = None

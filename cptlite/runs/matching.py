@@ -1,6 +1,6 @@
 """Which classes of a fitted classifier the classes of other tasks are: by name, in any order.
 
-Axes: K classes of all fitted tasks in task-major order, C classes of a task.
+Axes: K classes of all fitted tasks in task-major order, C classes of a task, N rows.
 """
 
 from __future__ import annotations
@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from cptlite.datasets.types import Task
 from cptlite.errors import UsageError
@@ -39,6 +42,14 @@ class Place:
     def size(self) -> int:
         """Classes of the fitted task."""
         return int(self.classes.stop - self.classes.start)
+
+    def number(self, labels: Tensor) -> Tensor:
+        """From classes within the fitted task (N,) to those within this one, -1 where it lacks them."""
+        if self.columns is None:
+            return labels
+        numbers = labels.new_full((self.size,), -1)
+        numbers[list(self.columns)] = torch.arange(len(self.columns), device=labels.device)
+        return numbers[labels]
 
 
 def match_tasks(fitted: Sequence[Task], tasks: Sequence[Task]) -> list[Place]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +18,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cptlite.backbones import Backbone
-from cptlite.classifiers import LinearClassifier, TipClassifier, exp32
+from cptlite.classifiers import (
+    APEClassifier,
+    Classifier,
+    JoinedClassifier,
+    LinearClassifier,
+    TipClassifier,
+    TipXClassifier,
+    class_logs,
+    exp32,
+)
 from cptlite.errors import CptliteError
 
-__all__ = ["TOLERANCE", "pack_onnx"]
+__all__ = ["TOLERANCE", "has_graph", "pack_onnx"]
 
 TOLERANCE = 1e-4  # of the largest score
 CHECKED = (1, 3)  # images of a batch
@@ -28,46 +38,108 @@ MAX_BYTES = 2**31 - 2**20  # of one message of protobuf, the form of the file
 INPUT, OUTPUT = "images", "scores"
 
 
-class _LinearScores(nn.Module):
-    """`LinearClassifier.scores` of all classes behind an image tower: (B, 3, R, R) to (B, K)."""
+class _Linear(nn.Module):
+    """`LinearClassifier.scores` of all its classes: features (B, D) to (B, K)."""
 
-    def __init__(self, visual: nn.Module, classifier: LinearClassifier) -> None:
+    def __init__(self, classifier: LinearClassifier) -> None:
         super().__init__()
-        self.visual, self.unit_length = visual, classifier.unit_length
+        self.unit_length = classifier.unit_length
         self.weights = nn.Buffer(exp32(classifier.logit_scale) * classifier.weights.float())  # (K, D)
         self.bias = nn.Buffer(classifier.bias.float())  # (K,)
 
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.visual(images)  # (B, D)
+    def forward(self, features: Tensor) -> Tensor:
         return (F.normalize(features, dim=-1) if self.unit_length else features) @ self.weights.T + self.bias
 
 
-class _TipScores(nn.Module):
-    """`TipClassifier.scores` of all classes behind an image tower: (B, 3, R, R) to (B, K)."""
+class _Tip(nn.Module):
+    """`TipClassifier.scores` of all its classes: features (B, D) to (B, K); those of APE and TIP-X are alike."""
 
-    def __init__(self, visual: nn.Module, classifier: TipClassifier) -> None:
+    def __init__(self, classifier: TipClassifier | TipXClassifier | APEClassifier) -> None:
         super().__init__()
-        self.visual = visual
-        self.weights = nn.Buffer(exp32(classifier.logit_scale) * classifier.weights.float())  # (K, D)
-        self.keys = nn.Buffer(classifier.keys.float())  # (N, D)
-        self.sharpness = nn.Buffer(classifier.beta[classifier.key_labels].float())  # (N,)
-        votes = F.one_hot(classifier.key_labels, len(classifier.weights)).float()  # (N, K)
-        self.votes = nn.Buffer(votes * classifier.alpha.float())  # (N, K)
+        labels, weights = classifier.key_labels, classifier.weights
+        self.weights = nn.Buffer(exp32(classifier.logit_scale) * weights.float())  # (K, D)
+        self.keys = nn.Buffer(classifier.keys.float())  # (N, D), or (N, Q) of APE
+        beta = torch.as_tensor(classifier.beta, device=weights.device).float().expand(len(weights))
+        self.sharpness = nn.Buffer(beta[labels].clone())  # (N,)
+        alpha = torch.as_tensor(classifier.alpha, device=weights.device).float()
+        self.votes = nn.Buffer(F.one_hot(labels, len(weights)).float() * alpha)  # (N, K)
 
-    def forward(self, images: Tensor) -> Tensor:
-        units = F.normalize(self.visual(images), dim=-1)  # (B, D)
-        affinity = units @ self.keys.T  # (B, N)
+    def forward(self, features: Tensor) -> Tensor:
+        units = F.normalize(features, dim=-1)  # (B, D)
+        affinity = self.compared(units) @ self.keys.T  # (B, N)
         return units @ self.weights.T + (self.sharpness * (affinity - 1)).exp() @ self.votes
 
+    def compared(self, units: Tensor) -> Tensor:
+        """Take of the images what is compared with the keys."""
+        return units
 
-def pack_onnx(
-    classifier: LinearClassifier | TipClassifier, backbone: Backbone, facts: Mapping[str, Any]
-) -> tuple[bytes, float]:
+
+class _APE(_Tip):
+    """`APEClassifier.scores` of all its classes."""
+
+    def __init__(self, classifier: APEClassifier) -> None:
+        super().__init__(classifier)
+        self.votes = nn.Buffer(classifier.key_weights.float()[:, None] * self.votes)
+        self.channels = nn.Buffer(classifier.channels)  # (Q,)
+
+    def compared(self, units: Tensor) -> Tensor:
+        return F.normalize(units[:, self.channels], dim=-1)
+
+
+class _TipX(_Tip):
+    """`TipXClassifier.scores` of all its classes."""
+
+    def __init__(self, classifier: TipXClassifier) -> None:
+        super().__init__(classifier)
+        weights, count = classifier.weights.float(), len(classifier.weights)
+        self.text = nn.Buffer(weights / classifier.temperature)  # (K, D)
+        key_logs = class_logs(classifier.keys.float(), weights, classifier.temperature)  # (N, K)
+        self.totals = nn.Buffer(torch.zeros(count, count).to(weights).index_add(0, classifier.key_labels, key_logs))
+        self.counts = nn.Buffer(torch.bincount(classifier.key_labels, minlength=count).float())  # (K,)
+        self.log_count, self.gamma = math.log(count), classifier.gamma
+        self.slope, self.offset = classifier.slope, classifier.offset
+
+    def forward(self, features: Tensor) -> Tensor:
+        logs = (F.normalize(features, dim=-1) @ self.text.T).log_softmax(dim=-1) + self.log_count  # (B, K)
+        p = logs.softmax(dim=-1)
+        apart = (p * logs).sum(dim=-1, keepdim=True) * self.counts - p @ self.totals.T  # (B, K)
+        return super().forward(features) - self.gamma * (self.slope * apart + self.offset * self.counts)
+
+
+HEADS: dict[type, type[nn.Module]] = {
+    LinearClassifier: _Linear,
+    TipClassifier: _Tip,
+    TipXClassifier: _TipX,
+    APEClassifier: _APE,
+}
+
+
+class _Scores(nn.Module):
+    """A classifier of all tasks, or one a task, behind an image tower: (B, 3, R, R) to (B, K)."""
+
+    def __init__(self, visual: nn.Module, classifier: Classifier) -> None:
+        super().__init__()
+        parts = classifier.parts if isinstance(classifier, JoinedClassifier) else (classifier,)
+        self.visual, self.heads = visual, nn.ModuleList(HEADS[type(part)](part) for part in parts)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.visual(images)  # (B, D)
+        return torch.cat([head(features) for head in self.heads], dim=-1)
+
+
+def has_graph(classifier: Classifier) -> bool:
+    """Whether `pack_onnx` can make a graph of a classifier."""
+    parts = classifier.parts if isinstance(classifier, JoinedClassifier) else (classifier,)
+    return all(type(part) in HEADS for part in parts)
+
+
+def pack_onnx(classifier: Classifier, backbone: Backbone, facts: Mapping[str, Any]) -> tuple[bytes, float]:
     """Make the content of an ONNX file whose batch is of any size, and compare its scores with the classifier's.
 
     Parameters
     ----------
-    classifier : LinearClassifier or TipClassifier
+    classifier : Classifier
+        Such that `has_graph`.
     backbone : Backbone
         Whose features it scores, on the CPU in float32.
     facts : mapping
@@ -99,7 +171,7 @@ def pack_onnx(
             f"--format onnx needs the packages onnx, onnxruntime and onnxscript, and {error.name} is not installed. "
             f"Install them with: pip install 'cptlite[onnx]'"
         ) from None
-    model = (_TipScores if isinstance(classifier, TipClassifier) else _LinearScores)(visual, classifier)  # type: ignore
+    model = _Scores(visual, classifier)
     content = _export(model.eval(), backbone.resolution, facts)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -143,11 +215,11 @@ def _quiet() -> Iterator[None]:
 
 
 @torch.no_grad()
-def _compare(session: Any, classifier: LinearClassifier | TipClassifier, backbone: Backbone) -> float:
+def _compare(session: Any, classifier: Classifier, backbone: Backbone) -> float:
     draw, worst = torch.Generator().manual_seed(0), 0.0
     for count in CHECKED:
         images = torch.randn(count, 3, backbone.resolution, backbone.resolution, generator=draw)
-        wanted = classifier.scores(backbone.encode_images(images).to(classifier.weights.dtype))  # (B, K)
+        wanted = classifier.scores(backbone.encode_images(images))  # (B, K)
         found = torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
         worst = max(worst, float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12)))
     if not worst <= TOLERANCE:

@@ -45,6 +45,8 @@ class TaskPredictions:
     of_half : ndarray of shape (N,), int, optional
         Best class among the base ones for a row of a base class, among the new ones for a row of a new one; with
         ``base``.
+    transductive : mapping of str to float, optional
+        Where the rows were predicted together: how.
     """
 
     task: Task
@@ -56,6 +58,7 @@ class TaskPredictions:
     held_out: bool = False
     base: np.ndarray | None = None
     of_half: np.ndarray | None = None
+    transductive: Mapping[str, float] | None = None
 
     def scores(self) -> dict[str, Any]:
         """Metrics of the task.

@@ -20,11 +20,12 @@ from cptlite.datasets.text_files import shown
 from cptlite.errors import UsageError
 from cptlite.files import write_alone
 from cptlite.metrics import suite_score
-from cptlite.runs.evaluate import check_test_rows, evaluate
+from cptlite.runs.evaluate import Refine, check_test_rows, evaluate
 from cptlite.runs.load import FinishedRun
 from cptlite.runs.mistakes import describe_mistakes
 from cptlite.runs.predictions import TaskPredictions, suite_scores
 from cptlite.runs.seen import seen_sizes
+from cptlite.runs.transductive import HOW, Transduction
 
 __all__ = ["Evaluation", "check_outside", "evaluate_run", "predict_caches"]
 
@@ -41,7 +42,8 @@ class Evaluation:
     results : dict
         What the run's own results say of it, ``run_sha256`` (the digest of these), ``split``, ``evaluated``
         (fingerprints of the caches, by dataset), ``tasks`` and the scores of `suite_scores`, ``mistakes`` by task (as
-        of `describe_mistakes`), ``ece`` (the mean of the tasks'), ``seconds``.
+        of `describe_mistakes`), ``ece`` (the mean of the tasks'), ``seconds``; and where test rows were predicted
+        together ``transductive``: by what, what that sees, and what was chosen for each task.
     path : Path
         The file that holds them.
     predictions : list of TaskPredictions
@@ -75,6 +77,7 @@ def predict_caches(
     caches: Sequence[FeatureCache],
     device: torch.device,
     split: str = "test",
+    refine: Refine | None = None,
 ) -> list[TaskPredictions]:
     """Predict the rows of some caches by a classifier that was learned by a configuration.
 
@@ -87,6 +90,8 @@ def predict_caches(
     device : torch.device
         Of the classifier.
     split : str
+    refine : callable, optional
+        As of `cptlite.runs.evaluate.evaluate`.
 
     Returns
     -------
@@ -110,27 +115,38 @@ def predict_caches(
         fitted=stored.tasks,
         sizes=seen_sizes(config, stored.tasks),
         split=split,
+        refine=refine,
     )
 
 
 def evaluate_run(
-    run: FinishedRun, caches: Sequence[FeatureCache], device: torch.device, split: str = "test"
+    run: FinishedRun,
+    caches: Sequence[FeatureCache],
+    device: torch.device,
+    split: str = "test",
+    transduction: Transduction | None = None,
 ) -> Evaluation:
     """Score a run on the rows of some caches and write that beside the run, none of whose own files is touched.
 
     It is written to ``eval/on-<datasets>.json``, or ``eval/val-on-<datasets>.json``, which the same datasets replace.
-    Arguments and errors are those of `predict_caches`; another split than ``val`` and ``test`` is a UsageError.
+    With a ``transduction`` test rows of a task are predicted together, and what comes out stands apart, in
+    ``eval/transductive-on-<datasets>.json``. Arguments and errors are those of `predict_caches`; another split than
+    ``val`` and ``test``, or with a transduction than ``test``, is a UsageError.
     """
     if split not in ("val", "test"):
         raise UsageError(f"unknown split {split!r}: give val or test")
+    if transduction and split != "test":
+        raise UsageError("--transductive chooses on the labels of val rows, got --split val: leave one of the two out")
     started = time.monotonic()
-    predictions = predict_caches(run.stored, run.config, caches, device, split)
+    predictions = predict_caches(run.stored, run.config, caches, device, split, transduction)
     tasks = {each.task.id: each.scores() for each in predictions}
     mistakes = {each.task.id: describe_mistakes(each) for each in predictions}
+    chosen = {each.task.id: dict(each.transductive or {}) for each in predictions}
     results = {
         **{name: run.results[name] for name in FACTS if name in run.results},
         "run_sha256": run.results.get("sha256"),
         "split": split,
+        **({"transductive": {**HOW, "tasks": chosen}} if transduction else {}),
         "evaluated": {cache.path.stem: cache.fingerprint.of_pooled() for cache in caches},
         "tasks": tasks,
         **suite_scores(tasks),
@@ -141,6 +157,7 @@ def evaluate_run(
     }
     # Never results.json, whatever a dataset is called: that is what a run is known by.
     name = choose_suite([cache.path.stem for cache in caches], load_catalog())
-    path = run.folder / EVAL / f"{'val-' if split == 'val' else ''}on-{name}.json"
+    kind = "transductive-" if transduction else "val-" if split == "val" else ""
+    path = run.folder / EVAL / f"{kind}on-{name}.json"
     write_alone(path, (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode())
     return Evaluation(results=results, path=path, predictions=predictions)

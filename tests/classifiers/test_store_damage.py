@@ -140,6 +140,7 @@ HEADERS: dict[str, tuple[str, Change, str]] = {
     "scale of text": ("linear", lambda h, t: h["classifier"].update(logit_scale="\n"), r"'logit_scale' '\\n' where"),
     "scale of no number": ("tip", lambda h, t: h["classifier"].update(logit_scale=float("nan")), "'logit_scale' nan"),
     "scale without end": ("tip", lambda h, t: h["classifier"].update(logit_scale=float("inf")), "'logit_scale' inf"),
+    "no temperature": ("x-tip", lambda h, t: h["classifier"].update(temperature=0.0), "'temperature' 0.0 where"),
     "scale of a long number": ("tip", lambda h, t: h["classifier"].update(logit_scale=10**400), "'logit_scale' 1000"),
     "no scale": ("linear", lambda h, t: h["classifier"].pop("logit_scale"), r"values \['unit_length'\] where"),
     "one value more": (
@@ -190,6 +191,8 @@ TENSORS: dict[str, tuple[str, Change, str]] = {
     "mixed": ("tip", lambda h, t: t.update(alpha=t["alpha"].double()), "torch.float32, torch.float64 where"),
     "labels below": ("tip", lambda h, t: t["key_labels"].__setitem__(3, -1), "'key_labels' of torch.int64 where whole"),
     "labels above": ("tip", lambda h, t: t["key_labels"].__setitem__(3, 4), r"whole numbers \(int64\) below 4"),
+    "channels above": ("ape", lambda h, t: t["channels"].__setitem__(3, 32), r"'channels' .* \(int64\) below 32"),
+    "channels of keys": ("ape", lambda h, t: t.update(keys=t["keys"][:, :9]), r"'channels' of shape \(16,\)"),
     "labels of int32": ("tip", lambda h, t: t.update(key_labels=t["key_labels"].int()), "'key_labels' of torch.int32"),
     "of no part": ("joined", lambda h, t: t.update({"2/bias": torch.ones(1)}), "'2/bias' that belongs to none of 2"),
     "of no number": ("joined", lambda h, t: t.update({"bias": torch.ones(1)}), "'bias' that belongs to none of 2"),

@@ -24,7 +24,15 @@ from safetensors.torch import save
 from scipy.io import savemat
 
 from cptlite.cache.encode import encode_dataset
-from cptlite.classifiers import BackboneFacts, JoinedClassifier, LinearClassifier, StoredClassifier, TipClassifier
+from cptlite.classifiers import (
+    APEClassifier,
+    BackboneFacts,
+    JoinedClassifier,
+    LinearClassifier,
+    StoredClassifier,
+    TipClassifier,
+    TipXClassifier,
+)
 from cptlite.classifiers.store import pack_classifier
 from cptlite.datasets.types import Task
 
@@ -207,8 +215,12 @@ def stored_classifier(kind: str) -> bytes:
         alpha=torch.ones(classes),
         beta=torch.ones(classes),
     )
+    voting = {"weights": tip.weights, "key_labels": tip.key_labels, "logit_scale": 1.0, "alpha": 1.0, "beta": 1.0}
+    tip_x = TipXClassifier(keys=tip.keys, temperature=0.5, gamma=1.0, slope=2.0, offset=0.1, **voting)
+    ape = APEClassifier(keys=tip.keys[:, :2], key_weights=torch.ones(classes), channels=torch.arange(2), **voting)
     half = LinearClassifier(weights=torch.eye(2, width), bias=torch.zeros(2), logit_scale=1.0, unit_length=True)
-    made = {"linear": linear, "tip": tip, "joined": JoinedClassifier(parts=(half, half), sizes=(2, 2))}[kind]
+    joined = JoinedClassifier(parts=(half, half), sizes=(2, 2))
+    made = {"linear": linear, "tip": tip, "tip-x": tip_x, "ape": ape, "joined": joined}[kind]
     facts = BackboneFacts(
         name="random:demo", weights_sha256="0" * 64, precision="float32", embed_dim=width, preprocess={"resize": 8}
     )

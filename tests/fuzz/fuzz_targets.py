@@ -254,7 +254,7 @@ TARGETS: dict[str, Target] = {
     "classifier": Target(
         place=readers.place_classifier,
         read=readers.read_classifier,
-        seeds=lambda: [readers.classifier_parts(kind) for kind in ("linear", "tip", "joined")],
+        seeds=lambda: [readers.classifier_parts(kind) for kind in ("linear", "tip", "tip-x", "ape", "joined")],
         words=JSON_WORDS,
     ),
     "weights": Target(

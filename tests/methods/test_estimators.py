@@ -21,6 +21,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from cptlite.errors import UsageError
 from cptlite.methods.base import FewShotRows, Learned, Problem
+from cptlite.methods.probes.ape import APE
+from cptlite.methods.probes.ape_t import APET
 from cptlite.methods.probes.cross_modal import CrossModal
 from cptlite.methods.probes.estimator import FeatureClassifier, Fitted, TaskRows, TextClassifier
 from cptlite.methods.probes.linear_probe import LinearProbe
@@ -28,6 +30,7 @@ from cptlite.methods.probes.lp_plus_plus import LPPlusPlus
 from cptlite.methods.probes.per_task import split_tasks
 from cptlite.methods.probes.prototype import PrototypeClassifier
 from cptlite.methods.probes.tip_adapter import TipAdapter, TipAdapterF
+from cptlite.methods.probes.tip_x import TipX
 from cptlite.methods.table import METHODS, find_method
 from cptlite.methods.templates import zero_shot_weights
 
@@ -53,6 +56,18 @@ class TipFOnMeans(MeansForText, TipAdapterF):
     pass
 
 
+class TipXOnMeans(MeansForText, TipX):
+    pass
+
+
+class APEOnMeans(MeansForText, APE):
+    pass
+
+
+class APETOnMeans(MeansForText, APET):
+    pass
+
+
 class CrossModalOnMeans(MeansForText, CrossModal):
     pass
 
@@ -67,6 +82,9 @@ class LPOnMeans(MeansForText, LPPlusPlus):
         PrototypeClassifier(),
         TipOnMeans(),
         TipFOnMeans(epochs=3),
+        TipXOnMeans(),
+        APEOnMeans(),
+        APETOnMeans(epochs=3),
         CrossModalOnMeans(steps=30),
         LPOnMeans(epochs=30),
     ]
@@ -166,7 +184,7 @@ def test_options_are_the_estimators_own_arguments(name: str) -> None:
     """With the same defaults, so that a method of the table is the estimator a user makes."""
     entry = find_method(name)
     params = entry.load()().get_params()
-    options = {each.name: each.default for each in entry.list_options() if each.name != "templates"}
+    options = {each.name: each.default for each in entry.list_options() if each.name not in ("templates", "supports")}
     elsewhere = {"text_weights", "classes", "logit_scale", "random_state"}  # of the problem and of the run
     assert params.keys() - elsewhere == options.keys()
     assert all(params[key] == value for key, value in options.items())
@@ -214,7 +232,7 @@ def test_probes_stand_in_pipelines_and_cross_validation() -> None:
 
 def test_seeded_estimators_leave_the_global_generator_alone() -> None:
     rows, text = draw(4), torch.randn(5, DIM).numpy()
-    for kind in (TipAdapterF, partial(CrossModal, steps=20)):
+    for kind in (TipAdapterF, APET, partial(CrossModal, steps=20)):
         state = torch.get_rng_state()
         first, second = (
             kind(text_weights=text, random_state=5).fit(rows.features.numpy(), rows.labels.numpy()) for _ in range(2)

@@ -30,13 +30,14 @@ class PerTask(Probe):
     estimator : callable
         Makes an estimator that is not fitted, from the options by name.
     options : MethodOptions
-        ``templates`` among them are those of the text weights.
+        ``templates`` among them are those of the text weights; ``supports`` say whose rows the training rows are.
     """
 
     def __init__(self, name: str, estimator: Callable[..., FeatureClassifier], options: MethodOptions) -> None:
         values = asdict(options)
         self.name = name
         self.templates: tuple[str, ...] = values.pop("templates", ())
+        values.pop("supports", None)
         self.estimator = estimator(**values)
 
     @property

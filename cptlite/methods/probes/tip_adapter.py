@@ -19,6 +19,7 @@ from torch import Tensor
 from cptlite.classifiers import TipClassifier, votes
 from cptlite.methods.options import TemplateOptions
 from cptlite.methods.probes.estimator import LOGIT_SCALE, Fitted, TaskRows, TextClassifier
+from cptlite.methods.probes.view_batches import count_batches, draw_batches
 from cptlite.options import option
 
 __all__ = ["TipAdapter", "TipAdapterF", "TipAdapterFOptions", "TipAdapterOptions", "search_blend", "train_keys"]
@@ -26,7 +27,7 @@ __all__ = ["TipAdapter", "TipAdapterF", "TipAdapterFOptions", "TipAdapterOptions
 BETAS = [0.1 + step * (7 - 0.1) / 200 for step in range(200)]
 ALPHAS = [0.1 + step * (3 - 0.1) / 20 for step in range(20)]
 START_ALPHA, START_BETA = 1.17, 1.0
-BATCH, RATE, EPSILON = 256, 1e-3, 1e-4
+RATE, EPSILON = 1e-3, 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,21 +248,12 @@ def train_keys(
     """
     keys = keys.clone().requires_grad_()
     optimizer = torch.optim.AdamW([keys], lr=RATE, eps=EPSILON)
-    count, views = x.shape[:2]
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-count // BATCH))
-    for _ in range(epochs):
-        view = (
-            torch.randint(1, views, (count,), generator=generator)
-            if views > 1
-            else torch.zeros(count, dtype=torch.long)
-        )
-        images = x[torch.arange(count), view]  # (N, D)
-        for picked in torch.randperm(count, generator=generator).to(x.device).split(BATCH):
-            batch = images[picked]  # (B, D)
-            blend = alpha * votes(batch @ keys.T, y, beta, len(text_weights))  # (B, C)
-            loss = F.cross_entropy(batch @ text_weights.T + blend, y[picked])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, count_batches(len(x), epochs))
+    for batch, picked in draw_batches(x, epochs, generator):
+        blend = alpha * votes(batch @ keys.T, y, beta, len(text_weights))  # (B, C)
+        loss = F.cross_entropy(batch @ text_weights.T + blend, y[picked])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
     return keys.detach()
