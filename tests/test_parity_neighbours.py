@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_cases import TAG
-from neighbour_recordings import NEIGHBOURS, assert_near, neighbour, said_of
+from golden_cases import EVERY_WAY, TAG, make_task, text_encoder
+from neighbour_recordings import NEIGHBOURS, assert_near, check_prompt_case, neighbour, said_of, tensors
 
+from cptlite.methods.base import Problem
 from cptlite.methods.probes.gda import GDA, gaussian_weights
+from cptlite.methods.prompts.mvlpt import MCoOp, MCoOpOptions
 
 
 def recorded_of(*names: str) -> list[str]:
@@ -41,3 +43,19 @@ def test_gda_chooses_and_scores_as_recorded(case: str) -> None:
     assert_near(probe.decision_function(arrays["test_features"]), arrays["test_logits"], 1e-3)
     accuracy = 100 * (probe.predict(arrays["test_features"]) == arrays["test_labels"]).mean()
     assert accuracy == pytest.approx(said_of(case)["test_acc"])
+
+
+# mvlpt: logits of all classes, the context's gradient, losses over all tasks' classes
+
+
+@pytest.mark.parametrize("way", EVERY_WAY)
+@pytest.mark.parametrize("case", said_of("mvlpt")["cases"])
+def test_mvlpt_mcoop_steps_as_recorded(case: str, way: str) -> None:
+    facts = said_of("mvlpt")
+    tasks = tuple(make_task(task["name"], task["classes"]) for task in facts["tasks"])
+    said = facts["cases"][case]
+    options = MCoOpOptions(context_length=said["L"], position=said["position"], zero_other_tasks=said["label_per_task"])
+    problem = Problem(tasks=tasks, text=text_encoder(way))
+    labels = tensors("mvlpt")["labels"]  # (3, B, 2): task, class within the task
+    labels = torch.tensor(problem.offsets)[labels[..., 0]] + labels[..., 1]
+    check_prompt_case(MCoOp(problem, options), "mvlpt", case, {"ctx": "context"}, labels, scored=True)

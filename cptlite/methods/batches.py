@@ -59,6 +59,13 @@ class Batch:
         """All tensors, in a fixed order."""
         return [self.images, self.labels, *([] if self.classes is None else [self.classes])]
 
+    @property
+    def places(self) -> Tensor:
+        """Place of each label among the classes that are scored: Tensor of shape (R, B), int64."""
+        if self.classes is None:
+            return self.labels
+        return (self.classes[:, None] == self.labels[..., None]).int().argmax(dim=-1)
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """Put what a function makes of each tensor in its place."""
         return Batch(
@@ -99,8 +106,7 @@ class Batch:
         if self.classes is None:
             return Part(rows=slice(None), classes=slice(None), labels=self.labels, mask=own != class_tasks)
         tasks = class_tasks[self.classes.clamp(min=0)].masked_fill(self.classes < 0, -1)  # (R, Q)
-        places = (self.classes[:, None] == self.labels[..., None]).int().argmax(dim=-1)  # (R, B)
-        return Part(rows=slice(None), classes=slice(None), labels=places, mask=own != tasks[:, None])
+        return Part(rows=slice(None), classes=slice(None), labels=self.places, mask=own != tasks[:, None])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from cptlite.methods.base import PromptMethod
 from cptlite.methods.batches import Batch, cross_entropy, take
 from cptlite.methods.prompts.class_weights import ClassWeightMethod
 from cptlite.methods.prompts.kgcoop import KgCoOp
+from cptlite.methods.prompts.mvlpt import MCoOp
 from cptlite.methods.prompts.plot import Plot
 from cptlite.text.encoder import TEXT_PATHS
 from cptlite.text.layout import POSITIONS
@@ -92,7 +93,7 @@ def loss_over(runs: Runs, batch: Batch) -> Tensor:
         logits = runs.method.cosine_logits(images, weights[run])  # (B, K)
         kept = classes[classes >= 0]
         for row, label in zip(logits, labels, strict=True):
-            own = kept[tasks[kept] == tasks[label]]
+            own = kept if isinstance(runs.method, MCoOp) else kept[tasks[kept] == tasks[label]]
             losses.append(F.cross_entropy(row[own], (own == label).int().argmax()))
             if isinstance(runs.method, KgCoOp):
                 cosines = F.cosine_similarity(weights[run, own], runs.method._anchors[own], dim=-1)

@@ -38,7 +38,7 @@ OTHERS: dict[str, Any] = {
     "freeze_class_context": True,
     "iterations": 1,
     "num_prompts": 2,
-    "position": "middle",
+    "position": "front",
     "reduction": 4,
     "steps": 3,
     "strength": 0.125,
@@ -49,6 +49,7 @@ OTHERS: dict[str, Any] = {
     "temperature": 5.0,
     "threshold": 1e30,
     "variant": "csts",
+    "zero_other_tasks": True,
 }
 """A value of each option that is no method's default."""
 
