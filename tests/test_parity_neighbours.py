@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from golden_cases import EVERY_WAY, TAG, make_task, text_encoder
-from neighbour_recordings import NEIGHBOURS, assert_near, check_prompt_case, neighbour, said_of, tensors
+from neighbour_recordings import NEIGHBOURS, assert_near, check_prompt_case, neighbour, one_task, said_of, tensors
 
 from cptlite.methods.base import Problem
 from cptlite.methods.probes.gda import GDA, gaussian_weights
+from cptlite.methods.prompts.dept import DePT, DePTOptions
 from cptlite.methods.prompts.mvlpt import MCoOp, MCoOpOptions
 
 
@@ -59,3 +62,29 @@ def test_mvlpt_mcoop_steps_as_recorded(case: str, way: str) -> None:
     labels = tensors("mvlpt")["labels"]  # (3, B, 2): task, class within the task
     labels = torch.tensor(problem.offsets)[labels[..., 0]] + labels[..., 1]
     check_prompt_case(MCoOp(problem, options), "mvlpt", case, {"ctx": "context"}, labels, scored=True)
+
+
+# dept: both heads' logits, gradients of all learnables, losses
+
+
+@pytest.mark.parametrize("way", EVERY_WAY)
+@pytest.mark.parametrize("case", said_of("dept")["cases"])
+def test_dept_steps_as_recorded(case: str, way: str) -> None:
+    said = said_of("dept")["cases"][case]
+    ours = {
+        "prompt_learner.ctx": "context",
+        "linear_probe_proj.weight": "head.weight",
+        "linear_probe_proj.bias": "head.bias",
+    }
+    ours |= {
+        f"{theirs}.{part}": f"{film}.{part}"
+        for theirs, film in {"film_lp_img": "image_film", "film_lp_text": "text_film"}.items()
+        for part in ("scale", "bias")
+    }
+    method = DePT(one_task("dept", way), DePTOptions(context_length=said["L"], linear_share=said["linear_weight"]))
+    started = check_prompt_case(method, "dept", case, ours, tensors("dept")["labels"])
+    classifier, images = started.classifier(), tensors("dept")["image_features"][0]
+    cosines = replace(classifier, linear_share=0.0).scores(images)
+    assert_near(cosines, neighbour("dept")[f"{case}/final_similarity_logits"], 1e-3)
+    linear = replace(classifier, linear_share=1.0).scores(images)
+    assert_near(linear, neighbour("dept")[f"{case}/final_linear_logits"], 1e-3)

@@ -8,6 +8,7 @@ from cptlite.classifiers.store import load_classifier, pack_classifier, save_cla
 from cptlite.classifiers.stored import BackboneFacts, StoredClassifier
 from cptlite.classifiers.tip import TipClassifier, votes
 from cptlite.classifiers.transport import EACH_PAIR, WHOLE_BATCH, Transport, TransportClassifier
+from cptlite.classifiers.two_headed import TwoHeadedClassifier
 
 __all__ = [
     "ALL",
@@ -22,6 +23,7 @@ __all__ = [
     "TipClassifier",
     "Transport",
     "TransportClassifier",
+    "TwoHeadedClassifier",
     "exp32",
     "join_classifiers",
     "load_classifier",

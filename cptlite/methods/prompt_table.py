@@ -102,6 +102,17 @@ PROMPTS: dict[str, MethodEntry] = {
         cost="text forward and backward of K prompts",
         deviation="text prompt alone; last step, not best epoch; one seed, not the mean of three contexts",
     ),
+    "dept": MethodEntry(
+        home="prompts.dept:DePT",
+        options="DePTOptions",
+        learns="one context per task, and a linear head beside it",
+        recipe={"epochs": 10, "batch_size": 4, "lr": 0.0035},
+        separate=True,
+        cached="random views",
+        parameters="T L W + 4 T D + K D + K",
+        source="Zhang et al., CVPR 2024",
+        cost="text forward and backward of the task's prompts",
+    ),
     "softcpt": MethodEntry(
         home="prompts.softcpt:SoftCPT",
         options="SoftCPTOptions",

@@ -22,6 +22,7 @@ from cptlite.classifiers import (
     JoinedClassifier,
     LinearClassifier,
     TipClassifier,
+    TwoHeadedClassifier,
     exp32,
     load_classifier,
 )
@@ -30,7 +31,7 @@ from cptlite.files import read_file, sha256_of, write_alone
 from cptlite.runs.card import model_card
 from cptlite.runs.files import CLASSIFIER, CONFIG, read_json
 from cptlite.runs.load import FinishedRun, read_run
-from cptlite.runs.onnx_model import pack_onnx
+from cptlite.runs.onnx_model import Exportable, pack_onnx
 
 __all__ = ["FORMATS", "ExportReport", "export_run"]
 
@@ -43,6 +44,7 @@ FORMULAS = {
 WHAT_IT_IS = {
     "tip": "cosines with class weights plus votes of the training rows",
     "image-conditioned": "a net that makes prompts, and with the text encoder class weights, anew for each image",
+    "two-headed": "cosines with class weights plus a linear layer on raw features",
     "transport": "several prompts a class, matched with an image's patch features by optimal transport",
 }
 
@@ -157,9 +159,11 @@ def _check_places(folder: Path, run: FinishedRun, paths: tuple[Path, ...]) -> No
             raise UsageError(f"{path} is a folder: give another --out")
 
 
-def _fitting(classifier: Classifier, format: str) -> LinearClassifier | TipClassifier:
+def _fitting(classifier: Classifier, format: str) -> Exportable:
     """Return a classifier that a format holds; refuse others."""
-    if isinstance(classifier, LinearClassifier) or (isinstance(classifier, TipClassifier) and format == "onnx"):
+    if isinstance(classifier, LinearClassifier):
+        return classifier
+    if isinstance(classifier, TipClassifier | TwoHeadedClassifier) and format == "onnx":
         return classifier
     kind = classifier.parts[0].kind if isinstance(classifier, JoinedClassifier) else classifier.kind
     _refuse(kind, format)
@@ -168,7 +172,7 @@ def _fitting(classifier: Classifier, format: str) -> LinearClassifier | TipClass
 def _refuse(kind: str, format: str, _: BackboneFacts | None = None) -> NoReturn:
     """Say what a classifier is that a format does not hold, and what to use."""
     instead = "use it through cptlite.load_run(RUN), or train coop-ca or kgcoop, whose class weights are fixed"
-    if kind == "tip":
+    if kind in ("tip", "two-headed"):
         instead = "give --format onnx and a name that ends in .onnx, which holds it whole"
     raise UsageError(
         f"wanted a classifier that is linear in the image feature, got one of kind {kind!r} ({WHAT_IT_IS[kind]}), "
@@ -212,7 +216,7 @@ def _safetensors(classifier: LinearClassifier, facts: Mapping[str, Any]) -> byte
 
 def _onnx(
     run: FinishedRun,
-    classifier: LinearClassifier | TipClassifier,
+    classifier: Exportable,
     facts: Mapping[str, Any],
     folder: Path,
     given: str | None,

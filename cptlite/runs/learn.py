@@ -278,6 +278,7 @@ def _begin(
             task_sizes=method.problem.task_sizes,
             folder=run.folder,
             on_epoch=count,
+            rate_factors=method.rate_factors,
         )
         epochs_done[index] = states[index].epochs_done
     return states

@@ -17,10 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cptlite.backbones import Backbone
-from cptlite.classifiers import LinearClassifier, TipClassifier, exp32
+from cptlite.classifiers import LinearClassifier, TipClassifier, TwoHeadedClassifier, exp32
 from cptlite.errors import CptliteError
 
-__all__ = ["TOLERANCE", "pack_onnx"]
+__all__ = ["TOLERANCE", "Exportable", "pack_onnx"]
+
+Exportable = LinearClassifier | TipClassifier | TwoHeadedClassifier
 
 TOLERANCE = 1e-4  # of the largest score
 CHECKED = (1, 3)  # images of a batch
@@ -60,14 +62,28 @@ class _TipScores(nn.Module):
         return units @ self.weights.T + (self.sharpness * (affinity - 1)).exp() @ self.votes
 
 
-def pack_onnx(
-    classifier: LinearClassifier | TipClassifier, backbone: Backbone, facts: Mapping[str, Any]
-) -> tuple[bytes, float]:
+class _TwoHeadedScores(nn.Module):
+    """`TwoHeadedClassifier.scores` of all classes behind an image tower: (B, 3, R, R) to (B, K)."""
+
+    def __init__(self, visual: nn.Module, classifier: TwoHeadedClassifier) -> None:
+        super().__init__()
+        self.visual, share = visual, classifier.linear_share
+        self.weights = nn.Buffer((1 - share) * exp32(classifier.logit_scale) * classifier.weights)  # (K, D)
+        self.linear_weights = nn.Buffer(share * classifier.linear_weights)  # (K, D)
+        self.bias = nn.Buffer(share * classifier.bias)  # (K,)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.visual(images)  # (B, D)
+        linear = features @ self.linear_weights.T + self.bias
+        return F.normalize(features, dim=-1) @ self.weights.T + linear
+
+
+def pack_onnx(classifier: Exportable, backbone: Backbone, facts: Mapping[str, Any]) -> tuple[bytes, float]:
     """Make the content of an ONNX file whose batch is of any size, and compare its scores with the classifier's.
 
     Parameters
     ----------
-    classifier : LinearClassifier or TipClassifier
+    classifier : LinearClassifier, TipClassifier or TwoHeadedClassifier
     backbone : Backbone
         Whose features it scores, on the CPU in float32.
     facts : mapping
@@ -99,12 +115,19 @@ def pack_onnx(
             f"--format onnx needs the packages onnx, onnxruntime and onnxscript, and {error.name} is not installed. "
             f"Install them with: pip install 'cptlite[onnx]'"
         ) from None
-    model = (_TipScores if isinstance(classifier, TipClassifier) else _LinearScores)(visual, classifier)  # type: ignore
-    content = _export(model.eval(), backbone.resolution, facts)
+    content = _export(_scores_behind(visual, classifier).eval(), backbone.resolution, facts)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return content, _compare(session, classifier, backbone)
+
+
+def _scores_behind(visual: nn.Module, classifier: Exportable) -> nn.Module:
+    if isinstance(classifier, TipClassifier):
+        return _TipScores(visual, classifier)
+    if isinstance(classifier, TwoHeadedClassifier):
+        return _TwoHeadedScores(visual, classifier)
+    return _LinearScores(visual, classifier)
 
 
 def _export(model: nn.Module, side: int, facts: Mapping[str, Any]) -> bytes:
@@ -143,7 +166,7 @@ def _quiet() -> Iterator[None]:
 
 
 @torch.no_grad()
-def _compare(session: Any, classifier: LinearClassifier | TipClassifier, backbone: Backbone) -> float:
+def _compare(session: Any, classifier: Exportable, backbone: Backbone) -> float:
     draw, worst = torch.Generator().manual_seed(0), 0.0
     for count in CHECKED:
         images = torch.randn(count, 3, backbone.resolution, backbone.resolution, generator=draw)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,8 @@ class TrainingState:
     on_epoch : callable, optional
         Called with the number of epochs done and the epoch's mean loss. A GPU would have to be waited for after each:
         there it is told of several at a time, every second and at the end; log and checkpoint come as late.
+    rate_factors : mapping of str to float, optional
+        As of `PromptMethod`.
 
     Attributes
     ----------
@@ -90,11 +92,12 @@ class TrainingState:
         task_sizes: Sequence[int],
         folder: Path | None = None,
         on_epoch: Callable[[int, float], None] | None = None,
+        rate_factors: Mapping[str, float] | None = None,
     ) -> None:
         self.learnables, self.rows, self.recipe = learnables, rows, recipe
         self.folder, self.on_epoch = folder, on_epoch
         assert recipe == recipe.at(1)  # it is that of a number of shots
-        self.optimizer = _new_optimizer(recipe, learnables.values())
+        self.optimizer = _new_optimizer(recipe, learnables, rate_factors or {})
         self.generator = torch.Generator().manual_seed(seed)
         self.epochs_done = self.steps_done = 0
         self.seconds = 0.0
@@ -189,7 +192,7 @@ class TrainingState:
         if num_views > 1:
             self._views = torch.randint(1, num_views, (count,), generator=generator).to(device, non_blocking=True)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate(self.epochs_done)
+            group["lr"] = self.recipe.learning_rate(self.epochs_done) * group.get("rate_factor", 1.0)
         self._started = time.monotonic()
 
     def _end_epoch(self, num_runs: int) -> None:
@@ -257,10 +260,16 @@ def _order_by_task(labels: Tensor, task_sizes: Sequence[int]) -> tuple[tuple[int
     return tuple(counts), tasks.argsort(stable=True).to(labels.device)
 
 
-def _new_optimizer(recipe: Recipe, learnables: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Make a run's optimiser, which passes over learnables that have no gradient."""
+def _new_optimizer(
+    recipe: Recipe, learnables: Mapping[str, nn.Parameter], factors: Mapping[str, float]
+) -> torch.optim.Optimizer:
+    """Make a run's optimiser, which passes over learnables that have no gradient; a group for each rate."""
+    groups: list[dict[str, Any]] = [{"params": [value for name, value in learnables.items() if name not in factors]}]
+    for factor in dict.fromkeys(factors.values()):
+        own = [value for name, value in learnables.items() if factors.get(name) == factor]
+        groups.append({"params": own, "rate_factor": factor})
     if recipe.optimizer == "adamw":
         betas = (recipe.momentum, 0.999)
-        return torch.optim.AdamW(learnables, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
+        return torch.optim.AdamW(groups, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
     assert recipe.optimizer == "sgd"
-    return torch.optim.SGD(learnables, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)

@@ -377,10 +377,10 @@ def test_help_shows_every_option_of_every_method_in_its_panel() -> None:
 
 def test_help_says_the_usual_default_and_those_of_others() -> None:
     panels = panels_of()
-    assert "(default: 50; taskres: 100; cocoop: 10)" in help_of(panels, "--epochs")
+    assert "(default: 50; taskres: 100; cocoop, dept: 10; mvlpt-mcoop: 200)" in help_of(panels, "--epochs")
     assert "tip-adapter-f: Passes over the training rows. (default: 20)" in help_of(panels, "--epochs")
     assert "(default: sgd; taskres: adamw)" in help_of(panels, "--optimizer")
-    assert "(default: no; taskres, cocoop, kgcoop, prograd, plot: yes)" in help_of(panels, "--separate")
+    assert "(default: no; taskres, cocoop, kgcoop, prograd, plot, dept: yes)" in help_of(panels, "--separate")
     assert "cocoop, kgcoop: Context tokens of a class prompt, L. (default: 4)" in help_of(panels, "--context-length")
     assert help_of(panels, "--shots").endswith("Training images per class; all: every one. (default: 16)")
 

@@ -30,8 +30,8 @@ from cptlite.text.encoder import TEXT_PATHS
 from cptlite.text.layout import POSITIONS
 
 EVERY = [*KINDS, ("taskres", "", "")]
-PICKING = [kind for kind in KINDS if kind[0] not in ("cocoop", "plot", "prograd")]
-"""Whose step is along the gradient of a loss over picked classes; ProGrad's is projected."""
+PICKING = [kind for kind in KINDS if kind[0] not in ("cocoop", "dept", "plot", "prograd")]
+"""Whose step is along the gradient of a cross-entropy over picked classes; tests of their own have the others."""
 NAMES = ("cat", "red dog", "dog", "panda bear cub", "St. 737-200", "fox", "a", "red panda", "x_y")
 ZOO = Case((("zoo", NAMES), ("fruit", ("fig", "kiwi", "red plum", "pear", "lime"))))
 CLASSES = ([0, 3, 4, 10, 13, -1], [1, 2, 8, 9, 10, 12], [0, 5, 9, -1, -1, -1])

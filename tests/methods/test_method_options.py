@@ -36,7 +36,9 @@ OTHERS: dict[str, Any] = {
     "epochs": 2,
     "eps": 0.5,
     "freeze_class_context": True,
+    "head_rate": 2.0,
     "iterations": 1,
+    "linear_share": 0.125,
     "num_prompts": 2,
     "position": "front",
     "reduction": 4,
@@ -116,7 +118,8 @@ def outcome(problem: Problem, name: str, options: dict[str, Any]) -> dict[str, T
     started = start(problem, name, **options)
     images, labels = draw_batch(problem, name)
     loss, gradients = started.gradients(images, labels)
-    return {"loss": loss, "logits": started.logits(images).detach(), **gradients}
+    rates = {f"rate of {key}": torch.tensor(value) for key, value in started.method.rate_factors.items()}
+    return {"loss": loss, "logits": started.logits(images).detach(), **gradients, **rates}
 
 
 def assert_near(found: Tensor, wanted: Tensor) -> None:
