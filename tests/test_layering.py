@@ -97,7 +97,7 @@ ORDER = {
         "engines sweep",
         "sweep_choice sweep_plan sweep_run",
     ),
-    "text": ("blocks layout", "layers plan", "trunk", "fused picked", "plain", "paths", "picking", "encoder"),
+    "text": ("blocks layout", "layers plan", "trunk", "fused picked", "plain", "paths", "picking", "encoder", "parted"),
     "timing": ("clock figure pictures report sizes tasks", "ways", "cache probe text train", "bench"),
     "training": ("recipe", "checkpoint graph sampling", "state", "loop"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,14 @@ import torch.nn.functional as F
 from golden_cases import EVERY_WAY, TAG, make_task, text_encoder
 from neighbour_recordings import NEIGHBOURS, assert_near, check_prompt_case, neighbour, one_task, said_of, tensors
 
+from cptlite.config import resolve_config
 from cptlite.methods.base import Problem
 from cptlite.methods.probes.gda import GDA, gaussian_weights
 from cptlite.methods.prompts.dept import DePT, DePTOptions
 from cptlite.methods.prompts.mvlpt import MCoOp, MCoOpOptions
+from cptlite.methods.prompts.tcp import TCP, TCPOptions
+from cptlite.methods.templates import zero_shot_weights
+from cptlite.training.state import new_optimizer
 
 
 def recorded_of(*names: str) -> list[str]:
@@ -88,3 +93,25 @@ def test_dept_steps_as_recorded(case: str, way: str) -> None:
     assert_near(cosines, neighbour("dept")[f"{case}/final_similarity_logits"], 1e-3)
     linear = replace(classifier, linear_share=1.0).scores(images)
     assert_near(linear, neighbour("dept")[f"{case}/final_linear_logits"], 1e-3)
+
+
+# tcp: zero-shot weights, logits, gradients of the context and the net, losses by both optimizers
+
+
+@pytest.mark.parametrize("way", EVERY_WAY)
+@pytest.mark.parametrize("case", said_of("tcp")["cases"])
+def test_tcp_steps_as_recorded(case: str, way: str) -> None:
+    said = said_of("tcp")["cases"][case]
+    options = TCPOptions(context_length=4, block=said["layer"], strength=said["kg_weight"])
+    problem = one_task("tcp", way, said["zero_shot_template"])
+    assert_near(zero_shot_weights(problem), neighbour("tcp")[f"{case}/zero_shot"], 1e-4)
+    ours = {"ctx": "context"}
+    for layer, our in {"linear1": "hidden", "linear2": "prompt"}.items():
+        ours |= {f"meta_net.{layer}.{part}": f"{our}.{part}" for part in ("weight", "bias")}
+    how: dict[str, Any] = {}
+    if said["optimiser"].get("adam"):
+        recipe = resolve_config({"method": "tcp", "suite": "s", "datasets": ("a",), "backbone": "b"}).recipe
+        assert recipe is not None and (recipe.lr, recipe.weight_decay) == (0.002, 5e-4)
+        how["optimizer"] = lambda values: new_optimizer(recipe, dict(enumerate(values)), {})
+        how["losses_within"] = 1e-3
+    check_prompt_case(TCP(problem, options), "tcp", case, ours, tensors("tcp")["labels"], **how)

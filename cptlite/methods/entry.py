@@ -54,7 +54,7 @@ class MethodEntry:
     parameters : str
         How many numbers it learns by default: products of axes, added up. T tasks, K classes of all tasks, N training
         rows, L context tokens of a class prompt, M of a task prompt, P prompts of a class, W text width, D joint
-        dimension, H hidden units.
+        dimension, H hidden units, G of TCP's meta net.
     source : str
         Paper it comes from.
     sees : tuple of str

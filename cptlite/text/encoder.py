@@ -100,6 +100,13 @@ class TextEncoder:
         no_contexts = torch.zeros(1, 0, 0, self.tower.width, device=self.tower.device)
         return PromptEncoder(self, layout, runs=1)(no_contexts)[0]
 
+    @property
+    def most_rows(self) -> float:
+        """Token rows of one forward that memory has room for."""
+        tower = self.tower
+        bytes_per_row = KEPT_PER_LAYER * tower.width * len(tower.blocks) * tower.projection.element_size()
+        return self.memory * 2**30 / bytes_per_row
+
     def word_vectors(self, words: str) -> Tensor:
         """Token embeddings of some words, to start a context from: Tensor of shape (L, W), float32."""
         ids = self.tokenizer.encode(words.replace("_", " "))
@@ -177,18 +184,11 @@ class PromptEncoder:
     @cached_property
     def picker(self) -> PromptPicker:
         """Plan for picking, made when it is first asked for."""
-        return PromptPicker(TEXT_PATHS[self.text.path], self.text.tower, self.layout, self._most_rows)
+        return PromptPicker(TEXT_PATHS[self.text.path], self.text.tower, self.layout, self.text.most_rows)
 
     def _prepare(self, runs: int) -> list[Callable[[Tensor], Tensor]]:
         """Prepare the prompts of R runs, in as many chunks as the memory bound asks for."""
         path, tower = TEXT_PATHS[self.text.path], self.text.tower
         layout = self.layout.repeat(runs)
-        parts = math.ceil(path.count_rows(tower, layout) / self._most_rows)
+        parts = math.ceil(path.count_rows(tower, layout) / self.text.most_rows)
         return [path.prepare(tower, part) for part in layout.split(max(1, parts))]
-
-    @property
-    def _most_rows(self) -> float:
-        """Token rows of one forward that memory has room for."""
-        tower = self.text.tower
-        bytes_per_row = KEPT_PER_LAYER * tower.width * len(tower.blocks) * tower.projection.element_size()
-        return self.text.memory * 2**30 / bytes_per_row

@@ -24,7 +24,7 @@ from cptlite.training.checkpoint import resume, save_checkpoint, write_log
 from cptlite.training.recipe import Recipe
 from cptlite.training.sampling import ClassSampler
 
-__all__ = ["TrainingState"]
+__all__ = ["TrainingState", "new_optimizer"]
 
 CHECKPOINT_SECONDS = 10.0
 READ_SECONDS = 1.0  # between looks at the losses, on a device that a look waits for
@@ -97,7 +97,7 @@ class TrainingState:
         self.learnables, self.rows, self.recipe = learnables, rows, recipe
         self.folder, self.on_epoch = folder, on_epoch
         assert recipe == recipe.at(1)  # it is that of a number of shots
-        self.optimizer = _new_optimizer(recipe, learnables, rate_factors or {})
+        self.optimizer = new_optimizer(recipe, learnables, rate_factors or {})
         self.generator = torch.Generator().manual_seed(seed)
         self.epochs_done = self.steps_done = 0
         self.seconds = 0.0
@@ -260,7 +260,7 @@ def _order_by_task(labels: Tensor, task_sizes: Sequence[int]) -> tuple[tuple[int
     return tuple(counts), tasks.argsort(stable=True).to(labels.device)
 
 
-def _new_optimizer(
+def new_optimizer(
     recipe: Recipe, learnables: Mapping[str, nn.Parameter], factors: Mapping[str, float]
 ) -> torch.optim.Optimizer:
     """Make a run's optimiser, which passes over learnables that have no gradient; a group for each rate."""
@@ -268,8 +268,8 @@ def _new_optimizer(
     for factor in dict.fromkeys(factors.values()):
         own = [value for name, value in learnables.items() if factors.get(name) == factor]
         groups.append({"params": own, "rate_factor": factor})
-    if recipe.optimizer == "adamw":
-        betas = (recipe.momentum, 0.999)
-        return torch.optim.AdamW(groups, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
-    assert recipe.optimizer == "sgd"
+    if recipe.optimizer != "sgd":
+        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimizer]
+        how = {"betas": (recipe.momentum, 0.999), "eps": recipe.adam_eps, "weight_decay": recipe.weight_decay}
+        return kind(groups, lr=recipe.lr, **how)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)

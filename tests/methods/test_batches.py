@@ -30,7 +30,7 @@ from cptlite.text.encoder import TEXT_PATHS
 from cptlite.text.layout import POSITIONS
 
 EVERY = [*KINDS, ("taskres", "", "")]
-PICKING = [kind for kind in KINDS if kind[0] not in ("cocoop", "dept", "plot", "prograd")]
+PICKING = [kind for kind in KINDS if kind[0] not in ("cocoop", "dept", "plot", "prograd", "tcp")]
 """Whose step is along the gradient of a cross-entropy over picked classes; tests of their own have the others."""
 NAMES = ("cat", "red dog", "dog", "panda bear cub", "St. 737-200", "fox", "a", "red panda", "x_y")
 ZOO = Case((("zoo", NAMES), ("fruit", ("fig", "kiwi", "red plum", "pear", "lime"))))

@@ -28,6 +28,7 @@ QUICK: dict[str, dict[str, Any]] = {"cross-modal": {"steps": 60}, "lp++": {"epoc
 OTHERS: dict[str, Any] = {
     "C": 1e-3,
     "alpha": 0.25,
+    "block": 1,
     "beta": 3.5,
     "class_context_init": "a photo",
     "class_context_length": 2,
@@ -41,7 +42,7 @@ OTHERS: dict[str, Any] = {
     "linear_share": 0.125,
     "num_prompts": 2,
     "position": "front",
-    "reduction": 4,
+    "reduction": 8,
     "steps": 3,
     "strength": 0.125,
     "sub_network": "linmean",
