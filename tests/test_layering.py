@@ -90,7 +90,9 @@ ORDER = {
     ),
     "runs": (
         "files folders guards image_features matching predictions progress seen",
-        "evaluate mistakes prompts rows",
+        "evaluate mistakes prompts",
+        "sources",
+        "rows",
         "learn load predict",
         "by_name card class_images contexts execute onnx_model reevaluate",
         "estimate export interpret reuse workers",

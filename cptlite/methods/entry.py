@@ -45,6 +45,9 @@ class MethodEntry:
         their names; ``everything``, tasks it never saw too.
     scopes : mapping of str to str
         The same by variant, where they differ.
+    starts_from : str
+        Method whose learned context it starts at: that of the run that its option ``source`` names, or else learned
+        first on the same rows.
     needs_rows : bool
         Whether it looks at training rows at all.
     needs_patches : bool
@@ -75,6 +78,7 @@ class MethodEntry:
     multi_task: bool = False
     scope: str = "class"
     scopes: Mapping[str, str] = field(default_factory=dict)
+    starts_from: str = ""
     needs_rows: bool = True
     needs_patches: bool = False
     cached: str = ""

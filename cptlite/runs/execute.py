@@ -40,6 +40,7 @@ from cptlite.runs.learn import OnEpoch, OnStep, Run, learn_runs, learned_files
 from cptlite.runs.predictions import pack_predictions, suite_scores
 from cptlite.runs.rows import check_caches, check_text, draw_few_shots, no_rows, short_rows
 from cptlite.runs.seen import seen_sizes, seen_tasks
+from cptlite.runs.sources import check_source
 from cptlite.shots import say_shots
 from cptlite.text.encoder import TextEncoder
 
@@ -108,6 +109,7 @@ def execute_runs(
     pending = [config for config, found in results.items() if found is None]
     if pending:
         check_text(pending[0], backbone)
+        check_source(pending[0], backbone)
         check_caches(caches, pending)
         check_test_rows(caches, seen_sizes(pending[0], [task for cache in caches for task in cache.tasks]))
     with ExitStack() as held:
@@ -151,6 +153,7 @@ def learn_in_memory(
         Rows are short: what `short_rows` says.
     """
     check_text(config, backbone)
+    check_source(config, backbone)
     check_caches(caches, [config])
     for name, lines in short_rows(caches, [config]).items():
         for line in lines:

@@ -8,17 +8,23 @@ L context tokens, W text width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
 
 from torch import Tensor
 
+from cptlite.errors import DataError
+from cptlite.files import read_file, sha256_of
 from cptlite.methods.base import Problem
 from cptlite.methods.batches import Batch, Part, Scored
-from cptlite.methods.options import PromptOptions
+from cptlite.methods.options import PinnedRun, PromptOptions
 from cptlite.methods.prompts.coop import CoOp
 from cptlite.options import option
 
-__all__ = ["MCoOp", "MCoOpOptions"]
+__all__ = ["MCoOp", "MCoOpAdapt", "MCoOpAdaptOptions", "MCoOpOptions"]
+
+LEARNED = "prompts.safetensors"  # of a run's folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,3 +79,55 @@ class MCoOp(CoOp):
             others = (tasks[batch.labels][..., None] != classes) & ~scores.isneginf()
             scores = scores.masked_fill(others, 0)  # (R, B, K or Q)
         return [(scores, labels)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MCoOpAdaptOptions(PromptOptions):
+    """Options of `MCoOpAdapt`."""
+
+    position: str = "middle"
+    source: str = option(
+        "", "Folder of a finished mvlpt-mcoop run to start from; by default one is learned first, on the same rows."
+    )
+
+    def pinned(self) -> Self:
+        """Put behind the source ``@`` and the first digits of the SHA-256 of what it learned.
+
+        Raises
+        ------
+        DataError
+            It is no folder of a run that has learned something.
+        """
+        if not self.source or PinnedRun.read(self.source):
+            return self
+        try:
+            content = read_file(Path(self.source) / LEARNED)
+        except OSError as error:
+            raise DataError(
+                f"wanted a finished run to start from at {self.source!r}, found no {LEARNED} there "
+                f"({error.strerror}): give --source the folder that cptlite train named as written"
+            ) from None
+        return replace(self, source=f"{self.source}@{sha256_of(content)[:16]}")
+
+
+class MCoOpAdapt(CoOp):
+    """CoOp with one context per task, which starts at the one that `MCoOp` learned of all tasks.
+
+    Parameters
+    ----------
+    problem : Problem
+    options : MCoOpAdaptOptions
+    runs : int
+
+    Notes
+    -----
+    U_t = U, then CoOp on task t: cross-entropy over the task's own classes. U is the context of the run that ``source``
+    names, which may have been learned of other tasks; without one, `MCoOp` learns it first, on the same rows of all
+    tasks with the same seed and recipe, in the run's folder ``source``. T L W numbers are learned at the end. Each
+    task is adapted on its own unless told otherwise, as published. Deviations: those of `MCoOp`.
+    """
+
+    options: MCoOpAdaptOptions
+
+    def __init__(self, problem: Problem, options: MCoOpAdaptOptions, runs: int = 1) -> None:
+        super().__init__(problem, options, runs, sharing="task")
