@@ -16,6 +16,7 @@ from cptlite.methods.base import Problem
 from cptlite.methods.probes.gda import GDA, gaussian_weights
 from cptlite.methods.prompts.dept import DePT, DePTOptions
 from cptlite.methods.prompts.mvlpt import MCoOp, MCoOpOptions
+from cptlite.methods.prompts.nlprompt import couple, robust_loss
 from cptlite.methods.prompts.tcp import TCP, TCPOptions
 from cptlite.methods.templates import zero_shot_weights
 from cptlite.training.state import new_optimizer
@@ -115,3 +116,35 @@ def test_tcp_steps_as_recorded(case: str, way: str) -> None:
         how["optimizer"] = lambda values: new_optimizer(recipe, dict(enumerate(values)), {})
         how["losses_within"] = 1e-3
     check_prompt_case(TCP(problem, options), "tcp", case, ours, tensors("tcp")["labels"], **how)
+
+
+# nlprompt: couplings, which labels are believed, and the loss of those that are not
+
+COUPLINGS = sorted({key.rpartition("/")[0] for key in neighbour("nlprompt") if key.endswith("/coupling")})
+
+
+@pytest.mark.parametrize("case", COUPLINGS)
+def test_nlprompt_couples_rows_as_recorded(case: str) -> None:
+    arrays, eps = tensors("nlprompt"), float(case.removeprefix("reg").partition("_")[0])
+    scores = arrays["logit_scale_exp"] * arrays["features"] @ arrays["text_features"].T
+    assert_near(scores.softmax(dim=-1), neighbour("nlprompt")["probabilities"], 1e-4)
+    every = torch.ones_like(arrays["noisy_labels"], dtype=torch.bool)
+    coupling = couple(arrays["probabilities"], every, eps=eps, iterations=1000, threshold=1e-6)
+    recorded = neighbour("nlprompt")
+    assert_near(coupling, recorded[f"{case}/coupling"], 3e-6)
+    assert coupling.argmax(dim=-1).tolist() == recorded[f"{case}/pseudo"].tolist()
+    believed = coupling.argmax(dim=-1) == arrays["noisy_labels"]
+    assert believed.tolist() == recorded[f"{case}/clean"].tolist()
+    assert (
+        int((believed & (arrays["noisy_labels"] == arrays["true_labels"])).sum())
+        == said_of("nlprompt")[case]["clean_and_right"]
+    )
+
+
+def test_nlprompt_s_loss_of_labels_that_are_not_believed_is_the_recorded_one() -> None:
+    arrays = tensors("nlprompt")
+    logits = (arrays["logit_scale_exp"] * arrays["features"] @ arrays["text_features"].T).requires_grad_()
+    labels = arrays["noisy_labels"]
+    loss = robust_loss([(logits[None], labels[None])], torch.zeros_like(labels[None], dtype=torch.bool))
+    assert_near(loss.detach(), neighbour("nlprompt")["mae/loss"], 1e-4)
+    assert_near(torch.autograd.grad(loss.sum(), logits)[0], neighbour("nlprompt")["mae/grad_logits"], 1e-4)

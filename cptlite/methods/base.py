@@ -219,6 +219,17 @@ class PromptMethod(ABC):
         """
         return cross_entropy(self.score(learnables, batch))
 
+    def mark_rows(self, learnables: Mapping[str, Tensor], rows: FewShotRows) -> Tensor | None:
+        """Note something of every training row of one run, whose learnables have no axis R, as an epoch begins.
+
+        Returns
+        -------
+        Tensor of shape (N,), bool, or None
+            For `Batch.marks`; rows that are marked come first in the epoch, then the others, both in the order drawn.
+            None of a method that has nothing to note.
+        """
+        return None
+
     def gradients(self, learnables: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of each run, (R,), detached, and by name the gradient (R, ...) of each learnable that has one.
 

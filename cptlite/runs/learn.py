@@ -294,6 +294,7 @@ def _begin(
             folder=run.folder,
             on_epoch=count,
             rate_factors=method.rate_factors,
+            mark_rows=method.mark_rows,
         )
         epochs_done[index] = states[index].epochs_done
     return states

@@ -148,8 +148,7 @@ class PromptEncoder:
         assert contexts.ndim == 4 and contexts.shape[1] * contexts.shape[2] == num_slots, (
             f"wanted contexts of shape (R, C, L, W) with C * L = {num_slots}, got {tuple(contexts.shape)}"
         )
-        if runs not in self._chunks:
-            self._chunks[runs] = self._prepare(runs)
+        self.plan_for(runs)
         chunks = self._chunks[runs]
         vectors = contexts.flatten(0, 2)  # (R * C * L, W)
         if len(chunks) == 1 or not torch.is_grad_enabled():
@@ -157,6 +156,11 @@ class PromptEncoder:
         else:
             features = [checkpoint(encode, vectors, use_reentrant=False, preserve_rng_state=False) for encode in chunks]
         return torch.cat(features).unflatten(0, (runs, -1))  # (R, P, D)
+
+    def plan_for(self, runs: int) -> None:
+        """Prepare for R runs, unless that is done."""
+        if runs not in self._chunks:
+            self._chunks[runs] = self._prepare(runs)
 
     def pick(self, contexts: Tensor, picks: Tensor, *, each: bool = False) -> Tensor:
         """Encode some of the prompts of R runs in one forward, or chunk by chunk where memory asks for it.

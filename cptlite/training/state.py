@@ -29,6 +29,7 @@ __all__ = ["TrainingState", "new_optimizer"]
 CHECKPOINT_SECONDS = 10.0
 READ_SECONDS = 1.0  # between looks at the losses, on a device that a look waits for
 AT_ONCE = ("cpu",)  # devices on which a loss is there as soon as its step is taken
+MarkRows = Callable[[Mapping[str, Tensor], FewShotRows], Tensor | None]
 
 
 @dataclass(kw_only=True)
@@ -62,6 +63,7 @@ class TrainingState:
         Called with the number of epochs done and the epoch's mean loss. A GPU would have to be waited for after each:
         there it is told of several at a time, every second and at the end; log and checkpoint come as late.
     rate_factors : mapping of str to float, optional
+    mark_rows : callable, optional
         As of `PromptMethod`.
 
     Attributes
@@ -93,9 +95,10 @@ class TrainingState:
         folder: Path | None = None,
         on_epoch: Callable[[int, float], None] | None = None,
         rate_factors: Mapping[str, float] | None = None,
+        mark_rows: MarkRows | None = None,
     ) -> None:
         self.learnables, self.rows, self.recipe = learnables, rows, recipe
-        self.folder, self.on_epoch = folder, on_epoch
+        self.folder, self.on_epoch, self.mark_rows = folder, on_epoch, mark_rows
         assert recipe == recipe.at(1)  # it is that of a number of shots
         self.optimizer = new_optimizer(recipe, learnables, rate_factors or {})
         self.generator = torch.Generator().manual_seed(seed)
@@ -146,6 +149,7 @@ class TrainingState:
             labels=labels[None],
             classes=self._sampler.draw(labels, self.generator)[None] if self._sampler else None,
             task_rows=self.task_rows,
+            marks=None if self._marks is None else self._marks[picked][None],
         )
 
     def step(self, gradients: Mapping[str, Tensor], loss: Tensor, *, num_runs: int = 1) -> None:
@@ -184,7 +188,7 @@ class TrainingState:
         self.epochs_done, self.steps_done, self.seconds = (progress[name] for name in ("epoch", "step", "seconds"))
 
     def _begin_epoch(self) -> None:
-        """Draw the order of the rows and the view of each; set the learning rate."""
+        """Draw the order of the rows and the view of each; set the learning rate; mark rows."""
         count, num_views = self.rows.features.shape[:2]
         device, generator = self.rows.features.device, self.generator
         self._order = torch.randperm(count, generator=generator).to(device, non_blocking=True)
@@ -194,6 +198,9 @@ class TrainingState:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate(self.epochs_done) * group.get("rate_factor", 1.0)
         self._started = time.monotonic()
+        self._marks = self.mark_rows(self.learnables, self.rows) if self.mark_rows else None  # (N,)
+        if self._marks is not None:
+            self._order = self._order[(~self._marks[self._order]).int().argsort(stable=True)]
 
     def _end_epoch(self, num_runs: int) -> None:
         """Count the epoch; where that is due, read losses, log them and keep a checkpoint now and then."""

@@ -377,13 +377,14 @@ def test_help_shows_every_option_of_every_method_in_its_panel() -> None:
 
 def test_help_says_the_usual_default_and_those_of_others() -> None:
     panels = panels_of()
-    assert "(default: 50; taskres: 100; cocoop, dept: 10; mvlpt-mcoop, mvlpt-mcoop-adapt: 200)" in help_of(
+    assert "(default: 50; taskres: 100; cocoop, dept: 10; mvlpt-mcoop, mvlpt-mcoop-adapt, nlprompt: 200)" in help_of(
         panels, "--epochs"
     )
     assert "tip-adapter-f: Passes over the training rows. (default: 20)" in help_of(panels, "--epochs")
     assert "(default: sgd; taskres: adamw; tcp: adam)" in help_of(panels, "--optimizer")
-    assert "(default: no; taskres, cocoop, kgcoop, prograd, plot, mvlpt-mcoop-adapt, dept, tcp: yes)" in help_of(
-        panels, "--separate"
+    assert (
+        "(default: no; taskres, cocoop, kgcoop, prograd, plot, mvlpt-mcoop-adapt, dept, tcp, nlprompt: yes)"
+        in help_of(panels, "--separate")
     )
     assert "cocoop, kgcoop, tcp: Context tokens of a class prompt, L. (default: 4)" in help_of(
         panels, "--context-length"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,7 +115,7 @@ def test_new_parts_step_at_their_own_rate(problem: Problem, optimizer: str) -> N
     for factor in (1.0, 6.5):
         started = dept(problem, head_rate=factor)
         before = {name: value.detach().clone() for name, value in started.learnables.items()}
-        started.train(ROWS, recipe, rate_factors=started.method.rate_factors)
+        started.train(ROWS, recipe)
         moves[factor] = {name: value.detach() - before[name] for name, value in started.learnables.items()}
     for name, move in moves[1.0].items():
         factor = 1.0 if name == "context" else 6.5
@@ -132,7 +131,7 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(
 
     def train(folder: Path | None, **more: object) -> dict[str, bytes]:
         started = dept(problem)
-        started.train(ROWS, recipe, folder=folder, rate_factors=started.method.rate_factors, **more)
+        started.train(ROWS, recipe, folder=folder, **more)
         return {name: value.detach().numpy().tobytes() for name, value in started.learnables.items()}
 
     whole = train(None)
@@ -141,5 +140,5 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(
     assert train(tmp_path) == whole
     # Without the rates of its own it is another training.
     other = dept(problem)
-    other.train(ROWS, replace(recipe))
+    other.train(ROWS, recipe, rate_factors={})
     assert {name: value.detach().numpy().tobytes() for name, value in other.learnables.items()} != whole

@@ -120,6 +120,11 @@ def outcome(problem: Problem, name: str, options: dict[str, Any]) -> dict[str, T
     started = start(problem, name, **options)
     images, labels = draw_batch(problem, name)
     loss, gradients = started.gradients(images, labels)
+    if name == "nlprompt":
+        drawn = torch.Generator().manual_seed(5)
+        features = torch.randn(200, 1, DIM, generator=drawn)
+        every = FewShotRows(features=features, labels=torch.randint(5, (200,), generator=drawn))
+        gradients["marks"] = started.method.mark_rows(started.learnables, every).float()
     rates = {f"rate of {key}": torch.tensor(value) for key, value in started.method.rate_factors.items()}
     return {"loss": loss, "logits": started.logits(images).detach(), **gradients, **rates}
 

@@ -216,7 +216,17 @@ def test_a_methods_own_defaults_give_way_to_what_is_given() -> None:
     assert (own["context_length"], own["context_init"], own["epochs"]) == (4, "a photo of a", 50)
     assert resolve_config({**GIVEN, "method": "kgcoop", "context_init": ""}).to_json()["context_init"] == ""
     separate = {name for name in METHODS if resolve_config({**GIVEN, "method": name}).separate}
-    assert separate == {"cocoop", "dept", "kgcoop", "mvlpt-mcoop-adapt", "plot", "prograd", "taskres", "tcp"}
+    assert separate == {
+        "cocoop",
+        "dept",
+        "kgcoop",
+        "mvlpt-mcoop-adapt",
+        "nlprompt",
+        "plot",
+        "prograd",
+        "taskres",
+        "tcp",
+    }
     assert not resolve_config({**GIVEN, "method": "kgcoop", "separate": False}).separate
     cocoop = resolve_config({**GIVEN, "method": "cocoop"}).to_json()
     assert (cocoop["context_length"], cocoop["epochs"], cocoop["batch_size"]) == (4, 10, 1)
