@@ -80,6 +80,9 @@ class RunConfig(Options):
         (), "Id of a task to test from its words alone, learning from the others; all: a run for each task."
     )
     shots: int = option(16, "Training images per class; all: every one.", least=1, words={ALL: ALL_SHOTS})
+    label_noise: float = option(
+        0.0, "Share of a task's training images that get the label of another of its classes.", least=0, most=1
+    )
     seed: int = option(1, "Draws the images and everything else.", least=0, most=MOST_SEED)
     text_path: str = option("fused", "Packed, or CLIP's own modules on 77 positions.", choices=("fused", "plain"))
     text_memory: float = option(8.0, "GiB a text forward may keep; more classes are done in chunks.", above=0)

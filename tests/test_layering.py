@@ -89,7 +89,7 @@ ORDER = {
         "interpreted mistakes predicted rendering",
     ),
     "runs": (
-        "files folders guards image_features matching predictions progress seen",
+        "files folders guards image_features label_noise matching predictions progress seen",
         "evaluate mistakes prompts",
         "sources",
         "rows",

@@ -36,6 +36,7 @@ from cptlite.runs.files import (
     writing_run,
 )
 from cptlite.runs.folders import run_folder
+from cptlite.runs.label_noise import flip_labels
 from cptlite.runs.learn import OnEpoch, OnStep, Run, learn_runs, learned_files
 from cptlite.runs.predictions import pack_predictions, suite_scores
 from cptlite.runs.rows import check_caches, check_text, draw_few_shots, no_rows, short_rows
@@ -187,6 +188,9 @@ def _begin(config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache]
         sizes = seen_sizes(config, [task for cache in caches for task in cache.tasks])
         shots, seed, patches = config.shots, config.seed, entry.needs_patches
         train, val = draw_few_shots(caches, shots=shots, seed=seed, device=device, patches=patches, sizes=sizes)
+        if config.label_noise:
+            tasks = seen_tasks([task for cache in caches for task in cache.tasks], sizes)
+            train = flip_labels(train, tasks, share=config.label_noise, seed=seed)
     else:
         train = val = no_rows(backbone.embed_dim, device)
     if folder:
