@@ -9,7 +9,6 @@ images, L context tokens, W text width, D joint dimension.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +25,7 @@ from cptlite.options import option
 __all__ = ["NLPrompt", "NLPromptOptions", "couple", "robust_loss"]
 
 LOOK_EVERY = 10  # iterations: whether they may stop
+LEAST = 1e-300  # of a sum that is divided by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +55,8 @@ class NLPrompt(CoOp):
     learned.
 
     Deviations: coupled are the plain views; a batch where both meet has both losses, each for its own rows, where the
-    original makes batches of either kind; every row has a part in the coupling, which is the released budget of 1; the
-    coupling is computed in logarithms, which a small ``eps`` needs. Tasks are learned one at a time unless told
-    otherwise, as published; jointly, each has its own coupling.
+    original makes batches of either kind; every row has a part in the coupling, which is the released budget of 1.
+    Tasks are learned one at a time unless told otherwise, as published; jointly, each has its own coupling.
     """
 
     options: NLPromptOptions
@@ -105,22 +104,26 @@ def couple(chances: Tensor, own: Tensor, *, eps: float, iterations: int, thresho
     Tensor of shape (N, c), float64
         Rows add up to 1 / n; columns, once converged, to 1 / c.
     """
-    kernel = F.log_softmax(chances.double(), dim=-1) / eps
-    share = 1 / chances.shape[1]
-    of_rows = (-own.sum().double().log()).where(own, -torch.inf)[:, None]  # (N, 1)
-    rows = of_rows - of_rows.amax()
-    running, classes = torch.ones_like(own[0]), kernel[:1]
-    for iteration in range(iterations):
-        new_classes = math.log(share) - (kernel + rows).logsumexp(dim=0, keepdim=True)  # (1, c)
-        new_rows = of_rows - (kernel + new_classes).logsumexp(dim=1, keepdim=True)
-        rows, classes = torch.where(running, new_rows, rows), torch.where(running, new_classes, classes)
-        if iteration % LOOK_EVERY == 0:
-            shares = (kernel + rows + classes).exp().sum(dim=0)
-            running = running & ((shares - share).norm() >= threshold)
-            # A GPU would have to be waited for: there the rest changes nothing.
-            if not rows.is_cuda and not running:
-                break
-    return (kernel + rows + classes).exp()
+    gains = F.log_softmax(chances.double(), dim=-1) / eps
+    of_row, of_class = own.double() / own.sum().clamp(min=1), 1 / chances.shape[1]  # (N,), mass
+    # In logarithms: what rows and classes are scaled with, after one iteration from rows that are scaled alike.
+    classes = -(gains + of_row.log()[:, None]).logsumexp(dim=0, keepdim=True)  # (1, c)
+    rows = of_row.log()[:, None] - (gains + classes).logsumexp(dim=1, keepdim=True)  # (N, 1)
+    running, done = torch.ones_like(own[0]), 1
+    while done < iterations:
+        # Scaled anew before each look, nothing under- or overflows between two of them, however small eps is.
+        kernel = (gains + rows + classes).exp()
+        running = running & ((kernel.sum(dim=0) - of_class).norm() >= threshold)
+        if not rows.is_cuda and not running:  # a GPU would have to be waited for: there the rest changes nothing
+            break
+        u = torch.ones_like(of_row)
+        for _ in range(min(LOOK_EVERY, iterations - done)):
+            v = of_class / (u @ kernel).clamp(min=LEAST)
+            u = of_row / (kernel @ v).clamp(min=LEAST)
+            done += 1
+        rows = torch.where(running, rows + u.log()[:, None], rows)
+        classes = torch.where(running, classes + v.log(), classes)
+    return (gains + rows + classes).exp()
 
 
 def robust_loss(parts: Sequence[Scored], believed: Tensor | None) -> Tensor:
