@@ -15,7 +15,7 @@ from typing import Any
 from cptlite.errors import UsageError
 from cptlite.methods.entry import MethodEntry
 from cptlite.methods.options import MethodOptions
-from cptlite.methods.table import METHODS, find_method
+from cptlite.methods.table import METHODS, find_method, methods_for
 from cptlite.options import MOST_SEED, Option, Options, did_you_mean, option, options_of
 from cptlite.shots import ALL, ALL_SHOTS, say_shots
 from cptlite.training.recipe import PAPER, RECIPES, RELEASED, Recipe
@@ -28,7 +28,6 @@ __all__ = [
     "default_options",
     "differ_in_rows_alone",
     "known_options",
-    "methods_for",
     "resolve_config",
     "share_options",
 ]
@@ -81,6 +80,9 @@ class RunConfig(Options):
         (), "Id of a task to test from its words alone, learning from the others; all: a run for each task."
     )
     shots: int = option(16, "Training images per class; all: every one.", least=1, words={ALL: ALL_SHOTS})
+    label_noise: float = option(
+        0.0, "Share of a task's training images that get the label of another of its classes.", least=0, most=1
+    )
     seed: int = option(1, "Draws the images and everything else.", least=0, most=MOST_SEED)
     text_path: str = option("fused", "Packed, or CLIP's own modules on 77 positions.", choices=("fused", "plain"))
     text_memory: float = option(8.0, "GiB a text forward may keep; more classes are done in chunks.", above=0)
@@ -281,17 +283,6 @@ def resolve_config(given: Mapping[str, Any]) -> RunConfig:
 def _recipe_fields(name: str, options: MethodOptions) -> dict[str, Any]:
     """List what a recipe sets for a method of some options where the user does not; of an unknown one, nothing."""
     return RECIPES.get(name, {}) | ({"steps_per_batch": options.released_steps} if name == RELEASED else {})
-
-
-def methods_for(scope: str) -> str:
-    """Name the methods, with those variants of theirs, whose numbers are for a task's new classes or for new tasks."""
-    enough = {scope, "everything"}
-    said = []
-    for name, entry in METHODS.items():
-        fitting = [variant for variant in entry.variants or ("",) if entry.scope_of(variant) in enough]
-        if fitting:
-            said.append(f"{name} ({', '.join(fitting)})" if entry.variants else name)
-    return ", ".join(said)
 
 
 def differ_in_rows_alone(configs: Sequence[RunConfig]) -> bool:

@@ -28,12 +28,16 @@ from cptlite.classifiers import (
     TipXClassifier,
     Transport,
     TransportClassifier,
+    TwoHeadedClassifier,
 )
 
 DIM, WIDTH, PLACES = 32, 128, 3  # the first two are those of the recordings' CLIP
 NAMES = ["fig", "crème\nbrûlée", "sour plum", "貓\x1b[31m"]
 SCALE = math.log(100) + 1e-15  # more digits than float32 has
-POOLED = ("linear", "linear64", "tip", "tip64", "x-tip", "ape", "image-conditioned", "one class", "joined", "mixed")
+POOLED = (
+    *("linear", "linear64", "tip", "tip64", "x-tip", "ape", "image-conditioned", "two-headed", "one class"),
+    *("joined", "mixed"),
+)
 CASES = (*POOLED, "transport")
 FACTS = BackboneFacts(
     name="random:ViT-B/32",
@@ -112,6 +116,14 @@ def make_classifier(case: str) -> Classifier:
         return make_ape(count)
     if case == "image-conditioned":
         return make_conditioned(NAMES)
+    if case == "two-headed":
+        return TwoHeadedClassifier(
+            weights=F.normalize(torch.randn(count, DIM), dim=-1),
+            linear_weights=torch.randn(count, DIM),
+            bias=torch.randn(count),
+            logit_scale=SCALE,
+            linear_share=0.7,
+        )
     if case == "transport":
         return TransportClassifier(
             prompts=F.normalize(torch.randn(count, 2, DIM), dim=-1),

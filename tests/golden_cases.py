@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from cptlite.backbones.linear import find_linear_backend, freeze_blocks, runnabl
 from cptlite.backbones.weights import build_clip
 from cptlite.datasets.types import Task
 from cptlite.methods.base import Problem, PromptMethod
+from cptlite.methods.batches import Batch
 from cptlite.methods.options import PromptOptions
 from cptlite.methods.prompts.coop import CoOp
 from cptlite.methods.prompts.softcpt import VARIANTS, SoftCPT, SoftCPTOptions
 from cptlite.text.encoder import TEXT_PATHS, TextEncoder
 
+STEPS = 10
 FOLDER = Path(os.environ.get("CPTLITE_GOLDEN_DIR", Path(__file__).parent / "golden"))
 TAG = os.environ.get("CPTLITE_GOLDEN_TAG", "dev")
 STEPS = 10
@@ -120,16 +123,82 @@ def build_case(name: str, path: str) -> Started:
     return start_from(method, recording("cases"), f"{name}/init/", case["params"])
 
 
-def start_from(method: PromptMethod, arrays: dict[str, np.ndarray], prefix: str, params: dict[str, Any]) -> Started:
+def start_from(
+    method: PromptMethod,
+    arrays: dict[str, np.ndarray],
+    prefix: str,
+    params: Iterable[str],
+    named: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> Started:
     """A method started from recorded parameters."""
     started = Started(method)
-    recorded = by_our_names({param: torch.from_numpy(arrays[prefix + param]) for param in params})
+    recorded = (named or by_our_names)({param: torch.from_numpy(arrays[prefix + param]) for param in params})
     assert recorded.keys() == started.learnables.keys()
     for name, value in recorded.items():
         ours = started.learnables[name]
         assert ours.numel() == value.numel(), name
         ours.data.copy_(value.reshape(ours.shape))
     return started
+
+
+def assert_close(ours: Tensor | np.ndarray, recorded: np.ndarray, tolerance: float = 1e-4) -> None:
+    """Differences are within a share of the largest recorded value."""
+    ours = np.asarray(ours, dtype=np.float64).reshape(recorded.shape)
+    assert np.abs(ours - recorded).max() <= tolerance * np.abs(recorded).max()
+
+
+def check_steps(
+    started: Started,
+    case: dict[str, np.ndarray],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    named: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    logits_within: float = 1e-4,
+    gradients_within: float = 1e-3,
+    losses_within: float = 1e-4,
+    scored: bool = False,
+) -> None:
+    """Logits before any step, first gradients, losses of ten steps and logits after them, within some tolerances.
+
+    Gradients are recorded under the originals' names, which ``named`` makes ours of. The logits are those that the loss
+    is of where it is ``scored``, which may be others than a classifier's.
+    """
+
+    def logits() -> Tensor:
+        if not scored:
+            return started.logits(images[0]).detach()
+        ((scores, _),) = started.method.score(started.stacked(), Batch(images=images[:1], labels=labels[:1]))
+        return scores[0].detach()
+
+    assert_close(logits(), case["logits"], logits_within)
+    optimizer = optimizer or torch.optim.SGD(started.learnables.values(), lr=0.002, momentum=0.9, weight_decay=5e-4)
+    losses = []
+    for step in range(STEPS):
+        loss, gradients = started.gradients(images[step % 3], labels[step % 3])
+        if step == 0:
+            recorded = {key.removeprefix("grads/"): value for key, value in case.items() if key.startswith("grads/")}
+            tensors = {name: torch.from_numpy(value) for name, value in recorded.items()}
+            check_gradients(started, gradients, (named or by_our_names)(tensors), gradients_within)
+        for name, gradient in gradients.items():
+            started.learnables[name].grad = gradient
+        optimizer.step()
+        losses.append(loss.item())
+    assert_close(np.array(losses), case["losses"], losses_within)
+    assert_close(logits(), case["final_logits"], logits_within)
+
+
+def check_gradients(
+    started: Started, gradients: dict[str, Tensor], recorded: dict[str, Tensor], tolerance: float
+) -> None:
+    """Every gradient within a share of its recorded length."""
+    assert recorded.keys() == started.learnables.keys()
+    for name, value in started.learnables.items():
+        wanted = recorded[name].reshape(value.shape)
+        # With lincls nothing depends on the task prompts, which then have no gradient here and zeros there.
+        gradient = gradients.get(name, torch.zeros_like(value))
+        assert (gradient - wanted).norm() <= tolerance * wanted.norm(), name
 
 
 def by_our_names(recorded: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -156,49 +225,3 @@ def by_our_names(recorded: dict[str, Tensor]) -> dict[str, Tensor]:
 def _learner_index(item: tuple[str, Tensor]) -> int:
     digits = [part for part in item[0].split(".") if part.isdecimal()]
     return int(digits[0]) if digits else -1
-
-
-def assert_close(ours: Tensor | np.ndarray, recorded: np.ndarray, tolerance: float = 1e-4) -> None:
-    """Differences are within a share of the largest recorded value."""
-    ours = np.asarray(ours, dtype=np.float64).reshape(recorded.shape)
-    assert np.abs(ours - recorded).max() <= tolerance * np.abs(recorded).max()
-
-
-def check_steps(
-    started: Started,
-    case: dict[str, np.ndarray],
-    images: Tensor,
-    labels: Tensor,
-    *,
-    logits: float = 1e-4,
-    gradients: float = 1e-3,
-) -> None:
-    """Logits before any step, first gradients, losses of ten steps and logits after them, within some tolerances."""
-    assert_close(started.logits(images[0]).detach(), case["logits"], logits)
-    optimizer = torch.optim.SGD(started.learnables.values(), lr=0.002, momentum=0.9, weight_decay=5e-4)
-    losses = []
-    for step in range(STEPS):
-        loss, found = started.gradients(images[step % 3], labels[step % 3])
-        if step == 0:
-            check_gradients(started, found, case, gradients)
-        for name, gradient in found.items():
-            started.learnables[name].grad = gradient
-        optimizer.step()
-        losses.append(loss.item())
-    assert_close(np.array(losses), case["losses"])
-    assert_close(started.logits(images[0]).detach(), case["final_logits"], logits)
-
-
-def check_gradients(
-    started: Started, gradients: dict[str, Tensor], case: dict[str, np.ndarray], tolerance: float
-) -> None:
-    """Gradients are near those of a recorded case, in ||a - b|| / ||b||."""
-    recorded = by_our_names(
-        {key.removeprefix("grads/"): torch.from_numpy(value) for key, value in case.items() if key.startswith("grads/")}
-    )
-    assert recorded.keys() == started.learnables.keys()
-    for name, value in started.learnables.items():
-        wanted = recorded[name].reshape(value.shape)
-        # With lincls nothing depends on the task prompts, which then have no gradient here and zeros there.
-        gradient = gradients.get(name, torch.zeros_like(value))
-        assert (gradient - wanted).norm() <= tolerance * wanted.norm(), name

@@ -6,6 +6,7 @@ The folder and the files' prefix come from CPTLITE_GOLDEN_DIR and CPTLITE_GOLDEN
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from cptlite.methods.base import Problem, PromptMethod
 
 NEIGHBOURS = FOLDER / "neighbours"
+Named = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 @cache
@@ -52,23 +54,45 @@ def assert_near(ours: Tensor | np.ndarray, recorded: np.ndarray | Tensor, tolera
     assert np.abs(ours.reshape(recorded.shape) - recorded).max() <= tolerance * np.abs(recorded).max()
 
 
-@cache
-def one_task_problem(part: str, way: str) -> Problem:
+def one_task_problem(part: str, way: str, template: str = "a photo of a {}.") -> Problem:
     """The one task of a prompt method's recording; tokens that the small CLIP has zeros for are zeros."""
     task = said_of(part)["task"]
-    return Problem(tasks=(make_task(task["name"], task["classes"]),), text=text_encoder(way, fill=False))
+    return Problem(tasks=(make_task(task["name"], task["classes"], template),), text=text_encoder(way, fill=False))
 
 
-def start_from_recorded(part: str, case: str, method: PromptMethod) -> Started:
-    """A prompt method from where the original started in a case."""
+def start_from_recorded(part: str, case: str, method: PromptMethod, named: Named | None = None) -> Started:
+    """A prompt method from where the original started in a case; ``named`` makes our names of the original's."""
     begin = f"{case}/init/"
     params = [name.removeprefix(begin) for name in neighbour(part) if name.startswith(begin)]
-    return start_from(method, neighbour(part), begin, dict.fromkeys(params))
+    return start_from(method, neighbour(part), begin, params, named)
 
 
-def check_prompt_case(part: str, case: str, method: PromptMethod) -> None:
-    """A prompt method from where the original started: logits, first gradients, ten losses, logits after them."""
-    recorded, given = neighbour(part), tensors(part)
-    arrays = {name.removeprefix(f"{case}/"): each for name, each in recorded.items() if name.startswith(f"{case}/")}
-    started, images = start_from_recorded(part, case, method), given["image_features"]
-    check_steps(started, arrays, images, given["labels"], logits=1e-3, gradients=1e-4)
+def check_prompt_case(
+    part: str,
+    case: str,
+    method: PromptMethod,
+    *,
+    ours: Mapping[str, str] | None = None,
+    labels: Tensor | None = None,
+    **how: Any,
+) -> Started:
+    """Check a prompt method from where the original started, as `check_steps` does; the method after it.
+
+    ``ours`` has our names of learnables by those of the original, where these are not the usual ones.
+    """
+
+    def renamed(recorded: dict[str, Tensor]) -> dict[str, Tensor]:
+        assert ours is not None
+        return {ours[key]: value for key, value in recorded.items()}
+
+    named, given = renamed if ours else None, tensors(part)
+    arrays = {
+        name.removeprefix(f"{case}/"): each for name, each in neighbour(part).items() if name.startswith(f"{case}/")
+    }
+    started = start_from_recorded(part, case, method, named)
+    if "optimizer" in how:
+        how["optimizer"] = how["optimizer"](started.learnables.values())
+    within: dict[str, Any] = {"logits_within": 1e-3, "gradients_within": 1e-4}
+    labels = given["labels"] if labels is None else labels
+    check_steps(started, arrays, given["image_features"], labels, named=named, **within, **how)
+    return started

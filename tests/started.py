@@ -70,5 +70,6 @@ class Started:
     ) -> None:
         """Train in place, alone."""
         sizes = self.method.problem.task_sizes
-        state = TrainingState(self.learnables, rows, recipe, seed=seed, task_sizes=sizes, folder=folder, **more)
+        told = {"rate_factors": self.method.rate_factors, "mark_rows": self.method.mark_rows, **more}
+        state = TrainingState(self.learnables, rows, recipe, seed=seed, task_sizes=sizes, folder=folder, **told)
         train(self.method, [state])

@@ -149,8 +149,8 @@ def test_a_recipe_completes_what_is_not_given() -> None:
     assert {name: getattr(full, name) for name in RECIPES["full"]} == RECIPES["full"]
     assert recipe_of(recipe="full", batch_size=7).batch_size == 7
     assert options("kgcoop", recipe="full")["context_init"] == "a photo of a"
-    with pytest.raises(UsageError, match="unknown optimizer 'adam': give one of sgd, adamw"):
-        resolve(optimizer="adam")
+    with pytest.raises(UsageError, match="unknown optimizer 'lion': give one of sgd, adamw, adam"):
+        resolve(optimizer="lion")
     with pytest.raises(UsageError, match="unknown recipe 'slow': give one of paper, released, full"):
         resolve(recipe="slow")
 
@@ -159,6 +159,7 @@ def test_a_recipe_completes_what_is_not_given() -> None:
     ("method", "own"),
     [
         ("cocoop", {"epochs": 10, "batch_size": 1}),
+        ("tcp", {"optimizer": "adam", "adam_eps": 0.001}),
         ("taskres", {"epochs": 100, "batch_size": 256, "optimizer": "adamw", "lr": 0.002}),
     ],
 )

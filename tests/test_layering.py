@@ -60,7 +60,7 @@ ORDER = {
     "classifiers": (
         "base",
         "state",
-        "image_conditioned linear tip transport",
+        "image_conditioned linear tip transport two_headed",
         "ape tip_x",
         "joined",
         "stored",
@@ -113,8 +113,10 @@ ORDER = {
     "reporting.page": ("libraries markup sources", "charts confusion", "group", "provenance sections", "write"),
     "reproduction": ("cost needs plan",),
     "runs": (
-        "files folders guards image_features matching predictions progress seen",
-        "evaluate mistakes prompts rows",
+        "files folders guards image_features label_noise matching predictions progress seen",
+        "evaluate mistakes prompts",
+        "sources",
+        "rows",
         "support",
         "learn load predict transductive",
         "by_name card class_images contexts execute onnx_model reevaluate",
@@ -122,7 +124,7 @@ ORDER = {
         "engines sweep",
         "sweep_choice sweep_plan sweep_run",
     ),
-    "text": ("blocks layout", "layers plan", "trunk", "fused picked", "plain", "paths", "picking", "encoder"),
+    "text": ("blocks layout", "layers plan", "trunk", "fused picked", "plain", "paths", "picking", "encoder", "parted"),
     "timing": ("clock figure pictures report sizes tasks", "ways", "cache probe text train", "bench"),
     "training": ("recipe", "checkpoint graph sampling", "state", "loop"),
 }

@@ -76,7 +76,9 @@ def new_state(
     if folder:
         folder.mkdir(exist_ok=True)
     task_sizes = method.problem.task_sizes
-    return TrainingState(learnables, rows, recipe, seed=seed, task_sizes=task_sizes, folder=folder, on_epoch=on_epoch)
+    told = {"rate_factors": method.rate_factors, "mark_rows": method.mark_rows}
+    where: dict[str, Any] = {"folder": folder, "on_epoch": on_epoch}
+    return TrainingState(learnables, rows, recipe, seed=seed, task_sizes=task_sizes, **where, **told)
 
 
 def learned(state: TrainingState) -> bytes:

@@ -20,6 +20,7 @@ from cptlite.runs.by_name import extend_classifier
 from cptlite.runs.execute import learn_in_memory
 from cptlite.runs.learn import OnEpoch
 from cptlite.runs.load import read_run
+from cptlite.runs.sources import pinned
 
 __all__ = ["FewShotClassifier", "load_run"]
 
@@ -167,7 +168,7 @@ class FewShotClassifier(FittedClassifier, BaseEstimator):
             "precision": backbone.precision,
             "linear_backend": backbone.linear_backend,
         }
-        return resolve_config({**self.options, **settled, "method": self.method})
+        return pinned(resolve_config({**self.options, **settled, "method": self.method}))
 
 
 def load_run(folder: str | Path, *, device: str = "cpu", backbone: str | None = None) -> FewShotClassifier:

@@ -10,6 +10,7 @@ from cptlite.classifiers.stored import BackboneFacts, StoredClassifier
 from cptlite.classifiers.tip import TipClassifier, votes
 from cptlite.classifiers.tip_x import TipXClassifier, class_logs, divergence_votes, divergences
 from cptlite.classifiers.transport import EACH_PAIR, WHOLE_BATCH, Transport, TransportClassifier
+from cptlite.classifiers.two_headed import TwoHeadedClassifier
 
 __all__ = [
     "ALL",
@@ -26,6 +27,7 @@ __all__ = [
     "TipXClassifier",
     "Transport",
     "TransportClassifier",
+    "TwoHeadedClassifier",
     "class_logs",
     "divergence_votes",
     "divergences",

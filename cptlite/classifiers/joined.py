@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cptlite.classifiers.base import ALL, Classifier
 from cptlite.classifiers.linear import LinearClassifier
+from cptlite.classifiers.two_headed import TwoHeadedClassifier
 
 __all__ = ["JoinedClassifier", "join_classifiers"]
 
@@ -76,9 +77,12 @@ def join_classifiers(parts: Sequence[Classifier], sizes: Sequence[int]) -> Class
     Returns
     -------
     Classifier
-        A linear one where all are.
+        A linear or two-headed one where all are.
     """
     linear = [part for part in parts if isinstance(part, LinearClassifier)]
     if len(linear) == len(parts):
         return LinearClassifier.join(linear)
+    two_headed = [part for part in parts if isinstance(part, TwoHeadedClassifier)]
+    if len(two_headed) == len(parts):
+        return TwoHeadedClassifier.join(two_headed)
     return JoinedClassifier(parts=tuple(parts), sizes=tuple(sizes))

@@ -33,6 +33,7 @@ from cptlite.classifiers.stored import BackboneFacts, StoredClassifier
 from cptlite.classifiers.tip import TipClassifier
 from cptlite.classifiers.tip_x import TipXClassifier
 from cptlite.classifiers.transport import TransportClassifier
+from cptlite.classifiers.two_headed import TwoHeadedClassifier
 from cptlite.datasets.types import METRICS, Task
 from cptlite.environment import find_device
 from cptlite.errors import DataError, UsageError
@@ -59,6 +60,7 @@ KINDS: dict[str, type[TensorClassifier]] = {
     "transport": TransportClassifier,
     "tip-x": TipXClassifier,
     "ape": APEClassifier,
+    "two-headed": TwoHeadedClassifier,
 }
 
 

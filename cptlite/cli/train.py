@@ -289,10 +289,11 @@ def _configure(
 ) -> list[RunConfig]:
     """Complete each method's flags with what is cached."""
     from cptlite.datasets import load_catalog
+    from cptlite.runs.sources import pinned
 
     cached = usable_caches(folder)
     chosen = choose_backbone(cached, backbone, folder.path)
     catalog = load_catalog()
     names = choose_datasets(cached[chosen], words, catalog, chosen)
     place = {"suite": suite or choose_suite(names, catalog), "datasets": names, "backbone": chosen}
-    return [resolve_config({**given, **place, "method": method}) for method, given in shared.items()]
+    return [pinned(resolve_config({**given, **place, "method": method})) for method, given in shared.items()]

@@ -28,7 +28,7 @@ __all__ = ["REPEATED", "TrainCommand", "whole_numbers", "with_training_options"]
 
 RECIPE = "Recipe (of methods that learn by gradient steps)"
 SEVERAL = "Options of several methods"
-RUN_PANELS = dict.fromkeys(("separate", "classes", "held_out_tasks", "shots", "seed"), WHAT)
+RUN_PANELS = dict.fromkeys(("separate", "classes", "held_out_tasks", "shots", "label_noise", "seed"), WHAT)
 GENERAL = {each.name: each for kind in (RunConfig, Recipe) for each in options_of(kind)}
 """Options of run and recipe, with the defaults that hold for most methods."""
 REPEATED = ("shots", "seed")

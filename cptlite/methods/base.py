@@ -6,6 +6,7 @@ N rows, V views, M patches of an image, C contexts, L context tokens, W text wid
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ __all__ = [
     "PromptMethod",
     "count_tokens",
     "new_context",
+    "new_linear",
 ]
 
 
@@ -163,6 +165,11 @@ class PromptMethod(ABC):
         """
         return {}
 
+    @property
+    def rate_factors(self) -> dict[str, float]:
+        """Learning rate of a learnable over the recipe's, by name; 1 of those that are not named."""
+        return {}
+
     @abstractmethod
     def start(self, generator: torch.Generator) -> dict[str, nn.Parameter]:
         """Draw where one run starts: its learnables by name, without the axis R.
@@ -212,6 +219,17 @@ class PromptMethod(ABC):
         """
         return cross_entropy(self.score(learnables, batch))
 
+    def mark_rows(self, learnables: Mapping[str, Tensor], rows: FewShotRows) -> Tensor | None:
+        """Note something of every training row of one run, whose learnables have no axis R, as an epoch begins.
+
+        Returns
+        -------
+        Tensor of shape (N,), bool, or None
+            For `Batch.marks`; rows that are marked come first in the epoch, then the others, both in the order drawn.
+            None of a method that has nothing to note.
+        """
+        return None
+
     def gradients(self, learnables: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of each run, (R,), detached, and by name the gradient (R, ...) of each learnable that has one.
 
@@ -241,3 +259,12 @@ def new_context(shape: Sequence[int], words: str, text: TextEncoder, generator: 
     else:
         start = torch.randn(count, length, width, generator=generator) * 0.02
     return nn.Parameter(start.to(text.tower.device))
+
+
+def new_linear(shape: tuple[int, int], generator: torch.Generator, device: torch.device) -> dict[str, nn.Parameter]:
+    """Learnable ``weight`` (out, in) and ``bias`` (out,), as `nn.Linear` draws them."""
+    weight, bias = torch.empty(shape), torch.empty(shape[0])
+    nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+    bound = 1 / math.sqrt(shape[1])
+    drawn = {"weight": weight, "bias": bias.uniform_(-bound, bound, generator=generator)}
+    return {name: nn.Parameter(value.to(device)) for name, value in drawn.items()}

@@ -34,12 +34,15 @@ class Batch:
         is K, class k stands at k or is left out.
     task_rows : tuple of int, optional
         Rows of each task, where they stand task by task; a batch of some of the classes has none.
+    marks : Tensor of shape (R, B), bool, optional
+        What the method noted of each row at the beginning of the epoch; see `PromptMethod.mark_rows`.
     """
 
     images: Tensor
     labels: Tensor
     classes: Tensor | None = None
     task_rows: tuple[int, ...] | None = None
+    marks: Tensor | None = None
 
     @classmethod
     def join(cls, batches: Sequence[Batch]) -> Batch:
@@ -47,17 +50,26 @@ class Batch:
         first = batches[0]
         assert all(batch.task_rows == first.task_rows for batch in batches)
         classes = [batch.classes for batch in batches if batch.classes is not None]
+        marks = [batch.marks for batch in batches if batch.marks is not None]
         return cls(
             images=torch.cat([batch.images for batch in batches]),
             labels=torch.cat([batch.labels for batch in batches]),
             classes=torch.cat(classes) if classes else None,
             task_rows=first.task_rows,
+            marks=torch.cat(marks) if marks else None,
         )
 
     @property
     def tensors(self) -> list[Tensor]:
         """All tensors, in a fixed order."""
-        return [self.images, self.labels, *([] if self.classes is None else [self.classes])]
+        return [self.images, self.labels, *(each for each in (self.classes, self.marks) if each is not None)]
+
+    @property
+    def places(self) -> Tensor:
+        """Place of each label among the classes that are scored: Tensor of shape (R, B), int64."""
+        if self.classes is None:
+            return self.labels
+        return (self.classes[:, None] == self.labels[..., None]).int().argmax(dim=-1)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """Put what a function makes of each tensor in its place."""
@@ -66,6 +78,7 @@ class Batch:
             labels=function(self.labels),
             classes=None if self.classes is None else function(self.classes),
             task_rows=self.task_rows,
+            marks=None if self.marks is None else function(self.marks),
         )
 
     def blank(self) -> Batch:
@@ -99,8 +112,7 @@ class Batch:
         if self.classes is None:
             return Part(rows=slice(None), classes=slice(None), labels=self.labels, mask=own != class_tasks)
         tasks = class_tasks[self.classes.clamp(min=0)].masked_fill(self.classes < 0, -1)  # (R, Q)
-        places = (self.classes[:, None] == self.labels[..., None]).int().argmax(dim=-1)  # (R, B)
-        return Part(rows=slice(None), classes=slice(None), labels=places, mask=own != tasks[:, None])
+        return Part(rows=slice(None), classes=slice(None), labels=self.places, mask=own != tasks[:, None])
 
 
 @dataclass(frozen=True, kw_only=True)

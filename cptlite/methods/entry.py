@@ -45,6 +45,9 @@ class MethodEntry:
         their names; ``everything``, tasks it never saw too.
     scopes : mapping of str to str
         The same by variant, where they differ.
+    starts_from : str
+        Method whose learned context it starts at: that of the run that its option ``source`` names, or else learned
+        first on the same rows.
     needs_rows : bool
         Whether it looks at training rows at all.
     needs_patches : bool
@@ -54,7 +57,7 @@ class MethodEntry:
     parameters : str
         How many numbers it learns by default: products of axes, added up. T tasks, K classes of all tasks, N training
         rows, L context tokens of a class prompt, M of a task prompt, P prompts of a class, Q channels kept, W text
-        width, D joint dimension, H hidden units.
+        width, D joint dimension, H hidden units, G of TCP's meta net.
     source : str
         Paper it comes from.
     sees : tuple of str
@@ -75,6 +78,7 @@ class MethodEntry:
     multi_task: bool = False
     scope: str = "class"
     scopes: Mapping[str, str] = field(default_factory=dict)
+    starts_from: str = ""
     needs_rows: bool = True
     needs_patches: bool = False
     cached: str = ""

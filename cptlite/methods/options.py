@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 from cptlite.errors import UsageError
 from cptlite.options import Options, option
 
-__all__ = ["MethodOptions", "PromptOptions", "TemplateOptions"]
+__all__ = ["MethodOptions", "PinnedRun", "PromptOptions", "TemplateOptions"]
 
 # 75 of CLIP's 77 positions: one starts a prompt, one ends it.
 
@@ -21,6 +23,31 @@ class MethodOptions(Options):
     def released_steps(self) -> int:
         """Optimizer steps that its released trainer takes along a batch's gradient."""
         return 1
+
+    def pinned(self) -> Self:
+        """Say beside each file that an option names what is in it, so that another content is another configuration."""
+        return self
+
+
+@dataclass(frozen=True)
+class PinnedRun:
+    """A finished run as an option names it once that is pinned: ``FOLDER@`` and 16 hex digits.
+
+    Attributes
+    ----------
+    folder : Path
+    digest : str
+        The first digits of the SHA-256 of what it learned.
+    """
+
+    folder: Path
+    digest: str
+
+    @classmethod
+    def read(cls, text: str) -> PinnedRun | None:
+        """Take a text apart; None where it is not pinned."""
+        found = re.fullmatch("(.+)@([0-9a-f]{16})", text, re.DOTALL)
+        return cls(Path(found[1]), found[2]) if found else None
 
 
 @dataclass(frozen=True, kw_only=True)

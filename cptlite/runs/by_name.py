@@ -20,11 +20,12 @@ from cptlite.classifiers import (
     TransportClassifier,
     join_classifiers,
 )
-from cptlite.config import RunConfig, methods_for
+from cptlite.config import RunConfig
 from cptlite.datasets.specs import DEFAULT_TEMPLATE
 from cptlite.datasets.types import Task
 from cptlite.errors import UsageError
 from cptlite.methods.base import Problem
+from cptlite.methods.table import methods_for
 from cptlite.runs.load import FinishedRun
 from cptlite.runs.matching import find_task, same_names
 from cptlite.runs.prompts import load_prompts, naming_lost_prompts

@@ -28,6 +28,7 @@ from cptlite.methods.table import METHODS
 from cptlite.runs.load import FinishedRun
 from cptlite.runs.prompts import load_prompts, naming_lost_prompts
 from cptlite.runs.seen import seen_sizes, seen_tasks
+from cptlite.runs.sources import read_source, start_from
 from cptlite.text.encoder import TextEncoder
 
 __all__ = [
@@ -165,7 +166,9 @@ def _contexts_of(
     """Contexts of one training on some tasks, and of the tasks that it is scored on."""
     config = run.config
     method = config.entry.method(learned, config.options)
-    start = {name: value.detach() for name, value in method.start(_seeded(config.seed)).items()}
+    start = method.start(_seeded(config.seed))
+    if config.entry.starts_from:
+        start_from(start, read_source(config, run.folder), config)
     with naming_lost_prompts(run.folder):
         now = {name: stored[name].to(value).view_as(value) for name, value in start.items()}
     for name, owner in method.context_owners.items():

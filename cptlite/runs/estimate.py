@@ -19,8 +19,9 @@ from cptlite.config import RunConfig
 from cptlite.methods.base import Problem
 from cptlite.methods.batches import Batch
 from cptlite.runs.execute import new_problems
-from cptlite.runs.learn import naming_memory
+from cptlite.runs.guards import naming_memory
 from cptlite.runs.rows import check_caches, check_text, count_images
+from cptlite.runs.sources import learns_source
 from cptlite.shots import mean_shots
 from cptlite.training.recipe import FULL, RECIPES, Recipe
 
@@ -117,10 +118,15 @@ def _steps(config: RunConfig, recipe: Recipe, problem: Problem, rows: Sequence[n
     """Count the steps of a run on so many rows of each class (C,) of T tasks, in steps of what is timed."""
     parts = rows if config.separate else [np.concatenate(rows)]
     steps = [recipe.at(mean_shots(part, config.shots)).steps_on(int(part.sum())) for part in parts]
+    first = 0.0
+    if learns_source(config):  # of all tasks' prompts, where those of the largest are timed
+        every = np.concatenate(rows)
+        first = recipe.at(mean_shots(every, config.shots)).steps_on(int(every.sum()))
+        first *= sum(problem.task_sizes) / max(problem.task_sizes) if config.separate else 1
     if not config.separate:
-        return steps[0]
+        return first + steps[0]
     shares = [size / max(problem.task_sizes) for size in problem.task_sizes]
-    return sum(count * share for count, share in zip(steps, shares, strict=True))
+    return first + sum(count * share for count, share in zip(steps, shares, strict=True))
 
 
 def _time_step(config: RunConfig, problem: Problem, backbone: Backbone, rows: int, patches: int) -> float:

@@ -36,10 +36,12 @@ from cptlite.runs.files import (
     writing_run,
 )
 from cptlite.runs.folders import run_folder
+from cptlite.runs.label_noise import flip_labels
 from cptlite.runs.learn import OnEpoch, OnStep, Run, learn_runs, learned_files
 from cptlite.runs.predictions import pack_predictions, suite_scores
 from cptlite.runs.rows import check_caches, check_text, no_rows, short_rows
 from cptlite.runs.seen import seen_sizes, seen_tasks
+from cptlite.runs.sources import check_source
 from cptlite.runs.support import draw_rows, support_fingerprints
 from cptlite.shots import say_shots
 from cptlite.text.encoder import TextEncoder
@@ -109,6 +111,7 @@ def execute_runs(
     pending = [config for config, found in results.items() if found is None]
     if pending:
         check_text(pending[0], backbone)
+        check_source(pending[0], backbone)
         check_caches(caches, pending)
         check_test_rows(caches, seen_sizes(pending[0], [task for cache in caches for task in cache.tasks]))
     with ExitStack() as held:
@@ -152,6 +155,7 @@ def learn_in_memory(
         Rows are short: what `short_rows` says.
     """
     check_text(config, backbone)
+    check_source(config, backbone)
     check_caches(caches, [config])
     for name, lines in short_rows(caches, [config]).items():
         for line in lines:
@@ -185,6 +189,10 @@ def _begin(config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache]
     device, entry = backbone.device, config.entry
     if entry.needs_rows:
         train, val = draw_rows(config, caches, device)
+        if config.label_noise:
+            tasks = [task for cache in caches for task in cache.tasks]
+            seen = seen_tasks(tasks, seen_sizes(config, tasks))
+            train = flip_labels(train, seen, share=config.label_noise, seed=config.seed)
     else:
         train = val = no_rows(backbone.embed_dim, device)
     if folder:

@@ -39,12 +39,13 @@ FORMULAS = {
     True: "scale * unit_features @ weights.T + bias, where unit_features are image features divided by their length",
     False: "scale * features @ weights.T + bias",
 }
-VOTING = ("tip", "tip-x", "ape")
+IN_GRAPHS = ("tip", "tip-x", "ape", "two-headed")
 WHAT_IT_IS = {
     "tip": "cosines with class weights plus votes of the training rows",
     "ape": "cosines with class weights plus weighted votes of the training rows in some channels",
     "tip-x": "cosines with class weights, votes of the training rows and divergences from theirs",
     "image-conditioned": "a net that makes prompts, and with the text encoder class weights, anew for each image",
+    "two-headed": "cosines with class weights plus a linear layer on raw features",
     "transport": "several prompts a class, matched with an image's patch features by optimal transport",
 }
 
@@ -170,7 +171,7 @@ def _fitting(classifier: Classifier, format: str) -> Classifier:
 def _refuse(kind: str, format: str, _: BackboneFacts | None = None) -> NoReturn:
     """Say what a classifier is that a format does not hold, and what to use."""
     instead = "use it through cptlite.load_run(RUN), or train coop-ca or kgcoop, whose class weights are fixed"
-    if kind in VOTING:
+    if kind in IN_GRAPHS:
         instead = "give --format onnx and a name that ends in .onnx, which holds it whole"
     raise UsageError(
         f"wanted a classifier that is linear in the image feature, got one of kind {kind!r} ({WHAT_IT_IS[kind]}), "

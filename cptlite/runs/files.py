@@ -3,7 +3,7 @@
 ``config.json`` is written first and ``results.json`` last, so a directory without results is unfinished and gone on
 with; one with results is returned as it is when it was made by the same configuration and refused when not. Between
 them comes ``prompts.safetensors``, where a training is done. Tasks that are learned separately have folders of their
-own in ``tasks``, with log, checkpoint and prompts.
+own in ``tasks``, with log, checkpoint and prompts; what a run learned first, to start from, has one in ``source``.
 
 Damage is seen: each file carries a digest of itself, or ``results.json`` has it. Those of earlier versions have none.
 """
@@ -30,6 +30,7 @@ from cptlite.training.checkpoint import CHECKPOINT, LOG
 __all__ = [
     "CLASSIFIER",
     "PROMPTS",
+    "SOURCE",
     "check_files",
     "complete_config",
     "finished_results",
@@ -46,6 +47,7 @@ __all__ = [
 
 CLASSIFIER, PROMPTS, PREDICTIONS = "classifier.safetensors", "prompts.safetensors", "predictions.csv"
 RESULTS, CONFIG, LOCK = "results.json", "config.json", ".run.lock"
+SOURCE = "source"
 DIGESTED = (CONFIG, CLASSIFIER, PROMPTS, PREDICTIONS, LOG)
 
 
@@ -162,9 +164,9 @@ def tidy_finished(folder: Path) -> None:
 
 
 def _find(folder: Path, *names: str) -> Iterator[Path]:
-    """Files of some names, or patterns, in a run's folder and in those of its tasks."""
+    """Files of some names, or patterns, in a run's folder and in those of its tasks and of its source."""
     for name in names:
-        yield from (*folder.glob(name), *folder.glob(f"tasks/*/{name}"))
+        yield from (*folder.glob(name), *folder.glob(f"tasks/*/{name}"), *folder.glob(f"{SOURCE}/{name}"))
 
 
 def remove_checkpoints(folder: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -19,13 +20,14 @@ from cptlite.backbones import TextTower
 from cptlite.cache import FeatureCache
 from cptlite.config import RunConfig
 from cptlite.errors import CptliteError
-from cptlite.methods.base import Learned
+from cptlite.methods.base import Learned, Problem
 
 __all__ = [
     "check_features",
     "check_learned",
     "check_scores",
     "check_text_tower",
+    "naming_memory",
     "sound_features",
     "sound_scores",
 ]
@@ -163,3 +165,17 @@ def _numbers(learned: Learned) -> Iterator[tuple[str, Tensor]]:
 
 def _row(wrong: Tensor) -> int:
     return int(wrong.nonzero()[0, 0]) if wrong.dim() else 0
+
+
+@contextmanager
+def naming_memory(problem: Problem, config: RunConfig, runs: int) -> Iterator[None]:
+    """Turn the error of memory that ran out into one that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:  # PyTorch has a class of its own for the GPU's memory only
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise CptliteError(
+            f"ran out of memory on {problem.text.tower.device} with --text-memory {config.text_memory:g} (GiB) for "
+            f"{len(problem.class_names)} classes and {runs} run(s) at a time: give a smaller --text-memory"
+        ) from None

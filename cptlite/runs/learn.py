@@ -9,29 +9,29 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cptlite.classifiers import join_classifiers
 from cptlite.config import RunConfig
-from cptlite.errors import CptliteError, DataError
+from cptlite.errors import DataError
 from cptlite.methods.base import FewShotRows, Learned, Problem, PromptMethod
-from cptlite.runs.files import PROMPTS
+from cptlite.runs.files import PROMPTS, SOURCE
 from cptlite.runs.folders import task_folder
-from cptlite.runs.guards import check_learned, check_text_tower
+from cptlite.runs.guards import check_learned, check_text_tower, naming_memory
 from cptlite.runs.prompts import read_prompts, write_prompts
+from cptlite.runs.sources import first_config, given_source, learns_source, read_source, start_from
 from cptlite.shots import mean_shots
 from cptlite.training.checkpoint import LOG, check_log
 from cptlite.training.loop import train
 from cptlite.training.recipe import Recipe
 from cptlite.training.state import TrainingState
 
-__all__ = ["OnEpoch", "OnStep", "Run", "learn_runs", "learned_files", "naming_memory"]
+__all__ = ["OnEpoch", "OnStep", "Run", "learn_runs", "learned_files"]
 
 OnEpoch = Callable[[float, float], None]
 OnStep = Callable[[int], None]
@@ -50,6 +50,10 @@ class Run:
         For its log, its checkpoint and, when it is done, its prompts.
     load_seconds : float
         That drawing and reading the rows took.
+    source : mapping of str to Tensor
+        What it starts from, where that is not drawn; see `MethodEntry.starts_from`.
+    source_seconds : float
+        That learning this first took.
     """
 
     config: RunConfig
@@ -57,6 +61,8 @@ class Run:
     val: FewShotRows
     folder: Path | None = None
     load_seconds: float = 0.0
+    source: Mapping[str, Tensor] = field(default_factory=dict)
+    source_seconds: float = 0.0
 
     @property
     def recipe(self) -> Recipe:
@@ -136,6 +142,10 @@ def learn_runs(
         return learned
     separately = config.separate and len(problem.tasks) > 1
     with naming_memory(problem, config, len(runs)):
+        if learns_source(config):
+            runs, on_epoch, on_step = _learn_sources(problem, runs, on_epoch, on_step)
+        elif given_source(config):
+            runs = [replace(run, source=read_source(config, None)) for run in runs]
         learned = (_learn_separately if separately else _learn_jointly)(problem, runs, on_epoch, target, on_step)
     for run, done in zip(runs, learned, strict=True):
         # What an attempt of the other kind left before it came to a checkpoint goes.
@@ -144,21 +154,7 @@ def learn_runs(
             write_prompts(run.folder, done.learnables)
         elif run.folder:
             shutil.rmtree(run.folder / "tasks", ignore_errors=True)
-    return learned
-
-
-@contextmanager
-def naming_memory(problem: Problem, config: RunConfig, runs: int) -> Iterator[None]:
-    """Turn the error of memory that ran out into one that says what to do."""
-    try:
-        yield
-    except RuntimeError as error:  # PyTorch has a class of its own for the GPU's memory only
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        raise CptliteError(
-            f"ran out of memory on {problem.text.tower.device} with --text-memory {config.text_memory:g} (GiB) for "
-            f"{len(problem.class_names)} classes and {runs} run(s) at a time: give a smaller --text-memory"
-        ) from None
+    return [replace(done, seconds=done.seconds + run.source_seconds) for run, done in zip(runs, learned, strict=True)]
 
 
 def learned_files(run: Run, learned: Learned) -> list[Path]:
@@ -167,7 +163,23 @@ def learned_files(run: Run, learned: Learned) -> list[Path]:
         return []
     tasks = sorted({name.rpartition("/")[0] for name in learned.learnables} - {""})
     folders = [task_folder(run.folder, task) for task in tasks] or [run.folder]
+    folders += [run.folder / SOURCE] if learns_source(run.config) else []
     return [run.folder / PROMPTS, *(folder / name for folder in folders for name in (LOG, PROMPTS))]
+
+
+def _learn_sources(
+    problem: Problem, runs: Sequence[Run], on_epoch: OnEpoch | None, on_step: OnStep | None
+) -> tuple[list[Run], OnEpoch | None, OnStep | None]:
+    """Learn what some runs start from, each in a folder of its own in the run's; the runs, and who is told of more."""
+    first = [replace(run, config=first_config(run.config), folder=run.folder and run.folder / SOURCE) for run in runs]
+    found = _learn_jointly(problem, first, on_epoch, problem, on_step)
+    epochs, steps = sum(run.recipe.epochs for run in first), sum(map(_num_steps, first))
+    later = [
+        replace(run, source=done.learnables, source_seconds=done.seconds) for run, done in zip(runs, found, strict=True)
+    ]
+    tell = (lambda done, loss: on_epoch(epochs + done, loss)) if on_epoch else None
+    count = (lambda done: on_step(steps + done)) if on_step else None
+    return later, tell, count
 
 
 def _learn_separately(
@@ -218,6 +230,9 @@ def _learn_jointly(
     config = runs[0].config
     method = config.entry.method(problem, config.options, len(runs))
     starts = [method.start(torch.Generator().manual_seed(run.config.seed)) for run in runs]
+    for run, learnables in zip(runs, starts, strict=True):
+        if run.source:
+            start_from(learnables, run.source, config)
     before = [read_prompts(run.folder, learnables) for run, learnables in zip(runs, starts, strict=True)]
     states = _begin(method, runs, starts, before, on_epoch)
     setup = (time.monotonic() - started) / len(runs)
@@ -278,6 +293,8 @@ def _begin(
             task_sizes=method.problem.task_sizes,
             folder=run.folder,
             on_epoch=count,
+            rate_factors=method.rate_factors,
+            mark_rows=method.mark_rows,
         )
         epochs_done[index] = states[index].epochs_done
     return states

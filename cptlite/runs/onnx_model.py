@@ -25,6 +25,7 @@ from cptlite.classifiers import (
     LinearClassifier,
     TipClassifier,
     TipXClassifier,
+    TwoHeadedClassifier,
     class_logs,
     exp32,
 )
@@ -106,11 +107,27 @@ class _TipX(_Tip):
         return super().forward(features) - self.gamma * (self.slope * apart + self.offset * self.counts)
 
 
+class _TwoHeaded(nn.Module):
+    """`TwoHeadedClassifier.scores` of all its classes: features (B, D) to (B, K)."""
+
+    def __init__(self, classifier: TwoHeadedClassifier) -> None:
+        super().__init__()
+        share = classifier.linear_share
+        self.weights = nn.Buffer((1 - share) * exp32(classifier.logit_scale) * classifier.weights)  # (K, D)
+        self.linear_weights = nn.Buffer(share * classifier.linear_weights)  # (K, D)
+        self.bias = nn.Buffer(share * classifier.bias)  # (K,)
+
+    def forward(self, features: Tensor) -> Tensor:
+        linear = features @ self.linear_weights.T + self.bias
+        return F.normalize(features, dim=-1) @ self.weights.T + linear
+
+
 HEADS: dict[type, type[nn.Module]] = {
     LinearClassifier: _Linear,
     TipClassifier: _Tip,
     TipXClassifier: _TipX,
     APEClassifier: _APE,
+    TwoHeadedClassifier: _TwoHeaded,
 }
 
 

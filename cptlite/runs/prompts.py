@@ -17,7 +17,7 @@ from cptlite.files import read_file, sha256_of, write_whole
 from cptlite.runs.files import PROMPTS
 from cptlite.training.checkpoint import read_log
 
-__all__ = ["load_prompts", "naming_lost_prompts", "read_prompts", "write_prompts"]
+__all__ = ["load_prompts", "naming_lost_prompts", "read_prompts", "unpack_prompts", "write_prompts"]
 
 NO_DIGEST = "0" * 64  # stands for the digest of a file while that is computed
 
@@ -66,9 +66,14 @@ def read_prompts(folder: Path | None, learnables: Mapping[str, Tensor]) -> float
 
 def load_prompts(folder: Path) -> dict[str, Tensor]:
     """Tensors of ``prompts.safetensors``, by name; any error says that it is damaged."""
+    return unpack_prompts(read_file(folder / PROMPTS))
+
+
+def unpack_prompts(content: bytes) -> dict[str, Tensor]:
+    """Tensors of the content of such a file; any error says that it is damaged."""
     from safetensors.torch import load
 
-    return load(_undamaged(read_file(folder / PROMPTS)))
+    return load(_undamaged(content))
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from cptlite.methods.entry import MethodEntry
 from cptlite.methods.table import METHODS
 from cptlite.runs.guards import check_features, sound_features
 from cptlite.runs.seen import seen_sizes
+from cptlite.runs.sources import learns_source
 from cptlite.shots import ALL_SHOTS, mean_shots
 from cptlite.splits import check_shots, few_shot_rows
 
@@ -108,6 +109,7 @@ def count_steps(caches: Sequence[FeatureCache], config: RunConfig) -> int:
         return 1
     counts = count_images(caches, config)
     parts = counts if config.separate else [np.concatenate(counts)]
+    parts = [np.concatenate(counts), *parts] if learns_source(config) else parts
     return sum(config.recipe.at(mean_shots(part, config.shots)).steps_on(int(part.sum())) for part in parts)
 
 

@@ -24,6 +24,7 @@ from cptlite.environment import usable_cores
 from cptlite.runs.execute import execute_runs
 from cptlite.runs.progress import FINISHED, STEPS, GroupCounter, OnProgress, counting
 from cptlite.runs.rows import count_steps
+from cptlite.runs.sources import pinned
 from cptlite.runs.workers import make_workers
 
 __all__ = ["count_run_steps", "grid", "group_runs", "opened_caches", "run_all", "run_group", "shared_backbone"]
@@ -39,7 +40,7 @@ def grid(
     shared = share_options(given, methods)
     ordered = product(sorted(shots, reverse=True), reversed(methods), seeds)
     return [
-        resolve_config({**shared[method], "method": method, "shots": number, "seed": seed})
+        pinned(resolve_config({**shared[method], "method": method, "shots": number, "seed": seed}))
         for number, method, seed in ordered
     ]
 

@@ -102,6 +102,13 @@ class TextEncoder:
         no_contexts = torch.zeros(1, 0, 0, self.tower.width, device=self.tower.device)
         return PromptEncoder(self, layout, runs=1)(no_contexts)[0]
 
+    @property
+    def most_rows(self) -> float:
+        """Token rows of one forward that memory has room for."""
+        tower = self.tower
+        bytes_per_row = KEPT_PER_LAYER * tower.width * len(tower.blocks) * tower.projection.element_size()
+        return self.memory * 2**30 / bytes_per_row
+
     def word_vectors(self, words: str) -> Tensor:
         """Token embeddings of some words, to start a context from: Tensor of shape (L, W), float32."""
         ids = self.tokenizer.encode(words.replace("_", " "))
@@ -143,8 +150,7 @@ class PromptEncoder:
         assert contexts.ndim == 4 and contexts.shape[1] * contexts.shape[2] == num_slots, (
             f"wanted contexts of shape (R, C, L, W) with C * L = {num_slots}, got {tuple(contexts.shape)}"
         )
-        if runs not in self._chunks:
-            self._chunks[runs] = self._prepare(runs)
+        self.plan_for(runs)
         chunks = self._chunks[runs]
         vectors = contexts.flatten(0, 2)  # (R * C * L, W)
         if len(chunks) == 1 or not torch.is_grad_enabled():
@@ -152,6 +158,11 @@ class PromptEncoder:
         else:
             features = [checkpoint(encode, vectors, use_reentrant=False, preserve_rng_state=False) for encode in chunks]
         return torch.cat(features).unflatten(0, (runs, -1))  # (R, P, D)
+
+    def plan_for(self, runs: int) -> None:
+        """Prepare for R runs, unless that is done."""
+        if runs not in self._chunks:
+            self._chunks[runs] = self._prepare(runs)
 
     def pick(self, contexts: Tensor, picks: Tensor, *, each: bool = False) -> Tensor:
         """Encode some of the prompts of R runs in one forward, or chunk by chunk where memory asks for it.
@@ -179,18 +190,11 @@ class PromptEncoder:
     @cached_property
     def picker(self) -> PromptPicker:
         """Plan for picking, made when it is first asked for."""
-        return PromptPicker(TEXT_PATHS[self.text.path], self.text.tower, self.layout, self._most_rows)
+        return PromptPicker(TEXT_PATHS[self.text.path], self.text.tower, self.layout, self.text.most_rows)
 
     def _prepare(self, runs: int) -> list[Callable[[Tensor], Tensor]]:
         """Prepare the prompts of R runs, in as many chunks as the memory bound asks for."""
         path, tower = TEXT_PATHS[self.text.path], self.text.tower
         layout = self.layout.repeat(runs)
-        parts = math.ceil(path.count_rows(tower, layout) / self._most_rows)
+        parts = math.ceil(path.count_rows(tower, layout) / self.text.most_rows)
         return [path.prepare(tower, part) for part in layout.split(max(1, parts))]
-
-    @property
-    def _most_rows(self) -> float:
-        """Token rows of one forward that memory has room for."""
-        tower = self.text.tower
-        bytes_per_row = KEPT_PER_LAYER * tower.width * len(tower.blocks) * tower.projection.element_size()
-        return self.text.memory * 2**30 / bytes_per_row

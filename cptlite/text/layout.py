@@ -82,6 +82,12 @@ class PromptLayout:
             num_slots=runs * self.num_slots,
         )
 
+    def apart(self) -> PromptLayout:
+        """Lay the same prompts out around a context each: slots of prompt p start at p * L."""
+        local = self.local_slots  # (P, S)
+        slots = np.where(local >= 0, local + np.arange(len(self))[:, None] * self.context_length, -1)
+        return replace(self, slots=slots, num_slots=len(self) * self.context_length)
+
     def split(self, parts: int) -> list[PromptLayout]:
         """Take consecutive prompts apart, into at most ``parts`` layouts of about equal size over the same slots."""
         bounds = np.linspace(0, len(self), min(parts, len(self)) + 1).astype(int)

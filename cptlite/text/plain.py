@@ -18,7 +18,7 @@ from cptlite.text.blocks import Groups
 from cptlite.text.layout import PromptLayout
 from cptlite.text.picked import PickedEncode
 
-__all__ = ["prepare_plain", "prepare_plain_picked"]
+__all__ = ["prepare_plain", "prepare_plain_parted", "prepare_plain_picked"]
 
 
 def prepare_plain(tower: TextTower, layout: PromptLayout) -> Callable[[Tensor], Tensor]:
@@ -33,6 +33,25 @@ def prepare_plain(tower: TextTower, layout: PromptLayout) -> Callable[[Tensor], 
 
     def encode(contexts: Tensor) -> Tensor:
         return _encode(tower, tokens, slots, eos_positions, contexts)
+
+    return encode
+
+
+def prepare_plain_parted(tower: TextTower, layout: PromptLayout, block: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Prepare one layout whose prompts part at a block; the slow twin of `prepare_fused_parted`."""
+    tokens, slots, eos_positions = _pad(tower, layout, layout.slots)
+    own = _pad(tower, layout, layout.apart().slots)[1]
+
+    def encode(contexts: Tensor, inserted: Tensor) -> Tensor:
+        x = _embed(tower, tokens, slots, contexts) + tower.positional_embedding.to(tower.dtype)
+        x = x.transpose(0, 1)  # (S, P, W)
+        for layer in tower.blocks[:block]:
+            x = layer(x)
+        x = _put(x.transpose(0, 1), own, inserted.flatten(0, 1).to(tower.dtype)).transpose(0, 1)
+        for layer in tower.blocks[block:]:
+            x = layer(x)
+        last = x.transpose(0, 1)[torch.arange(len(tokens), device=x.device), eos_positions]  # (P, W)
+        return (tower.final_norm(last) @ tower.projection).float()
 
     return encode
 
@@ -63,8 +82,15 @@ def _pad(tower: TextTower, layout: PromptLayout, slots: np.ndarray) -> tuple[Ten
 
 def _encode(tower: TextTower, tokens: Tensor, slots: Tensor, eos_positions: Tensor, contexts: Tensor) -> Tensor:
     """From flattened contexts (C * L, W) to raw features (P, D), float32."""
-    x = tower.token_embedding[tokens].to(tower.dtype)  # (P, S, W)
-    if len(contexts):
-        vectors = contexts.to(tower.dtype)[slots.clamp(min=0)]  # (P, S, W)
-        x = torch.where((slots >= 0)[..., None], vectors, x)
-    return tower.encode_embedded(x, tokens, eos_positions).float()
+    return tower.encode_embedded(_embed(tower, tokens, slots, contexts), tokens, eos_positions).float()
+
+
+def _embed(tower: TextTower, tokens: Tensor, slots: Tensor, contexts: Tensor) -> Tensor:
+    """Tokens (P, S) and flattened contexts (C * L, W), embedded but for their positions: (P, S, W)."""
+    x = tower.token_embedding[tokens].to(tower.dtype)
+    return _put(x, slots, contexts.to(tower.dtype)) if len(contexts) else x
+
+
+def _put(x: Tensor, slots: Tensor, vectors: Tensor) -> Tensor:
+    """Put vectors, by slots (P, S), in the place of what stands there in x (P, S, W)."""
+    return torch.where((slots >= 0)[..., None], vectors[slots.clamp(min=0)], x)

@@ -41,7 +41,7 @@ from torch import Tensor
 from cptlite.text.blocks import Blocks, Ends, Groups
 from cptlite.text.layout import PromptLayout
 
-__all__ = ["TextPlan", "count_rows", "plan_rows"]
+__all__ = ["TextPlan", "count_rows", "find_rows", "plan_rows"]
 
 BLOCK_SIZE = 32  # cells: more make attention dearer, fewer make more calls of it; measured
 MAX_PADDING = 0.01  # of the rows: more would leave fewer groups, and make the linear layers dearer
@@ -60,6 +60,8 @@ class TextPlan(Blocks):
         Rows that are the EOS of some prompt, each once, in order.
     eos_of_prompt : Tensor of shape (P,), int64
         Which of these is each prompt's.
+    places : Tensor of shape (U,), int64
+        Where in (P, S) each row stands for the first time; -1 of padding.
     groups : tuple of (int, int)
     seen : tuple of Tensor of shape (n, k), int64
         As of `Blocks`.
@@ -71,6 +73,7 @@ class TextPlan(Blocks):
     slots: Tensor
     positions: Tensor
     eos_of_prompt: Tensor
+    places: Tensor
 
     def to(self, device: torch.device) -> TextPlan:
         """Return the plan with its tensors on a device."""
@@ -137,6 +140,7 @@ def plan_rows(layout: PromptLayout, *, block_size: int = BLOCK_SIZE) -> TextPlan
         "slots": np.where(padding, -1, layout.slots.reshape(-1)[places]),
         "positions": np.where(padding, 0, places % nodes.shape[1]),
         "eos_of_prompt": eos_of_prompt,
+        "places": places,
     }
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     each, each_start = iter(blocks), iter(starts.tolist())
@@ -157,6 +161,16 @@ def count_rows(layout: PromptLayout) -> int:
     nodes = _trie_nodes(layout)[:, before:]
     owned = (nodes + owners[:, None] * (nodes.max() + 1))[nodes > 0]  # a name that comes first has a node for all
     return len(np.unique(owners)) * before + len(np.unique(owned))
+
+
+def find_rows(layout: PromptLayout, plan: TextPlan) -> Tensor:
+    """Find the row of a layout's plan at each position of each prompt: (P, S), int64; after EOS it means nothing."""
+    nodes, owners, places = _trie_nodes(layout), layout.owners[:, None], plan.places.cpu().numpy()
+    keys = nodes + owners * (nodes.max() + 1)  # (P, S): a node around a context
+    real = np.flatnonzero(places >= 0)
+    found = keys.reshape(-1)[places[real]]  # of each row
+    order = found.argsort()
+    return torch.from_numpy(real[order][np.searchsorted(found[order], keys)])
 
 
 def _trie_nodes(layout: PromptLayout) -> np.ndarray:

@@ -22,13 +22,22 @@ from cptlite.backbones.linear import attend
 from cptlite.text.blocks import Blocks
 from cptlite.text.layers import Layer, add_mlp, freeze_layers, norm
 
-__all__ = ["ask", "attend_rows", "run_rows"]
+__all__ = ["Ask", "ask", "attend_rows", "run_first", "run_rows"]
 
 Ask = Callable[[Tensor, Layer], tuple[Tensor, Tensor]]
 
 
-def run_rows(tower: TextTower, x: Tensor, blocks: Blocks, ask_first: Ask | None = None) -> Tensor:
-    """Run embedded rows through the tower.
+def run_first(tower: TextTower, x: Tensor, blocks: Blocks, ask_first: Ask, *, stop: int) -> Tensor:
+    """Run embedded rows (U, W) through the tower's layers before one that is not its first; see `run_rows`."""
+    first, *others = freeze_layers(tower)[:stop]
+    x = _run_layer(x, first, blocks, ask_first)
+    for layer in others:
+        x = _run_layer(x, layer, blocks, ask)
+    return x
+
+
+def run_rows(tower: TextTower, x: Tensor, blocks: Blocks, ask_first: Ask | None = None, *, start: int = 0) -> Tensor:
+    """Run embedded rows through the tower, or what its first layers made of them through the others.
 
     Parameters
     ----------
@@ -37,22 +46,28 @@ def run_rows(tower: TextTower, x: Tensor, blocks: Blocks, ask_first: Ask | None 
     blocks : Blocks
     ask_first : callable, optional
         From the rows and the first layer to its queries (U, W), and keys and values (U, 2W).
+    start : int
+        Layer that comes first.
 
     Returns
     -------
     Tensor of shape (E, D), float32
         Raw features of the rows that are read.
     """
-    *layers, last = freeze_layers(tower)
+    *layers, last = freeze_layers(tower)[start:]
     for layer in layers:
-        x = x + layer.out(attend_rows(*(ask_first or ask)(x, layer), blocks, layer.num_heads))
-        x = add_mlp(x, layer)
+        x = _run_layer(x, layer, blocks, ask_first or ask)
         ask_first = None
     normed, ends = norm(x, last.attn_norm), blocks.ends
     mixed = _attend_ends(last.q(normed.index_select(0, ends.rows)), last.kv(normed), blocks, last.num_heads)  # (E, W)
     x = x.index_select(0, ends.rows) + last.out(mixed)
     x = add_mlp(x, last)
     return (tower.final_norm(x) @ tower.projection).float()
+
+
+def _run_layer(x: Tensor, layer: Layer, blocks: Blocks, asking: Ask) -> Tensor:
+    x = x + layer.out(attend_rows(*asking(x, layer), blocks, layer.num_heads))
+    return add_mlp(x, layer)
 
 
 def ask(x: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Options):
-    """How the learnables are stepped; momentum is AdamW's first beta too."""
+    """How the learnables are stepped; momentum is Adam's first beta too."""
 
     recipe: str = option(
         PAPER,
@@ -53,10 +53,13 @@ class Recipe(Options):
     epochs: int = option(50, "Passes over the joint training set.", least=1)
     epochs_per_shot: float = option(0.0, "Epochs a shot, up to the number of epochs; 0 for that number.", least=0)
     batch_size: int = option(32, "Images per step; 0 for all.", least=0)
-    optimizer: str = option("sgd", "Takes the steps.", choices=("sgd", "adamw"))
+    optimizer: str = option(
+        "sgd", "Takes the steps; to adam weight decay is a part of the gradient.", choices=("sgd", "adamw", "adam")
+    )
     lr: float = option(0.002, "Learning rate at its height.", above=0)
     lr_shots: float = option(0.0, "Shots for that rate; fewer take their share of it; 0 for any number.", least=0)
-    momentum: float = option(0.9, "Of SGD; AdamW's first beta.", least=0)
+    momentum: float = option(0.9, "Of SGD; Adam's first beta.", least=0)
+    adam_eps: float = option(1e-8, "Added by adamw and adam to what they divide by.", above=0)
     weight_decay: float = option(5e-4, "Of the optimizer.", least=0)
     warmup_epochs: int = option(1, "Epochs at the warm-up rate before the cosine.", least=0)
     warmup_lr: float = option(1e-5, "Learning rate of the warm-up.", least=0)
@@ -69,8 +72,10 @@ class Recipe(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.optimizer == "adamw" and self.momentum >= 1:
-            raise UsageError(f"momentum must be below 1 with adamw, whose first beta it is, got {self.momentum}")
+        if self.optimizer != "sgd" and self.momentum >= 1:
+            raise UsageError(
+                f"momentum must be below 1 with {self.optimizer}, whose first beta it is, got {self.momentum}"
+            )
 
     def batch_of(self, count: int) -> int:
         """Rows of a batch where there are ``count``."""

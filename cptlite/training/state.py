@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ from cptlite.training.checkpoint import resume, save_checkpoint, write_log
 from cptlite.training.recipe import Recipe
 from cptlite.training.sampling import ClassSampler
 
-__all__ = ["TrainingState"]
+__all__ = ["TrainingState", "new_optimizer"]
 
 CHECKPOINT_SECONDS = 10.0
 READ_SECONDS = 1.0  # between looks at the losses, on a device that a look waits for
 AT_ONCE = ("cpu",)  # devices on which a loss is there as soon as its step is taken
+MarkRows = Callable[[Mapping[str, Tensor], FewShotRows], Tensor | None]
 
 
 @dataclass(kw_only=True)
@@ -61,6 +62,9 @@ class TrainingState:
     on_epoch : callable, optional
         Called with the number of epochs done and the epoch's mean loss. A GPU would have to be waited for after each:
         there it is told of several at a time, every second and at the end; log and checkpoint come as late.
+    rate_factors : mapping of str to float, optional
+    mark_rows : callable, optional
+        As of `PromptMethod`.
 
     Attributes
     ----------
@@ -90,11 +94,13 @@ class TrainingState:
         task_sizes: Sequence[int],
         folder: Path | None = None,
         on_epoch: Callable[[int, float], None] | None = None,
+        rate_factors: Mapping[str, float] | None = None,
+        mark_rows: MarkRows | None = None,
     ) -> None:
         self.learnables, self.rows, self.recipe = learnables, rows, recipe
-        self.folder, self.on_epoch = folder, on_epoch
+        self.folder, self.on_epoch, self.mark_rows = folder, on_epoch, mark_rows
         assert recipe == recipe.at(1)  # it is that of a number of shots
-        self.optimizer = _new_optimizer(recipe, learnables.values())
+        self.optimizer = new_optimizer(recipe, learnables, rate_factors or {})
         self.generator = torch.Generator().manual_seed(seed)
         self.epochs_done = self.steps_done = 0
         self.seconds = 0.0
@@ -143,6 +149,7 @@ class TrainingState:
             labels=labels[None],
             classes=self._sampler.draw(labels, self.generator)[None] if self._sampler else None,
             task_rows=self.task_rows,
+            marks=None if self._marks is None else self._marks[picked][None],
         )
 
     def step(self, gradients: Mapping[str, Tensor], loss: Tensor, *, num_runs: int = 1) -> None:
@@ -181,7 +188,7 @@ class TrainingState:
         self.epochs_done, self.steps_done, self.seconds = (progress[name] for name in ("epoch", "step", "seconds"))
 
     def _begin_epoch(self) -> None:
-        """Draw the order of the rows and the view of each; set the learning rate."""
+        """Draw the order of the rows and the view of each; set the learning rate; mark rows."""
         count, num_views = self.rows.features.shape[:2]
         device, generator = self.rows.features.device, self.generator
         self._order = torch.randperm(count, generator=generator).to(device, non_blocking=True)
@@ -189,8 +196,11 @@ class TrainingState:
         if num_views > 1:
             self._views = torch.randint(1, num_views, (count,), generator=generator).to(device, non_blocking=True)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate(self.epochs_done)
+            group["lr"] = self.recipe.learning_rate(self.epochs_done) * group.get("rate_factor", 1.0)
         self._started = time.monotonic()
+        self._marks = self.mark_rows(self.learnables, self.rows) if self.mark_rows else None  # (N,)
+        if self._marks is not None:
+            self._order = self._order[(~self._marks[self._order]).int().argsort(stable=True)]
 
     def _end_epoch(self, num_runs: int) -> None:
         """Count the epoch; where that is due, read losses, log them and keep a checkpoint now and then."""
@@ -257,10 +267,16 @@ def _order_by_task(labels: Tensor, task_sizes: Sequence[int]) -> tuple[tuple[int
     return tuple(counts), tasks.argsort(stable=True).to(labels.device)
 
 
-def _new_optimizer(recipe: Recipe, learnables: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Make a run's optimiser, which passes over learnables that have no gradient."""
-    if recipe.optimizer == "adamw":
-        betas = (recipe.momentum, 0.999)
-        return torch.optim.AdamW(learnables, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
-    assert recipe.optimizer == "sgd"
-    return torch.optim.SGD(learnables, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+def new_optimizer(
+    recipe: Recipe, learnables: Mapping[str, nn.Parameter], factors: Mapping[str, float]
+) -> torch.optim.Optimizer:
+    """Make a run's optimiser, which passes over learnables that have no gradient; a group for each rate."""
+    groups: list[dict[str, Any]] = [{"params": [value for name, value in learnables.items() if name not in factors]}]
+    for factor in dict.fromkeys(factors.values()):
+        own = [value for name, value in learnables.items() if factors.get(name) == factor]
+        groups.append({"params": own, "rate_factor": factor})
+    if recipe.optimizer != "sgd":
+        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimizer]
+        how = {"betas": (recipe.momentum, 0.999), "eps": recipe.adam_eps, "weight_decay": recipe.weight_decay}
+        return kind(groups, lr=recipe.lr, **how)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)

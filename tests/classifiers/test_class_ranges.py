@@ -6,7 +6,7 @@ import pytest
 import torch
 from classifier_cases import CASES, NAMES, draw_features, make_classifier
 
-from cptlite.classifiers import ALL, LinearClassifier, TipClassifier, votes
+from cptlite.classifiers import ALL, LinearClassifier, TipClassifier, TwoHeadedClassifier, votes
 
 RANGES = [slice(start, stop) for start in range(len(NAMES)) for stop in range(start + 1, len(NAMES) + 1)]
 
@@ -38,10 +38,10 @@ def test_votes_by_a_loop() -> None:
     torch.testing.assert_close(votes(affinity, labels, 2.5, 4), wanted)
 
 
-@pytest.mark.parametrize("kind", [LinearClassifier, TipClassifier])
-def test_parts_join_to_one_of_all_their_classes(kind: type[LinearClassifier] | type[TipClassifier]) -> None:
-    case = "linear" if kind is LinearClassifier else "tip"
+@pytest.mark.parametrize("kind", [LinearClassifier, TipClassifier, TwoHeadedClassifier])
+def test_parts_join_to_one_of_all_their_classes(kind: type) -> None:
+    case = kind.kind
     parts = [make_classifier(case) for _ in range(3)]
-    joined, features = kind.join(parts), draw_features(case)  # type: ignore[arg-type]
+    joined, features = kind.join(parts), draw_features(case)
     wanted = torch.cat([part.scores(features) for part in parts], dim=-1)
     torch.testing.assert_close(joined.scores(features), wanted, rtol=1e-5, atol=1e-4)

@@ -378,9 +378,9 @@ def test_help_shows_every_option_of_every_method_in_its_panel() -> None:
 def test_help_says_the_usual_default_and_those_of_others() -> None:
     panels = panels_of()
     for flag, words in {  # between those named here stand others
-        "--epochs": r"\(default: 50; taskres: 100; cocoop: 10[;)]",
+        "--epochs": r"\(default: 50; taskres: 100; cocoop[a-z, -]*: 10[;)]",
         "--optimizer": r"\(default: sgd; taskres: adamw[;)]",
-        "--separate": r"\(default: no; taskres, cocoop, kgcoop, prograd, [a-z, -]*plot: yes\)",
+        "--separate": r"\(default: no; taskres, cocoop, kgcoop, prograd, [a-z, -]*plot[a-z, -]*: yes\)",
         "--context-length": r"cocoop, kgcoop[a-z, -]*: Context tokens of a class prompt, L. \(default: 4\)",
     }.items():
         assert re.search(words, help_of(panels, flag)), flag

@@ -24,14 +24,15 @@ from cptlite.methods.base import PromptMethod
 from cptlite.methods.batches import Batch, cross_entropy, take
 from cptlite.methods.prompts.class_weights import ClassWeightMethod
 from cptlite.methods.prompts.kgcoop import KgCoOp
+from cptlite.methods.prompts.mvlpt import MCoOp
 from cptlite.methods.prompts.plot import Plot
 from cptlite.text.encoder import TEXT_PATHS
 from cptlite.text.layout import POSITIONS
 
 EVERY = [*KINDS, ("taskres", "", "")]
-ALONE = ("prograd", "dapt-text", "lasp-text", "argue-text", "argue-n-text")
-"""Whose step over some classes is told by a problem of these alone: projected, or with terms of the classes."""
-PICKING = [kind for kind in KINDS if kind[0] not in ("cocoop", "plot", *ALONE)]
+ALONE = ("dapt-text", "lasp-text", "argue-text", "argue-n-text", "prograd", "tcp")
+"""Whose step over some classes is not along the gradient of a cross-entropy alone: it is that of a problem of these."""
+PICKING = [kind for kind in KINDS if kind[0] not in ("cocoop", "dept", "plot", *ALONE)]
 """Whose step is told by the logits of all classes."""
 NAMES = ("cat", "red dog", "dog", "panda bear cub", "St. 737-200", "fox", "a", "red panda", "x_y")
 ZOO = Case((("zoo", NAMES), ("fruit", ("fig", "kiwi", "red plum", "pear", "lime"))))
@@ -94,7 +95,7 @@ def loss_over(runs: Runs, batch: Batch) -> Tensor:
         logits = runs.method.cosine_logits(images, weights[run])  # (B, K)
         kept = classes[classes >= 0]
         for row, label in zip(logits, labels, strict=True):
-            own = kept[tasks[kept] == tasks[label]]
+            own = kept if isinstance(runs.method, MCoOp) else kept[tasks[kept] == tasks[label]]
             losses.append(F.cross_entropy(row[own], (own == label).int().argmax()))
             if isinstance(runs.method, KgCoOp):
                 cosines = F.cosine_similarity(weights[run, own], runs.method._anchors[own], dim=-1)

@@ -29,6 +29,7 @@ OTHERS: dict[str, Any] = {
     "C": 1e-3,
     "alpha": 0.25,
     "attributes": '{"cat":["with fur"],"dog":["that barks","on a lead"],"fig":["ripe"],"kiwi":["raw"],"plum":["blue"]}',
+    "block": 1,
     "beta": 3.5,
     "class_context_init": "a photo",
     "class_context_length": 2,
@@ -39,15 +40,18 @@ OTHERS: dict[str, Any] = {
     "eps": 0.5,
     "freeze_class_context": True,
     "gamma": 9.0,
+    "head_rate": 2.0,
     "iterations": 1,
     "keep": 0.25,
+    "linear_share": 0.125,
     "lr": 0.05,
     "negative_strength": 0.25,
     "num_bases": 16,
     "num_prompts": 2,
-    "position": "middle",
-    "reduction": 4,
+    "position": "front",
+    "reduction": 8,
     "similarity_weight": 0.95,
+    "source": "elsewhere@0123456789abcdef",
     "steps": 3,
     "strength": 0.125,
     "sub_network": "linmean",
@@ -58,6 +62,7 @@ OTHERS: dict[str, Any] = {
     "temperature": 5.0,
     "threshold": 1e30,
     "variant": "csts",
+    "zero_other_tasks": True,
 }
 """A value of each option that is no method's default."""
 
@@ -128,7 +133,13 @@ def outcome(problem: Problem, name: str, options: dict[str, Any]) -> dict[str, T
     started = start(problem, name, **options)
     images, labels = draw_batch(problem, name)
     loss, gradients = started.gradients(images, labels)
-    return {"loss": loss, "logits": started.logits(images).detach(), **gradients}
+    if name == "nlprompt":
+        drawn = torch.Generator().manual_seed(5)
+        features = torch.randn(200, 1, DIM, generator=drawn)
+        every = FewShotRows(features=features, labels=torch.randint(5, (200,), generator=drawn))
+        gradients["marks"] = started.method.mark_rows(started.learnables, every).float()
+    rates = {f"rate of {key}": torch.tensor(value) for key, value in started.method.rate_factors.items()}
+    return {"loss": loss, "logits": started.logits(images).detach(), **gradients, **rates}
 
 
 def assert_near(found: Tensor, wanted: Tensor) -> None:
@@ -147,7 +158,10 @@ def differ(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     )
 
 
-@pytest.mark.parametrize(("name", "option"), [each for each in CASES if each[1] not in OF_ROWS], ids=lambda case: case)
+# A source is read where a run begins (tests/runs/test_sources.py), not by the method.
+@pytest.mark.parametrize(
+    ("name", "option"), [each for each in CASES if each[1] not in (*OF_ROWS, "source")], ids=lambda case: case
+)
 def test_an_option_changes_what_comes_out(problem: Problem, name: str, option: str) -> None:
     known = {each.name: each for each in find_method(name).list_options()}
     other = OTHERS[option]

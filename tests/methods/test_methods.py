@@ -221,8 +221,8 @@ def test_a_methods_own_defaults_give_way_to_what_is_given() -> None:
     assert (own["context_length"], own["context_init"], own["epochs"]) == (4, "a photo of a", 50)
     assert resolve_config({**GIVEN, "method": "kgcoop", "context_init": ""}).to_json()["context_init"] == ""
     separate = {name for name in METHODS if resolve_config({**GIVEN, "method": name}).separate}
-    of_words = {"argue-n-text", "argue-text", "dapt-text", "kgcoop", "kron-ctx", "lasp-text", "prograd"}
-    assert separate == {"cocoop", "plot", "taskres", *of_words}
+    of_words = {"argue-n-text", "argue-text", "dapt-text", "kgcoop", "kron-ctx", "lasp-text", "prograd", "tcp"}
+    assert separate == {"cocoop", "dept", "mvlpt-mcoop-adapt", "nlprompt", "plot", "taskres", *of_words}
     assert not resolve_config({**GIVEN, "method": "kgcoop", "separate": False}).separate
     cocoop = resolve_config({**GIVEN, "method": "cocoop"}).to_json()
     assert (cocoop["context_length"], cocoop["epochs"], cocoop["batch_size"]) == (4, 10, 1)

@@ -114,6 +114,7 @@ def test_a_process_with_clip_alone_gives_the_runs_labels(tmp_path: Path) -> None
         ("tip-adapter", "tip"),
         ("tip-x", "tip-x"),
         ("ape", "ape"),
+        ("dept", "two-headed"),
         ("cocoop", "image-conditioned"),
         ("plot", "transport"),
     ],
@@ -122,9 +123,9 @@ def test_what_is_not_linear_is_refused_by_what_it_is(bench: RunBench, out: Path,
     folder = bench.train("exported", least(method))
     done = call(folder, "--out", out / "m.safetensors")
     assert done.exit_code == 2 and repr(kind) in done.stderr and done.stderr.count("\n") == 1
-    votes = kind in ("tip", "tip-x", "ape")
-    assert ("--format onnx" if votes else "cptlite.load_run") in done.stderr.rpartition("hold: ")[2]
-    if not votes:
+    in_graph = kind in ("tip", "tip-x", "ape", "two-headed")
+    assert ("--format onnx" if in_graph else "cptlite.load_run") in done.stderr.rpartition("hold: ")[2]
+    if not in_graph:
         assert call(folder, "--out", out / "m.onnx").exit_code == 2
     assert not out.exists()
 
@@ -212,7 +213,7 @@ def test_onnx_says_which_package_it_lacks(probed: Path, out: Path, monkeypatch: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["linear-probe", "coop-ca", "tip-adapter", "tip-x", "ape", "ape-t"])
+@pytest.mark.parametrize("method", ["linear-probe", "coop-ca", "tip-adapter", "tip-x", "ape", "ape-t", "dept"])
 def test_onnx_scores_pixels_as_the_run_does(bench: RunBench, tmp_path: Path, method: str) -> None:
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -8,7 +8,6 @@ D joint dimension.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from cptlite.classifiers import ImageConditionedClassifier
 from cptlite.errors import UsageError
-from cptlite.methods.base import Problem, PromptMethod, count_tokens, new_context
+from cptlite.methods.base import Problem, PromptMethod, count_tokens, new_context, new_linear
 from cptlite.methods.options import PromptOptions
 from cptlite.options import option
 
@@ -84,9 +83,9 @@ class CoCoOp(PromptMethod):
         context = new_context((1, self.context_length, width), self.options.context_init, text, generator)
         layers = {"hidden": (hidden, dim), "shift": (width, hidden)}
         return {"context": context} | {
-            f"{name}.{part}": nn.Parameter(value.to(text.tower.device))
+            f"{name}.{part}": value
             for name, shape in layers.items()
-            for part, value in _linear_start(shape, generator).items()
+            for part, value in new_linear(shape, generator, text.tower.device).items()
         }
 
     def logits(self, learnables: Mapping[str, Tensor], images: Tensor) -> Tensor:
@@ -105,11 +104,3 @@ class CoCoOp(PromptMethod):
             position=self.options.position,
             num_classes=len(self.problem.class_names),
         )
-
-
-def _linear_start(shape: tuple[int, int], generator: torch.Generator) -> dict[str, Tensor]:
-    """Weight (out, in) and bias (out,) as `nn.Linear` draws them."""
-    weight, bias = torch.empty(shape), torch.empty(shape[0])
-    nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
-    bound = 1 / math.sqrt(shape[1])
-    return {"weight": weight, "bias": bias.uniform_(-bound, bound, generator=generator)}

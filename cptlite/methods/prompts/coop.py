@@ -9,7 +9,7 @@ D joint dimension.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cptlite.methods.base import Problem, count_tokens, new_context
 from cptlite.methods.options import PromptOptions
 from cptlite.methods.prompts.class_weights import ClassWeightMethod
+from cptlite.text.encoder import PromptEncoder
 
 __all__ = ["CoOp"]
 
@@ -51,12 +52,16 @@ class CoOp(ClassWeightMethod):
             "class": (num_classes, list(range(num_classes))),
         }[sharing]
         self.context_length = count_tokens(options.context_length, options.context_init, problem.text)
-        self._encode = problem.text.prompts(
-            problem.class_names,
+        self._encode = self.new_encoder(context_of_class)
+
+    def new_encoder(self, contexts: Sequence[int]) -> PromptEncoder:
+        """Prepare the prompts of all classes, each around one of C contexts."""
+        return self.problem.text.prompts(
+            self.problem.class_names,
             context_length=self.context_length,
-            contexts=context_of_class,
-            position=options.position,
-            runs=runs,
+            contexts=contexts,
+            position=self.options.position,
+            runs=self.runs,
         )
 
     @property
