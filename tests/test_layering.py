@@ -60,7 +60,7 @@ ORDER = {
     "cli": (
         "console groups options",
         "bench cache caches choose datasets doctor download import_features methods report train_options",
-        "demo eval export predict sweep_shown train",
+        "demo eval export predict sweep_given sweep_shown train",
         "extend interpret sweep",
     ),
     "datasets": (
@@ -94,6 +94,7 @@ ORDER = {
         "learn load predict",
         "by_name card class_images contexts execute onnx_model reevaluate",
         "estimate export interpret reuse workers",
+        "pools",
         "engines sweep",
         "sweep_choice sweep_plan sweep_run",
     ),
