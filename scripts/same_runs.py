@@ -10,7 +10,7 @@ __all__ = ["differences", "learned", "read_runs", "without_times"]
 
 LEARNED = ("prompts.safetensors", "classifier.safetensors")
 TIMES = ("seconds", "peak_mib", "peak_of", "crc32", "sha256")  # the last two are digests of lines and files with times
-TIMED = "log.jsonl"  # holds times, so its digest beside results does not count
+BESIDE = ("environment", "files")  # where it was made, perhaps while its checkout was edited; digests of files compared
 
 
 def learned(out: Path) -> dict[str, bytes]:
@@ -19,7 +19,7 @@ def learned(out: Path) -> dict[str, bytes]:
 
 
 def read_runs(out: Path) -> dict[str, Any]:
-    """Read every file of the runs of a folder, by its path in there: bytes, but of JSON what it says without times."""
+    """Read every file of the runs of a folder, by its path in there: bytes, but of JSON what it says but for times."""
     found: dict[str, Any] = {}
     for path in sorted(path for path in out.rglob("*") if path.is_file()):
         name = path.relative_to(out).as_posix()
@@ -38,8 +38,7 @@ def without_times(content: Any) -> Any:
         return [without_times(each) for each in content]
     if not isinstance(content, dict):
         return content
-    kept = [name for name in content if name not in TIMES and not name.endswith(TIMED)]
-    return {name: without_times(content[name]) for name in kept}
+    return {name: without_times(value) for name, value in content.items() if name not in (*TIMES, *BESIDE)}
 
 
 def differences(one: Path, other: Path) -> list[str]:

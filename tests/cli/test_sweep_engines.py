@@ -85,7 +85,7 @@ def test_killed_it_goes_on_to_the_same_bytes(caches: Path, whole: Path, out: Pat
         process.kill()
         process.communicate(timeout=PATIENCE)
     ended(start(caches, out, *words))
-    assert len(learned(out)) == 6 and differences(whole, out) == []
+    assert differences(whole, out) == [] and len(learned(out)) == 6
     assert not list(out.rglob("*.tmp")) + list(out.rglob("checkpoint.pt")) + list(out.rglob(".run.lock"))
 
 
@@ -103,7 +103,7 @@ def test_a_worker_that_dies_loses_its_run_only(caches: Path, whole: Path, out: P
         assert "1 of 3 runs came to nothing" in said and f"failed: {lost}\n" in said
         assert not (lost / "results.json").exists() and len(list(out.rglob("results.json"))) == 2
         ended(start(caches, out, *words))
-    assert len(learned(out)) == 6 and differences(whole, out) == []
+    assert differences(whole, out) == [] and len(learned(out)) == 6
 
 
 def test_a_scheduler_that_dies_ends_the_sweep_and_loses_nothing(caches: Path, whole: Path, out: Path) -> None:
@@ -125,4 +125,4 @@ def test_a_scheduler_that_dies_ends_the_sweep_and_loses_nothing(caches: Path, wh
     ended(start(caches, out, *words[:-1], again.address))
     again.end()
     assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
-    assert len(learned(out)) == 6 and differences(whole, out) == []
+    assert differences(whole, out) == [] and len(learned(out)) == 6
