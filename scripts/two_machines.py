@@ -1,8 +1,8 @@
-"""A sweep on two machines that share a folder, which give loky's bytes; the machines are network namespaces of this one.
+"""Run a sweep on two machines that share a folder, and compare it with loky's; they are namespaces of this machine.
 
 ``sudo python scripts/two_machines.py --cache-dir demo/cache --work work``; docs/sweep.md says what it printed. Each
-namespace has its own network, with an address on a bridge between them: no loopback in common, so that what one says to
-the other goes over a wire as it would between machines. The Dask scheduler, a worker and ``cptlite sweep`` run in one, a
+network namespace has an address of its own on a bridge between them, and no loopback in common: what one says to the
+other goes over a wire, as it would between machines. The Dask scheduler, a worker and ``cptlite sweep`` run in one, a
 worker in the other. Needs Linux, root and iproute2.
 """
 
@@ -74,7 +74,7 @@ def _ip(*words: str) -> None:
 
 @contextmanager
 def _machines() -> Iterator[None]:
-    """Two namespaces with a cable each to a bridge, for as long as the block lasts."""
+    """Make two namespaces with a cable each to a bridge, for as long as the block lasts."""
     try:
         _ip("link", "add", BRIDGE, "type", "bridge")
         _ip("link", "set", BRIDGE, "up")
@@ -98,7 +98,7 @@ def _on(machine: str, words: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _dask(work: Path) -> Iterator[str]:
-    """A scheduler on the first machine and a worker on each; its address."""
+    """Start a scheduler on the first machine and a worker on each; its address."""
     address = f"tcp://{ADDRESSES[0]}:{PORT}"
     dask = [sys.executable, "-m", "dask"]
     scheduler = [*dask, "scheduler", f"--host={ADDRESSES[0]}", f"--port={PORT}", "--no-dashboard"]
