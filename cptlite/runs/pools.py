@@ -123,8 +123,8 @@ def _dask(jobs: int, scheduler: str, gpus: Sequence[str]) -> Iterator[Submit]:
         stack.enter_context(_silent("distributed", "distributed.client"))
         place = scheduler or stack.enter_context(_dask_cluster(jobs, gpus))
         try:
-            client = stack.enter_context(Client(place, timeout=ANSWER_SECONDS))
-            client.wait_for_workers(1, timeout=ANSWER_SECONDS)
+            client = stack.enter_context(Client(place))
+            client.wait_for_workers(1, timeout=ANSWER_SECONDS if scheduler else None)  # ours will come
         except TimeoutError:
             raise CptliteError(
                 f"wanted Dask workers at {scheduler}, got none: start some with `dask worker {scheduler} --nthreads 1`"
