@@ -2,8 +2,7 @@
 
     python scripts/parameter_table.py
 
-Both for RN50's text encoder (W 512, D 1024). The paper's figures (Ding et al., Neurocomputing 603:128290, 2024) are in
-``tests/paper_results.csv``.
+Both for RN50's text encoder (W 512, D 1024). The paper's figures are those of `cptlite report --paper`.
 
 Axes: T tasks, K classes of all tasks, L, M context tokens of class and task prompts, P prompts a class, W text width,
 D joint dimension, H hidden width of CoCoOp's net.
@@ -11,17 +10,14 @@ D joint dimension, H hidden width of CoCoOp's net.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
-from pathlib import Path
 
 from cptlite.methods.table import METHODS
+from cptlite.reporting.paper import read_paper
 
 __all__ = ["ROWS", "SUITES", "Row", "count", "markdown", "our_count", "paper_counts"]
-
-FIGURES = Path(__file__).parents[1] / "tests/paper_results.csv"
 
 # Tasks and classes; RS-8's classes are those of the paper's CoOp-CS row, since it is not in the catalogue.
 SUITES = {
@@ -111,11 +107,7 @@ def our_count(row: Row, suite: str, **sizes: int) -> int:
 
 def paper_counts() -> dict[str, dict[str, int | None]]:
     """Learned numbers in the paper's table, by suite and method; None where it gives none."""
-    counts: dict[str, dict[str, int | None]] = {}
-    with FIGURES.open(newline="", encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            counts.setdefault(line["suite"], {})[line["method"]] = int(line["params"]) if line["params"] else None
-    return counts
+    return {suite: {name: row.parameters for name, row in rows.items()} for suite, rows in read_paper().items()}
 
 
 def markdown() -> str:

@@ -28,6 +28,7 @@ from cptlite.text.encoder import TEXT_PATHS, TextEncoder
 
 FOLDER = Path(os.environ.get("CPTLITE_GOLDEN_DIR", Path(__file__).parent / "golden"))
 TAG = os.environ.get("CPTLITE_GOLDEN_TAG", "dev")
+STEPS = 10
 
 
 @cache
@@ -44,16 +45,17 @@ def description(part: str) -> dict[str, Any]:
 
 
 @cache
-def golden_backbone(linear_backend: str = "auto") -> Backbone:
+def golden_backbone(linear_backend: str = "auto", *, fill: bool = True) -> Backbone:
     """The small CLIP the recordings were made with, float32, its linear layers run by one of the backends.
 
-    Tokens that no recording uses are zeros there, so that other words would all be one: here they get vectors too.
+    Tokens that no recording here uses are zeros there, so that other words would all be one: where they are to be
+    filled, they get vectors too.
     """
     state = {name: torch.from_numpy(value.astype(np.float32)) for name, value in recording("clip").items()}
     tokens = state["token_embedding.weight"]
     used = tokens.any(dim=1, keepdim=True)
     drawn = tokens[used[:, 0]].std() * torch.randn(tokens.shape, generator=torch.Generator().manual_seed(0))
-    state["token_embedding.weight"] = tokens.where(used, drawn)
+    state["token_embedding.weight"] = tokens.where(used, drawn) if fill else tokens
     model = build_clip(state, "golden").requires_grad_(False).eval()
     linear = find_linear_backend(linear_backend, torch.device("cpu"), torch.float32)
     freeze_blocks(model, linear)
@@ -66,10 +68,10 @@ EVERY_WAY = [
 """Both text paths by every linear backend that is here: the rule picks one of these."""
 
 
-def text_encoder(way: str) -> TextEncoder:
+def text_encoder(way: str, *, fill: bool = True) -> TextEncoder:
     """The recordings' text encoder through one of the text paths, or one of `EVERY_WAY`."""
     path, _, linear_backend = way.partition(" by ")
-    backbone = golden_backbone(linear_backend or "auto")
+    backbone = golden_backbone(linear_backend or "auto", fill=fill)
     return TextEncoder(backbone.text_tower, backbone.tokenizer, path)
 
 
@@ -137,6 +139,8 @@ def by_our_names(recorded: dict[str, Tensor]) -> dict[str, Tensor]:
         "class_prompt_learner.ctx": "class_context",
         "prompt_gen.proj": "projection",
         "prompt_learner.ctx": "context",
+        "ctx": "context",
+        "w": "correction",
         "prompt_learner.meta_net.linear1.weight": "hidden.weight",
         "prompt_learner.meta_net.linear1.bias": "hidden.bias",
         "prompt_learner.meta_net.linear2.weight": "shift.weight",
@@ -152,3 +156,49 @@ def by_our_names(recorded: dict[str, Tensor]) -> dict[str, Tensor]:
 def _learner_index(item: tuple[str, Tensor]) -> int:
     digits = [part for part in item[0].split(".") if part.isdecimal()]
     return int(digits[0]) if digits else -1
+
+
+def assert_close(ours: Tensor | np.ndarray, recorded: np.ndarray, tolerance: float = 1e-4) -> None:
+    """Differences are within a share of the largest recorded value."""
+    ours = np.asarray(ours, dtype=np.float64).reshape(recorded.shape)
+    assert np.abs(ours - recorded).max() <= tolerance * np.abs(recorded).max()
+
+
+def check_steps(
+    started: Started,
+    case: dict[str, np.ndarray],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    logits: float = 1e-4,
+    gradients: float = 1e-3,
+) -> None:
+    """Logits before any step, first gradients, losses of ten steps and logits after them, within some tolerances."""
+    assert_close(started.logits(images[0]).detach(), case["logits"], logits)
+    optimizer = torch.optim.SGD(started.learnables.values(), lr=0.002, momentum=0.9, weight_decay=5e-4)
+    losses = []
+    for step in range(STEPS):
+        loss, found = started.gradients(images[step % 3], labels[step % 3])
+        if step == 0:
+            check_gradients(started, found, case, gradients)
+        for name, gradient in found.items():
+            started.learnables[name].grad = gradient
+        optimizer.step()
+        losses.append(loss.item())
+    assert_close(np.array(losses), case["losses"])
+    assert_close(started.logits(images[0]).detach(), case["final_logits"], logits)
+
+
+def check_gradients(
+    started: Started, gradients: dict[str, Tensor], case: dict[str, np.ndarray], tolerance: float
+) -> None:
+    """Gradients are near those of a recorded case, in ||a - b|| / ||b||."""
+    recorded = by_our_names(
+        {key.removeprefix("grads/"): torch.from_numpy(value) for key, value in case.items() if key.startswith("grads/")}
+    )
+    assert recorded.keys() == started.learnables.keys()
+    for name, value in started.learnables.items():
+        wanted = recorded[name].reshape(value.shape)
+        # With lincls nothing depends on the task prompts, which then have no gradient here and zeros there.
+        gradient = gradients.get(name, torch.zeros_like(value))
+        assert (gradient - wanted).norm() <= tolerance * wanted.norm(), name

@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from golden_cases import FOLDER, TAG
+from golden_cases import FOLDER, TAG, check_steps, make_task, start_from, text_encoder
+from started import Started
 from torch import Tensor
+
+from cptlite.methods.base import Problem, PromptMethod
 
 NEIGHBOURS = FOLDER / "neighbours"
 
@@ -30,6 +33,11 @@ def said_of(part: str) -> dict[str, Any]:
     return json.loads((NEIGHBOURS / f"{TAG}_{part}.json").read_text())
 
 
+def cases_of(part: str) -> list[str]:
+    """Cases of a prompt method's recording; none where another folder has no such recording."""
+    return list(said_of(part)["cases"]) if (NEIGHBOURS / f"{TAG}_{part}.json").exists() else []
+
+
 def tensors(part: str, prefix: str = "") -> dict[str, Tensor]:
     """Arrays of one recording below a prefix, such as ``clap/``, as tensors of float32, int64 or bool."""
     found = {name.removeprefix(prefix): each for name, each in neighbour(part).items() if name.startswith(prefix)}
@@ -42,3 +50,25 @@ def assert_near(ours: Tensor | np.ndarray, recorded: np.ndarray | Tensor, tolera
     ours, recorded = (np.asarray(each, dtype=np.float64) for each in (ours, recorded))
     assert ours.size == recorded.size and np.isfinite(ours).all()
     assert np.abs(ours.reshape(recorded.shape) - recorded).max() <= tolerance * np.abs(recorded).max()
+
+
+@cache
+def one_task_problem(part: str, way: str) -> Problem:
+    """The one task of a prompt method's recording; tokens that the small CLIP has zeros for are zeros."""
+    task = said_of(part)["task"]
+    return Problem(tasks=(make_task(task["name"], task["classes"]),), text=text_encoder(way, fill=False))
+
+
+def start_from_recorded(part: str, case: str, method: PromptMethod) -> Started:
+    """A prompt method from where the original started in a case."""
+    begin = f"{case}/init/"
+    params = [name.removeprefix(begin) for name in neighbour(part) if name.startswith(begin)]
+    return start_from(method, neighbour(part), begin, dict.fromkeys(params))
+
+
+def check_prompt_case(part: str, case: str, method: PromptMethod) -> None:
+    """A prompt method from where the original started: logits, first gradients, ten losses, logits after them."""
+    recorded, given = neighbour(part), tensors(part)
+    arrays = {name.removeprefix(f"{case}/"): each for name, each in recorded.items() if name.startswith(f"{case}/")}
+    started, images = start_from_recorded(part, case, method), given["image_features"]
+    check_steps(started, arrays, images, given["labels"], logits=1e-3, gradients=1e-4)

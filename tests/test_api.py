@@ -277,7 +277,7 @@ KINDS = {
         ({"method": "kgcoop", "strenth": 4.0}, "kgcoop has no option 'strenth': did you mean 'strength'"),
         (
             {"method": "coop-mt", "strength": 4.0},
-            r"coop-mt has no option 'strength' \(that is one of taskres, kgcoop, prograd\): leave it out",
+            r"coop-mt has no option 'strength' \(that is one of taskres, kgcoop, prograd[a-z, -]*\): leave it out",
         ),
         (
             {"method": "linear-probe", "epochs": 4},

@@ -14,8 +14,9 @@ import torch
 from golden_cases import (
     EVERY_WAY,
     FOLDER,
+    assert_close,
     build_case,
-    by_our_names,
+    check_steps,
     description,
     make_task,
     recording,
@@ -34,48 +35,12 @@ from cptlite.methods.prompts.plot import Plot, PlotOptions
 from cptlite.methods.prompts.prograd import ProGrad, ProGradOptions, project
 from cptlite.training.recipe import Recipe
 
-STEPS = 10
-
-
-def assert_close(ours: torch.Tensor | np.ndarray, recorded: np.ndarray, tolerance: float = 1e-4) -> None:
-    ours = np.asarray(ours, dtype=np.float64).reshape(recorded.shape)
-    assert np.abs(ours - recorded).max() <= tolerance * np.abs(recorded).max()
-
 
 def check_case(started: Started, part: str, name: str, labels: torch.Tensor) -> None:
     """One case of a recording that holds several."""
     arrays = recording(part)
     case = {key.removeprefix(f"{name}/"): value for key, value in arrays.items() if key.startswith(f"{name}/")}
     check_steps(started, case, torch.from_numpy(arrays["image_features"]), labels)
-
-
-def check_steps(started: Started, case: dict[str, np.ndarray], images: torch.Tensor, labels: torch.Tensor) -> None:
-    """Logits before any step, first gradients, losses of ten steps and logits after them."""
-    assert_close(started.logits(images[0]).detach(), case["logits"])
-    optimizer = torch.optim.SGD(started.learnables.values(), lr=0.002, momentum=0.9, weight_decay=5e-4)
-    losses = []
-    for step in range(STEPS):
-        loss, gradients = started.gradients(images[step % 3], labels[step % 3])
-        if step == 0:
-            check_gradients(started, gradients, case)
-        for name, gradient in gradients.items():
-            started.learnables[name].grad = gradient
-        optimizer.step()
-        losses.append(loss.item())
-    assert_close(np.array(losses), case["losses"])
-    assert_close(started.logits(images[0]).detach(), case["final_logits"])
-
-
-def check_gradients(started: Started, gradients: dict[str, torch.Tensor], case: dict[str, np.ndarray]) -> None:
-    recorded = by_our_names(
-        {key.removeprefix("grads/"): torch.from_numpy(value) for key, value in case.items() if key.startswith("grads/")}
-    )
-    assert recorded.keys() == started.learnables.keys()
-    for name, value in started.learnables.items():
-        wanted = recorded[name].reshape(value.shape)
-        # With lincls nothing depends on the task prompts, which then have no gradient here and zeros there.
-        gradient = gradients.get(name, torch.zeros_like(value))
-        assert (gradient - wanted).norm() <= 1e-3 * wanted.norm(), name
 
 
 @pytest.mark.parametrize("path", EVERY_WAY)

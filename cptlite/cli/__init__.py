@@ -27,6 +27,7 @@ from cptlite.cli.interpret import interpret
 from cptlite.cli.methods import methods
 from cptlite.cli.predict import predict
 from cptlite.cli.report import report
+from cptlite.cli.reproduce import reproduce
 from cptlite.cli.sweep import sweep
 from cptlite.cli.train import train
 from cptlite.cli.train_options import TrainCommand
@@ -87,6 +88,7 @@ app.command(rich_help_panel=DATA)(verify)
 app.command(rich_help_panel=TRAIN)(methods)
 app.command(rich_help_panel=TRAIN, cls=TrainCommand)(train)
 app.command(rich_help_panel=TRAIN)(sweep)
+app.command(rich_help_panel=TRAIN)(reproduce)
 app.command(rich_help_panel=USE)(predict)
 app.command(rich_help_panel=USE)(extend)
 app.command(rich_help_panel=USE)(interpret)

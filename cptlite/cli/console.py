@@ -20,7 +20,17 @@ if TYPE_CHECKING:
 
     from cptlite.reporting import Table
 
-__all__ = ["Tick", "invocation", "note", "print_results", "print_table", "progress", "show_configuration", "some"]
+__all__ = [
+    "Tick",
+    "invocation",
+    "note",
+    "print_results",
+    "print_table",
+    "print_text",
+    "progress",
+    "show_configuration",
+    "some",
+]
 
 
 class Tick(Protocol):
@@ -72,11 +82,20 @@ def print_results(results: Sequence[Any], **beside: Any) -> None:
     print(text)
 
 
-def print_table(table: Table) -> None:
-    """Draw a table on stdout."""
-    from cptlite.reporting import render_table
+def print_table(table: Table, form: str = "terminal") -> None:
+    """Draw a table on stdout: for a terminal, or as ``markdown`` or ``latex``."""
+    from cptlite.reporting import latex_table, markdown_table, render_table
 
-    _console().print(render_table(table))
+    if form == "terminal":
+        _console().print(render_table(table))
+    else:
+        print_text({"markdown": markdown_table, "latex": latex_table}[form](table))
+
+
+def print_text(text: str) -> None:
+    """Write lines to stdout; a letter that its encoding has not is written as its number."""
+    encoding = sys.stdout.encoding
+    print(text.encode(encoding, "backslashreplace").decode(encoding), end="")
 
 
 def show_configuration(command: str, brief: Sequence[str], settings: Mapping[str, Any] | None = None) -> None:

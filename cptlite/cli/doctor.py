@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +18,7 @@ from cptlite.process import loading
 if TYPE_CHECKING:
     from cptlite.doctor import Finding
 
-__all__ = ["doctor"]
+__all__ = ["doctor", "finding_row", "print_advice"]
 
 WIDTH, STATE_WIDTH, NAME_WIDTH = 80, 9, 21  # columns
 
@@ -41,20 +42,20 @@ def doctor(
         for finding in examine(root, cache_dir, out):
             findings.append(finding)
             if not json:
-                print(_row(finding), flush=True)
+                print(finding_row(finding), flush=True)
     failed = [each for each in findings if each.state == FAILED]
     if json:
         print_results([asdict(each) for each in findings])
     else:
         wrong = [each for each in findings if each.state != OK]
-        _print_advice("What to do", failed + [each for each in wrong if each.state != FAILED])
-        _print_advice("What could be had besides", [each for each in findings if each.state == OK])
+        print_advice("What to do", failed + [each for each in wrong if each.state != FAILED])
+        print_advice("What could be had besides", [each for each in findings if each.state == OK])
         print(f"\n{len(failed)} of {len(findings)} checks failed, {len(wrong) - len(failed)} with a warning")
     if failed:
         raise typer.Exit(1)
 
 
-def _row(finding: Finding) -> str:
+def finding_row(finding: Finding) -> str:
     """State, name and what was found, in columns."""
     head = f"{finding.state:<{STATE_WIDTH}}{shown(finding.name):<{NAME_WIDTH}} "
     indent = " " * (STATE_WIDTH + NAME_WIDTH + 1)
@@ -63,7 +64,7 @@ def _row(finding: Finding) -> str:
     return _folded(head + shown(finding.found), indent)
 
 
-def _print_advice(title: str, findings: list[Finding]) -> None:
+def print_advice(title: str, findings: Sequence[Finding]) -> None:
     """Print what to do about each finding; one advice for several once."""
     names: dict[str, list[str]] = {}
     for each in findings:

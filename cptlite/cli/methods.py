@@ -30,7 +30,7 @@ def methods(json: JsonOption = False) -> None:
     from cptlite.reporting import Table
 
     if json:
-        facts = ("variants", "learns", "multi_task", "cached", "parameters", "source")
+        facts = ("variants", "learns", "multi_task", "cached", "sees", "cost", "parameters", "source", "deviation")
         print_results(
             [
                 {

@@ -50,7 +50,7 @@ def plan_lines(shares: Sequence[Share], out: Path) -> list[str]:
     labels = [_label(share.configs[0], out) for share in shares]
     lines = []
     for label, share in zip(labels, shares, strict=True):
-        words = f"{len(share.configs)} runs, {len(share.configs) - len(share.left)} done"
+        words = f"{_runs(len(share.configs))}, {len(share.configs) - len(share.left)} done"
         if share.problem:
             words += f"; cannot run: {share.problem}"
         elif share.left:
@@ -60,13 +60,19 @@ def plan_lines(shares: Sequence[Share], out: Path) -> list[str]:
         sum(len(part) for part in parts) for parts in zip(*((s.configs, s.left) for s in shares), strict=True)
     )
     seconds = sum(share.seconds or 0.0 for share in shares)
-    lines.append(f"{runs} runs, {runs - left} done, {left} left" + (f": about {duration(seconds)}" if seconds else ""))
+    lines.append(
+        f"{_runs(runs)}, {runs - left} done, {left} left" + (f": about {duration(seconds)}" if seconds else "")
+    )
     short = dict.fromkeys(line for share in shares for line in share.warnings)
     return lines + [f"warning: {line}" for line in short]
 
 
-def show_plan(shares: Sequence[Share], out: Path, json: bool) -> None:
-    """Print the plan on stdout."""
+def _runs(count: int) -> str:
+    return f"{count} run{'s' if count != 1 else ''}"
+
+
+def show_plan(shares: Sequence[Share], out: Path, json: bool, **beside: Any) -> None:
+    """Print the plan on stdout; as JSON with what else is told."""
     from cptlite.runs.folders import run_folder
 
     if not json:
@@ -82,7 +88,7 @@ def show_plan(shares: Sequence[Share], out: Path, json: bool) -> None:
         }
         for share in shares
     ]
-    print_results(plan)
+    print_results(plan, **beside)
 
 
 def show_outcomes(

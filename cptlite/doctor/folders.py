@@ -13,7 +13,7 @@ from cptlite.doctor.findings import FAILED, OK, WARNING, Finding, one_line
 from cptlite.errors import CptliteError
 from cptlite.files import locked, write_whole
 
-__all__ = ["ENOUGH_GIB", "LEAST_GIB", "check_folder", "check_hdf5", "nearest_folder"]
+__all__ = ["ENOUGH_GIB", "LEAST_GIB", "check_folder", "check_hdf5", "free_gib", "nearest_folder"]
 
 ENOUGH_GIB = {"--cache-dir": 5.0, "--out": 1.0}  # ImageNet from RN50 takes 2.6 GiB a view; a run, a few MiB
 LEAST_GIB = 0.1
@@ -54,7 +54,7 @@ def check_folder(flag: str, folder: Path) -> Iterator[Finding]:
 
 
 def _disk(flag: str, folder: Path, place: Path) -> Finding:
-    free = shutil.disk_usage(place).free / 2**30
+    free = free_gib(place)
     state = FAILED if free < LEAST_GIB else WARNING if free < ENOUGH_GIB[flag] else OK
     new = "" if place == folder.absolute() else " (to be made)"
     limits = f"; a warning below {ENOUGH_GIB[flag]:g}, too little below {LEAST_GIB:g}" if state != OK else ""
@@ -64,6 +64,11 @@ def _disk(flag: str, folder: Path, place: Path) -> Finding:
         found=f"{free:.2f} GiB free for {folder.absolute()}{new}{limits}",
         advice="" if state == OK else f"free some, or give a {flag} on another disk",
     )
+
+
+def free_gib(folder: Path) -> float:
+    """GiB that are free under a folder, which need not be there yet."""
+    return shutil.disk_usage(nearest_folder(folder)).free / 2**30
 
 
 def _locks(flag: str, probe: Path) -> Finding:

@@ -157,7 +157,7 @@ class PromptMethod(ABC):
 
     @property
     def context_owners(self) -> dict[str, str]:
-        """What a context of each learnable that is contexts is for, by name.
+        """What a context of each learnable that is contexts, or of those made of learnables, is for, by name.
 
         ``all`` tasks, a ``task``, a ``class``, or a ``prompt``, of which each task has the same number.
         """

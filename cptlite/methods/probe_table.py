@@ -23,6 +23,8 @@ PROBES: dict[str, MethodEntry] = {
         cached="all views",
         parameters="K D",
         source="Snell et al., NeurIPS 2017",
+        sees=(),
+        deviation="class means of CLIP features; the paper's table trains a ProtoNet on the images",
     ),
     "linear-probe": MethodEntry(
         home="probes.linear_probe:LinearProbe",
@@ -31,6 +33,7 @@ PROBES: dict[str, MethodEntry] = {
         cached="view 0",
         parameters="K D + K",
         source="Radford et al., ICML 2021",
+        sees=("validation",),
     ),
     "tip-adapter": MethodEntry(
         home="probes.tip_adapter:TipAdapter",
@@ -39,6 +42,8 @@ PROBES: dict[str, MethodEntry] = {
         cached="all views",
         parameters="0",
         source="Zhang et al., ECCV 2022",
+        sees=("names", "validation"),
+        deviation="one template a class; ImageNet's grid for every dataset",
     ),
     "tip-adapter-f": MethodEntry(
         home="probes.tip_adapter:TipAdapterF",
@@ -47,6 +52,9 @@ PROBES: dict[str, MethodEntry] = {
         cached="all views",
         parameters="N D",
         source="Zhang et al., ECCV 2022",
+        sees=("names", "validation"),
+        cost="B N D",
+        deviation="the last epoch; the original keeps the best on test rows",
     ),
     "cross-modal": MethodEntry(
         home="probes.cross_modal:CrossModal",
@@ -55,6 +63,9 @@ PROBES: dict[str, MethodEntry] = {
         cached="all views",
         parameters="K D",
         source="Lin et al., CVPR 2023",
+        sees=("names", "validation"),
+        cost="B K D",
+        deviation="1,000 steps, not 12,800; batches of 32 only; every view a row; one template",
     ),
     "lp++": MethodEntry(
         home="probes.lp_plus_plus:LPPlusPlus",
@@ -63,6 +74,9 @@ PROBES: dict[str, MethodEntry] = {
         cached="all views",
         parameters="K D + 2 K",
         source="Huang et al., CVPR 2024",
+        sees=("names", "validation"),
+        cost="N K D",
+        deviation="biases from 0; alpha's current gradient, as the paper has it, not the sum; one template",
     ),
     "gda": MethodEntry(
         home="probes.gda:GDA",
@@ -71,5 +85,7 @@ PROBES: dict[str, MethodEntry] = {
         cached="all views",
         parameters="K D + K",
         source="Wang et al., ICLR 2024",
+        sees=("names", "validation"),
+        deviation="a linear system solved, not inverted",
     ),
 }

@@ -13,7 +13,7 @@ from cptlite.errors import UsageError
 from cptlite.reporting.results import Result
 from cptlite.training.recipe import PAPER, RELEASED
 
-__all__ = ["Configuration", "configuration", "configuration_key", "say_differences"]
+__all__ = ["Configuration", "configuration", "configuration_key", "say_differences", "say_value"]
 
 Configuration = Mapping[str, Any]
 """Options by name, and what the features were cached as, by ``cached_<name>``; empty where it is not recorded."""
@@ -56,7 +56,7 @@ def say_differences(configurations: Sequence[Configuration]) -> list[str]:
         changed = {name for name in defaults.keys() & told.keys() if told[name] != defaults[name]}
         shown = varying | changed.difference(IN_HEADINGS)
         words = (
-            f"{name.replace('_', '-')} {_word(told[name]) if name in told else 'not recorded'}"
+            f"{name.replace('_', '-')} {say_value(told[name]) if name in told else 'not recorded'}"
             for name in names
             if name in shown
         )
@@ -79,12 +79,12 @@ def _defaults(told: Configuration) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
 
 
-def _word(value: Any) -> str:
+def say_value(value: Any) -> str:
     """Write a value so that no two of an option look alike; a long one is cut, with a digest of the whole."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, list) and len(value) > 1 and all(isinstance(each, str) for each in value):
-        word = " + ".join(map(_word, value))
+        word = " + ".join(map(say_value, value))
     elif isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*", value) and value not in ("yes", "no", "none"):
         word = value
     else:

@@ -24,8 +24,8 @@ def join_folds(results: Iterable[Result]) -> list[Result]:
     -------
     list of mapping
         A run that holds out no task is as it was. Those that do become results over the tasks they hold out, with
-        ``folds``, the tasks of each run; those with one such task in one configuration, shots and seed are one. Their
-        ``suite_score`` and ``seen_score`` are means over runs, their seconds sums.
+        ``folds``, the tasks of each run, and ``runs``, these; those with one such task in one configuration, shots and
+        seed are one. Their ``suite_score`` and ``seen_score`` are means over runs, their seconds sums.
 
     Raises
     ------
@@ -72,6 +72,7 @@ def _join(runs: Sequence[Result]) -> Result:
         "config": config,
         "tasks": tasks,
         "folds": sorted(tuple(held_out_tasks(run)) for run in runs),
+        "runs": tuple(runs),
         "suite_score": suite_score([run["suite_score"] for run in runs]),
         "seen_score": suite_score(seen) if seen else None,
         "parameters": max(int(run.get("parameters") or 0) for run in runs),

@@ -14,7 +14,9 @@ from typing import Any
 from cptlite.datasets.text_files import shown
 from cptlite.errors import DataError
 from cptlite.files import is_whole
-from cptlite.shots import ALL, read_shots
+from cptlite.reporting.checks import WANTED, Result, find_wrong
+from cptlite.reporting.long_form import read_long_form
+from cptlite.shots import read_shots
 from cptlite.training.recipe import PAPER
 
 __all__ = [
@@ -27,17 +29,6 @@ __all__ = [
     "run_shots",
     "task_score",
 ]
-
-Result = Mapping[str, Any]
-
-WANTED = ("method", "suite", "shots", "seed", "tasks", "suite_score")
-KINDS: tuple[tuple[tuple[str, ...], type, str], ...] = (
-    (("method", "suite", "variant", "recipe", "backbone"), str, "text"),
-    (("shots", "seed", "parameters"), int, "whole number"),
-    (("tasks", "seconds", "config", "caches"), dict, "table"),
-)
-"""Keys of results by the type that they have; those that are not `WANTED` may be missing or null."""
-MOST = 2**63  # of a number: sums and logarithms of many are finite
 
 
 def method_label(result: Result) -> str:
@@ -82,12 +73,12 @@ def task_score(scores: Mapping[str, Any]) -> float:
 
 
 def load_results(paths: Iterable[Path]) -> list[Result]:
-    """Read the results of every finished run in some folders.
+    """Read the results of every finished run in some folders, or of a table that was kept without them.
 
     Parameters
     ----------
     paths : iterable of Path
-        Folders to look in at any depth, or ``results.json`` files.
+        Folders to look in at any depth, ``results.json`` files, or CSV files of `long_form`.
 
     Returns
     -------
@@ -106,7 +97,12 @@ def load_results(paths: Iterable[Path]) -> list[Result]:
         raise DataError(
             f"no results.json of a finished run lies in {', '.join(map(shown, paths))}. Make one with: cptlite train"
         )
-    return [_read_result(file) for file in {file.resolve(): file for file in files}.values()]
+    once = {file.resolve(): file for file in files}.values()
+    return [
+        result
+        for file in once
+        for result in (read_long_form(file) if file.suffix.lower() == ".csv" else [_read_result(file)])
+    ]
 
 
 def _read_result(file: Path) -> Result:
@@ -122,7 +118,7 @@ def _read_result(file: Path) -> Result:
         if not isinstance(earlier.get("config"), dict):
             raise DataError(f"{shown(beside)} holds no configuration of a run: it lacks config. Train that run again.")
         result |= {key: earlier[key] for key in ("config", "caches") if key in earlier}
-    wrong = _find_wrong(result)
+    wrong = find_wrong(result)
     if wrong:
         raise DataError(f"{shown(file)} holds no results of a run: wanted {wrong}. Train that run again.")
     return {**result, "folder": str(file.parent)}
@@ -140,35 +136,3 @@ def _read_table(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{shown(file)} holds no results of a run: it lacks {', '.join(WANTED)}.")
     return content
-
-
-def _find_wrong(result: Result) -> str:
-    """Say what of a result is not of its kind, as wanted and got; nothing if all is well."""
-    for keys, kind, name in KINDS:
-        for key in keys:
-            value = read_shots(ALL) if key == "shots" and result[key] == ALL else result.get(key)
-            wrong = type(value) is not kind if value is not None else key in WANTED
-            if wrong or kind is int and value is not None and not 0 <= value < MOST:
-                return f"a {name} as {key}, got {value!r:.40}"
-    if not all(isinstance(table, dict) for table in (result.get("caches") or {}).values()):
-        return "a table for each of caches"
-    for phase, seconds in (result.get("seconds") or {}).items():
-        if not _is_number(seconds) or seconds < 0:
-            return f"seconds of {shown(phase):.40}, got {seconds!r:.40}"
-    scores: dict[str, Any] = {"suite_score": result["suite_score"]}
-    scores |= {name: result.get(name) for name in ("base", "new") if "harmonic" in result}
-    scores |= {name: result[name] for name in ("seen_score",) if result.get(name) is not None}
-    for task, values in result["tasks"].items():
-        if not isinstance(values, dict) or not isinstance(values.get("metric"), str):
-            return f"a table with its metric for task {task!r:.40}, got {values!r:.40}"
-        scores[f"{shown(values['metric']):.40} of task {task!r:.40}"] = values.get(values["metric"])
-        halves = ("base", "new", "harmonic") if "harmonic" in values else ()
-        scores |= {f"{name} of task {task!r:.40}": values.get(name) for name in halves}
-    for name, score in scores.items():
-        if not _is_number(score) or not 0 <= score <= 1:
-            return f"a {name} from 0 to 1, got {score!r:.40}"
-    return "" if result["tasks"] else "the scores of a task, got none"
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < MOST  # infinity and NaN are not below

@@ -15,7 +15,7 @@ from cptlite.errors import DataError
 from cptlite.metrics import mean_and_std
 from cptlite.reporting.configurations import Configuration, configuration, configuration_key, say_differences
 from cptlite.reporting.folds import join_folds
-from cptlite.reporting.results import Result, method_label, run_parts, run_seconds, run_shots
+from cptlite.reporting.results import Result, method_label, run_parts, run_seconds, run_shots, task_score
 from cptlite.shots import read_shots, say_shots
 
 __all__ = ["Line", "Summary", "group_results", "line_up", "seeds_label", "shots_label", "summarize"]
@@ -39,6 +39,8 @@ class Summary:
         Of the suite score, in [0, 1]; ``std`` is the sample one, 0.0 for a single run.
     parts : mapping of str to (float, float)
         Mean and standard deviation of every score of `run_parts`.
+    tasks : mapping of str to (float, float)
+        The same of each task's score that counts.
     seeds : tuple of int
         Sorted seeds of the runs.
     parameters : int
@@ -54,6 +56,7 @@ class Summary:
     mean: float
     std: float
     parts: Mapping[str, tuple[float, float]]
+    tasks: Mapping[str, tuple[float, float]]
     seeds: tuple[int, ...]
     parameters: int
     seconds: float
@@ -89,6 +92,8 @@ class Line:
         mean, std = mean_and_std([result["suite_score"] for result in by_seed.values()])
         runs = [run_parts(result) for result in by_seed.values()]
         parts = {name: mean_and_std([run[name] for run in runs if name in run]) for run in runs for name in run}
+        of_tasks = [result["tasks"] for result in by_seed.values()]
+        tasks = {task: mean_and_std([task_score(of_run[task]) for of_run in of_tasks]) for task in of_tasks[0]}
         return Summary(
             method=self.method,
             differs=self.differs,
@@ -97,6 +102,7 @@ class Line:
             mean=mean,
             std=std,
             parts=parts,
+            tasks=tasks,
             seeds=tuple(sorted(by_seed)),
             parameters=max(int(result.get("parameters") or 0) for result in by_seed.values()),
             seconds=mean_and_std([run_seconds(result) for result in by_seed.values()])[0],

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cptlite.metrics import mean_and_std
+from cptlite.reporting.choosing import find_line
+from cptlite.reporting.comparing import difference
 from cptlite.reporting.results import (
     Result,
     held_out_tasks,
@@ -14,12 +15,12 @@ from cptlite.reporting.results import (
     run_parts,
     run_seconds,
     run_shots,
-    task_score,
 )
-from cptlite.reporting.summaries import Summary, line_up, seeds_label, shots_label
+from cptlite.reporting.summaries import Line, Summary, line_up, seeds_label, shots_label
 
 __all__ = ["Table", "duration", "method_task_table", "run_table", "summary_table"]
 
+DIFFERENCE = "Δ"
 METRIC_NAMES = {"acc1": "accuracy", "mean_per_class_recall": "class recall"}
 
 
@@ -124,7 +125,7 @@ def _halves_rows(result: Result) -> tuple[tuple[str, ...], Rows, str]:
     return columns, rows, caption
 
 
-def summary_table(results: Sequence[Result], title: str = "Suite score") -> Table:
+def summary_table(results: Sequence[Result], title: str = "Suite score", against: str = "") -> Table:
     """One row per method and configuration, one column per number of shots: mean and std over seeds.
 
     Parameters
@@ -133,6 +134,8 @@ def summary_table(results: Sequence[Result], title: str = "Suite score") -> Tabl
         Results over the same tasks and backbone.
     title : str
         Goes above the table.
+    against : str, optional
+        Name of a line, as `find_line` finds it: the others' differences from it have a column at each number of shots.
 
     Returns
     -------
@@ -140,10 +143,12 @@ def summary_table(results: Sequence[Result], title: str = "Suite score") -> Tabl
         The best mean at each number of shots is stressed. What sets a configuration apart has a column if there is any.
     """
     lines = [(line, line.summaries()) for line in line_up(results)]
+    base = find_line([line for line, _ in lines], against) if against else None
     columns = sorted({shots for _, by_shots in lines for shots in by_shots})
     parts = dict.fromkeys(part for _, by_shots in lines for each in by_shots.values() for part in each.parts)
     cells = [(shots, part) for shots in columns for part in parts]
     headings = ["method", "differs"] if any(line.differs for line, _ in lines) else ["method"]
+    compared = [shots for shots in columns if base and (shots or columns == [0])]
     rows: list[tuple[str, ...]] = []
     means: dict[tuple[int, int], float] = {}
     for row, (line, by_shots) in enumerate(lines):
@@ -157,15 +162,23 @@ def summary_table(results: Sequence[Result], title: str = "Suite score") -> Tabl
         learned = max(each.parameters for each in by_shots.values())
         seconds = max(each.seconds for each in by_shots.values())
         said = (line.method, line.differs)[: len(headings)]
-        rows.append((*said, *scores, f"{learned:,}", duration(seconds)))
+        gaps = (_difference(line, base, shots) for shots in compared)
+        rows.append((*said, *scores, *gaps, f"{learned:,}", duration(seconds)))
     seeds = seeds_label(summary for _, by_shots in lines for summary in by_shots.values())
     return Table(
         title=f"{title} (%)",
-        columns=(*headings, *(_heading(shots, part) for shots, part in cells), "learned", "time"),
+        columns=(
+            *headings,
+            *(_heading(shots, part) for shots, part in cells),
+            *(f"{DIFFERENCE} {shots_label(shots)}" for shots in compared),
+            "learned",
+            "time",
+        ),
         rows=tuple(rows),
         best=_best(means),
         caption=f"mean ± sample standard deviation over {seeds}; learned: "
-        "parameters; time: mean of a run at its slowest number of shots",
+        "parameters; time: mean of a run at its slowest number of shots"
+        + (f"; {DIFFERENCE}: the same of the difference from {base.label}, paired by seed" if base else ""),
         words=tuple(range(len(headings))),
     )
 
@@ -188,18 +201,12 @@ def method_task_table(results: Sequence[Result], shots: int, title: str = "Score
         The best mean of each task is stressed.
     """
     lines = line_up(result for result in results if run_shots(result) in (0, shots))
-    # line -> task -> one score per seed
-    scores: list[dict[str, list[float]]] = [{} for _ in lines]
-    for line, by_task in zip(lines, scores, strict=True):
-        for result in (result for by_seed in line.runs.values() for result in by_seed.values()):
-            for task, values in result["tasks"].items():
-                by_task.setdefault(task, []).append(task_score(values))
+    scores = [summary.tasks for line in lines for summary in line.summaries().values()]  # one number of shots each
     tasks = list(dict.fromkeys(task for by_task in scores for task in by_task))
     means = {
-        (column, row): mean_and_std(by_task[task])[0]
+        (column, row): by_task[task][0]
         for column, by_task in enumerate(scores, start=1)
         for row, task in enumerate(tasks)
-        if task in by_task
     }
     columns = range(1, len(scores) + 1)
     return Table(
@@ -230,6 +237,15 @@ def _mean_and_std(summary: Summary | None, part: str) -> str:
         return ""
     mean, std = map(_percent, summary.parts[part])
     return mean if len(summary.seeds) == 1 else f"{mean} ± {std}"
+
+
+def _difference(line: Line, base: Line | None, shots: int) -> str:
+    """Write how far the suite score is from another line's, over seeds that both have; nothing where there are none."""
+    found = difference(line, base, shots) if base else None
+    if not found:
+        return ""
+    mean, std, seeds = found
+    return f"{100 * mean:+.1f}" + (f" ± {100 * std:.1f}" if seeds > 1 else "")
 
 
 def _heading(shots: int, part: str) -> str:

@@ -22,6 +22,7 @@ from cptlite.datasets.types import Task
 from cptlite.errors import UsageError
 from cptlite.methods.base import Problem
 from cptlite.methods.entry import MethodEntry
+from cptlite.methods.prompts.coop import CoOp
 from cptlite.methods.prompts.softcpt import SoftCPT
 from cptlite.methods.table import METHODS
 from cptlite.runs.load import FinishedRun
@@ -168,12 +169,20 @@ def _contexts_of(
     with naming_lost_prompts(run.folder):
         now = {name: stored[name].to(value).view_as(value) for name, value in start.items()}
     for name, owner in method.context_owners.items():
-        yield from _name_contexts(name, owner, learned, now[name], start[name])
+        if isinstance(method, CoOp):  # of which some are made of other learnables
+            yield from _name_contexts(name, owner, learned, *(_made(method, each) for each in (now, start)))
+        else:
+            yield from _name_contexts(name, owner, learned, now[name], start[name])
     if isinstance(method, SoftCPT):
         whole = method if scored.tasks == learned.tasks else config.entry.method(scored, config.options)
         assert isinstance(whole, SoftCPT)
-        made = (whole.contexts({name: value[None] for name, value in each.items()})[0] for each in (now, start))
+        made = (_made(whole, each) for each in (now, start))
         yield from _name_contexts(GENERATED, "class" if whole.has_class_features else "task", scored, *made)
+
+
+def _made(method: CoOp | SoftCPT, learnables: Mapping[str, Tensor]) -> Tensor:
+    """Contexts (C, L, W) of one run, whose learnables have no axis R."""
+    return method.contexts({name: value[None] for name, value in learnables.items()})[0]
 
 
 def _seeded(seed: int) -> torch.Generator:

@@ -7,7 +7,7 @@ dimension.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +24,7 @@ from cptlite.runs.rows import check_caches, check_text, count_images
 from cptlite.shots import mean_shots
 from cptlite.training.recipe import FULL, RECIPES, Recipe
 
-__all__ = ["Estimate", "estimate"]
+__all__ = ["Estimate", "estimate", "estimate_on"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +72,40 @@ def estimate(configs: Sequence[RunConfig], backbone: Backbone, caches: Sequence[
     check_caches(caches, configs)
     problem, _ = new_problems(first, backbone, caches)
     rows = {config.shots: count_images(caches, config) for config in configs}
+    patches = caches[0].patches("train", [0]).shape[1] if first.entry.needs_patches else 0
+    return estimate_on(configs, backbone, problem, rows, patches)
+
+
+def estimate_on(
+    configs: Sequence[RunConfig],
+    backbone: Backbone,
+    problem: Problem,
+    rows: Mapping[int, Sequence[np.ndarray]],
+    patches: int = 0,
+) -> Estimate:
+    """Time a step of a method on tasks whose images need not be there; see `estimate`.
+
+    Parameters
+    ----------
+    configs : sequence of RunConfig
+        Of one method that learns by steps.
+    backbone : Backbone
+    problem : Problem
+        What is learned.
+    rows : mapping of int to sequence of ndarray
+        By shots, training rows of each class (C,) of each task.
+    patches : int
+        M of an image, for a method that reads them.
+    """
+    first = configs[0]
+    assert first.recipe is not None
     timed = problem
     if first.separate:
         timed = replace(problem, tasks=(max(problem.tasks, key=lambda task: len(task.class_names)),))
     full = None if first.entry.recipe else Recipe(recipe=FULL, **RECIPES[FULL])
     largest = max((max if first.separate else sum)(of.sum() for of in of_task) for of_task in rows.values())
     with naming_memory(timed, first, 1):
-        seconds = _time_step(first, timed, backbone, caches, int(largest))
+        seconds = _time_step(first, timed, backbone, int(largest), patches)
     return Estimate(
         steps=sum(_steps(config, first.recipe, problem, rows[config.shots]) for config in configs),
         full_steps=sum(_steps(config, full, problem, rows[config.shots]) for config in configs) if full else 0,
@@ -96,17 +123,15 @@ def _steps(config: RunConfig, recipe: Recipe, problem: Problem, rows: Sequence[n
     return sum(count * share for count, share in zip(steps, shares, strict=True))
 
 
-def _time_step(
-    config: RunConfig, problem: Problem, backbone: Backbone, caches: Sequence[FeatureCache], rows: int
-) -> float:
+def _time_step(config: RunConfig, problem: Problem, backbone: Backbone, rows: int, patches: int) -> float:
     """Seconds of a step on made-up features, after one that makes ready."""
     assert config.recipe is not None
     method = config.entry.method(problem, config.options)
     start = method.start(torch.Generator().manual_seed(config.seed))
     learnables = {name: value.detach()[None].requires_grad_(value.requires_grad) for name, value in start.items()}
     size, draw = config.recipe.batch_of(rows), torch.Generator().manual_seed(0)
-    patches = caches[0].patches("train", [0]).shape[1:2] if config.entry.needs_patches else ()
-    images = torch.randn(1, size, *patches, backbone.embed_dim, generator=draw)  # (R, B, D) or (R, B, M, D)
+    shape = (1, size, patches, backbone.embed_dim) if patches else (1, size, backbone.embed_dim)
+    images = torch.randn(shape, generator=draw)  # (R, B, D) or (R, B, M, D)
     labels = torch.randint(len(problem.class_names), (1, size), generator=draw)  # (R, B)
     batch = Batch(images=images, labels=labels).map(lambda tensor: tensor.to(backbone.device))
     seconds = 0.0

@@ -62,12 +62,13 @@ class TextEncoder:
         contexts: Sequence[int] | None = None,
         position: str = "end",
         runs: int = 1,
+        underscores: bool = False,
     ) -> PromptEncoder:
         """Prepare one prompt per name around learnable contexts, for R runs that each have contexts of their own.
 
         Parameters
         ----------
-        names, context_length, contexts, position
+        names, context_length, contexts, position, underscores
             As of `layout_prompts`.
         runs : int
             R.
@@ -84,6 +85,7 @@ class TextEncoder:
             contexts=contexts,
             position=position,
             max_positions=self.tower.context_length,
+            underscores=underscores,
         )
         return PromptEncoder(self, layout, runs)
 

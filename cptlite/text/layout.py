@@ -104,13 +104,14 @@ def layout_prompts(
     contexts: Sequence[int] | np.ndarray | None = None,
     position: str = "end",
     max_positions: int = 77,
+    underscores: bool = False,
 ) -> PromptLayout:
     """Lay out one prompt per name around learnable contexts.
 
     Parameters
     ----------
     names : sequence of str
-        P class or task names; underscores read as spaces.
+        P class or task names.
     tokenizer : TokenSource
     context_length : int
         L; 0 leaves the bare name.
@@ -120,6 +121,8 @@ def layout_prompts(
         One of `POSITIONS`: where the name stands. ``middle`` puts the first floor(L/2) context tokens before it.
     max_positions : int
         The text tower's context length.
+    underscores : bool
+        Whether those of names stay; else they read as spaces.
 
     Returns
     -------
@@ -136,7 +139,7 @@ def layout_prompts(
     before = {"end": context_length, "middle": context_length // 2, "front": 0}[position]
     rows = []
     for name, index in zip(names, indices, strict=True):
-        words = name.replace("_", " ")
+        words = name if underscores else name.replace("_", " ")
         tokens = tokenizer.encode(words + ".")
         # The name's own token count splits it from the stop, as in the original code.
         split = len(tokenizer.encode(words)) if before < context_length else 0

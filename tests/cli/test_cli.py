@@ -364,7 +364,7 @@ def test_help_shows_every_option_of_every_method_in_its_panel() -> None:
         if flag.removeprefix("--") in shared:
             wanted = "Recipe (of methods that learn by gradient steps)"
         assert panel_with(panels, flag) == wanted, flag
-    assert holders["--reduction"] == ["cocoop"] and len(holders["--strength"]) == 3
+    assert holders["--reduction"] == ["cocoop"] and {"taskres", "kgcoop", "prograd"} < set(holders["--strength"])
     for name, entry in METHODS.items():
         for part, each in known_options(entry):
             said = help_of(panels, flag_of(each))
@@ -377,11 +377,14 @@ def test_help_shows_every_option_of_every_method_in_its_panel() -> None:
 
 def test_help_says_the_usual_default_and_those_of_others() -> None:
     panels = panels_of()
-    assert "(default: 50; taskres: 100; cocoop: 10)" in help_of(panels, "--epochs")
+    for flag, words in {  # between those named here stand others
+        "--epochs": r"\(default: 50; taskres: 100; cocoop: 10[;)]",
+        "--optimizer": r"\(default: sgd; taskres: adamw[;)]",
+        "--separate": r"\(default: no; taskres, cocoop, kgcoop, prograd, [a-z, -]*plot: yes\)",
+        "--context-length": r"cocoop, kgcoop[a-z, -]*: Context tokens of a class prompt, L. \(default: 4\)",
+    }.items():
+        assert re.search(words, help_of(panels, flag)), flag
     assert "tip-adapter-f: Passes over the training rows. (default: 20)" in help_of(panels, "--epochs")
-    assert "(default: sgd; taskres: adamw)" in help_of(panels, "--optimizer")
-    assert "(default: no; taskres, cocoop, kgcoop, prograd, plot: yes)" in help_of(panels, "--separate")
-    assert "cocoop, kgcoop: Context tokens of a class prompt, L. (default: 4)" in help_of(panels, "--context-length")
     assert help_of(panels, "--shots").endswith("Training images per class; all: every one. (default: 16)")
 
 

@@ -68,6 +68,7 @@ def test_every_command_prints_one_shape(caches: Path, tmp_path: Path, small: Non
         "methods": (),
         "train": ("-m", "softcpt,prototype", *train),
         "report": (out,),
+        "reproduce": ("demo", "-m", "coop-mt", "--root", tmp_path, "--out", out, "--dry-run"),
         "sweep": ("-m", "prototype", "--seeds", "1", *train[:-2], "--dry-run"),
     }
     run = out / "leaves/softcpt-epochs1/random-demo/shots1-seed1"

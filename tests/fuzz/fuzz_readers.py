@@ -37,7 +37,10 @@ from cptlite.datasets.types import SPLITS, Dataset
 from cptlite.errors import CptliteError
 from cptlite.reporting import (
     group_results,
+    latex_table,
     load_results,
+    long_form,
+    markdown_table,
     method_task_table,
     render_table,
     run_shots,
@@ -121,14 +124,17 @@ def read_manifest(folder: Path) -> None:
 
 
 def report(folder: Path) -> None:
-    """All that ``cptlite report`` does with a folder."""
-    for title, results in group_results(load_results([folder])).items():
+    """All that ``cptlite report`` prints of a folder, or of a table kept as CSV."""
+    loaded = load_results([folder])
+    assert all(line.isprintable() for line in long_form(loaded).split("\n"))
+    for title, results in group_results(loaded).items():
         json.dumps([asdict(each) for each in summarize(results)])
         tables = [summary_table(results, title)]
         tables += [method_task_table(results, shots, title) for shots in {run_shots(result) for result in results}]
         screen = io.StringIO()
         for table in tables:
             Console(file=screen, width=200, highlight=False, markup=False, emoji=False).print(render_table(table))
+            screen.write(markdown_table(table) + latex_table(table))
         assert all(line.isprintable() for line in screen.getvalue().split("\n")), repr(screen.getvalue())
 
 

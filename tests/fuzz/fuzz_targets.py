@@ -21,6 +21,8 @@ from cptlite.cli.bench import _read_classes
 from cptlite.datasets.images import UnreadableImageError
 from cptlite.datasets.types import SPLITS
 from cptlite.errors import CptliteError
+from cptlite.methods.class_texts import pack_texts
+from cptlite.reporting import long_form
 from cptlite.runs.class_images import read_predicted
 from cptlite.runs.prompts import read_prompts
 from cptlite.training.checkpoint import read_log, resume
@@ -169,6 +171,15 @@ TARGETS: dict[str, Target] = {
         seeds=lambda: seeds.CLASSES["bench"],
         words=JSON_WORDS,
     ),
+    "class-texts": Target(
+        place=readers.file("texts.json"),
+        read=lambda folder: pack_texts("attributes", str(folder / "texts.json")),
+        seeds=lambda: [
+            b'{"cat": ["with fur", "old"], "fig": ["ripe"]}',
+            b'{"pet": {"cat": ["old"]}, "sky": {"sun": ["hot"]}}',
+        ],
+        words=JSON_WORDS,
+    ),
     "images": Target(
         place=readers.file("image.jpg"),
         read=readers.read_image,
@@ -196,6 +207,12 @@ TARGETS: dict[str, Target] = {
         read=readers.report,
         seeds=lambda: [seeds.text(seeds.RESULTS)],
         words=(*JSON_WORDS, *KEYS),
+    ),
+    "kept-results": Target(
+        place=readers.file("kept.csv"),
+        read=lambda folder: readers.report(folder / "kept.csv"),
+        seeds=lambda: [long_form([seeds.RESULTS]).encode()],
+        words=(b'""', b"nan", b"1e999", b"-1", b"9" * 400, b"base", b"config.", b"true", *KEYS),
     ),
     "finished": Target(
         place=readers.place_run(config=seeds.text(seeds.CONFIG)),

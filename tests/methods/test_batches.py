@@ -29,8 +29,10 @@ from cptlite.text.encoder import TEXT_PATHS
 from cptlite.text.layout import POSITIONS
 
 EVERY = [*KINDS, ("taskres", "", "")]
-PICKING = [kind for kind in KINDS if kind[0] not in ("cocoop", "plot", "prograd")]
-"""Whose step is along the gradient of a loss over picked classes; ProGrad's is projected."""
+ALONE = ("prograd", "dapt-text", "lasp-text", "argue-text", "argue-n-text")
+"""Whose step over some classes is told by a problem of these alone: projected, or with terms of the classes."""
+PICKING = [kind for kind in KINDS if kind[0] not in ("cocoop", "plot", *ALONE)]
+"""Whose step is told by the logits of all classes."""
 NAMES = ("cat", "red dog", "dog", "panda bear cub", "St. 737-200", "fox", "a", "red panda", "x_y")
 ZOO = Case((("zoo", NAMES), ("fruit", ("fig", "kiwi", "red plum", "pear", "lime"))))
 CLASSES = ([0, 3, 4, 10, 13, -1], [1, 2, 8, 9, 10, 12], [0, 5, 9, -1, -1, -1])
@@ -131,13 +133,13 @@ def test_picked_classes_step_as_all_do_with_the_others_left_out(
             monkeypatch.undo()
 
 
-def test_prograd_projects_what_some_classes_give() -> None:
-    """Against the method on a problem of these classes alone."""
-    whole = make_runs(("prograd", "", ""), ZOO, "fused")
+@pytest.mark.parametrize("name", ALONE)
+def test_a_step_over_some_classes_is_that_of_a_problem_of_these_alone(name: str) -> None:
+    whole = make_runs((name, "", ""), ZOO, "fused")
     batch = some_classes(1)
     names = [name for _, names in ZOO.tasks for name in names]
     zoo, fruit = (tuple(names[each] for each in kept) for kept in ((0, 3, 4), (10, 13)))
-    part = make_runs(("prograd", "", ""), Case((("zoo", zoo), ("fruit", fruit))), "fused")
+    part = make_runs((name, "", ""), Case((("zoo", zoo), ("fruit", fruit))), "fused")
     places = torch.tensor([[CLASSES[0].index(label) for label in LABELS[0]]])
     alone = Runs(part.method, whole.learnables)
     assert_agree(step(alone, Batch(images=batch.images, labels=places)), step(whole, batch))

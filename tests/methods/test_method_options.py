@@ -28,15 +28,19 @@ QUICK: dict[str, dict[str, Any]] = {"cross-modal": {"steps": 60}, "lp++": {"epoc
 OTHERS: dict[str, Any] = {
     "C": 1e-3,
     "alpha": 0.25,
+    "attributes": '{"cat":["with fur"],"dog":["that barks","on a lead"],"fig":["ripe"],"kiwi":["raw"],"plum":["blue"]}',
     "beta": 3.5,
     "class_context_init": "a photo",
     "class_context_length": 2,
     "context_init": "one of the",
     "context_length": 3,
+    "correction": False,
     "epochs": 2,
     "eps": 0.5,
     "freeze_class_context": True,
     "iterations": 1,
+    "negative_strength": 0.25,
+    "num_bases": 16,
     "num_prompts": 2,
     "position": "middle",
     "reduction": 4,
@@ -167,7 +171,7 @@ def test_options_of_other_methods_are_refused(name: str) -> None:
 # Off-switches: what a method is without its own idea
 
 
-@pytest.mark.parametrize("name", ["kgcoop", "prograd"])
+@pytest.mark.parametrize("name", ["kgcoop", "prograd", "dapt-text"])
 def test_without_strength_it_is_coop(problem: Problem, name: str) -> None:
     context = {"context_length": 4, "context_init": ""}
     coop = outcome(problem, "coop-ca", context)

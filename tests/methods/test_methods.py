@@ -147,6 +147,11 @@ def test_table_finds_methods_and_their_variants() -> None:
         ("taskres", 5 * 32),
         ("kgcoop", 2 * 16 * 128),
         ("prograd", 2 * 16 * 128),
+        ("dapt-text", 2 * 16 * 128),
+        ("lasp-text", 2 * 16 * 128 + 2 * 32),
+        ("kron-ctx", 2 * (16 * 64 + 4 * 16 + 16 * 8)),
+        ("argue-text", 2 * 16 * 128 + 2 * 32),
+        ("argue-n-text", 2 * 16 * 128 + 2 * 32),
         ("plot", 2 * 4 * 16 * 128),
         ("softcpt", 4 * 128 + 32 * 16 * 128),
     ],
@@ -182,7 +187,7 @@ def test_a_classifier_scores_as_the_method_does(name: str, problem: Problem) -> 
     assert (started.logits(images) - logits).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("name", ["kgcoop", "prograd"])
+@pytest.mark.parametrize("name", ["kgcoop", "prograd", "dapt-text", "lasp-text", "argue-n-text"])
 def test_joint_gradients_are_the_tasks_own_by_their_share(name: str, problem: Problem) -> None:
     """Tasks trained together get the gradients of tasks trained alone, weighted by their images in the batch."""
     tasks = problem.tasks
@@ -216,7 +221,8 @@ def test_a_methods_own_defaults_give_way_to_what_is_given() -> None:
     assert (own["context_length"], own["context_init"], own["epochs"]) == (4, "a photo of a", 50)
     assert resolve_config({**GIVEN, "method": "kgcoop", "context_init": ""}).to_json()["context_init"] == ""
     separate = {name for name in METHODS if resolve_config({**GIVEN, "method": name}).separate}
-    assert separate == {"cocoop", "kgcoop", "plot", "prograd", "taskres"}
+    of_words = {"argue-n-text", "argue-text", "dapt-text", "kgcoop", "kron-ctx", "lasp-text", "prograd"}
+    assert separate == {"cocoop", "plot", "taskres", *of_words}
     assert not resolve_config({**GIVEN, "method": "kgcoop", "separate": False}).separate
     cocoop = resolve_config({**GIVEN, "method": "cocoop"}).to_json()
     assert (cocoop["context_length"], cocoop["epochs"], cocoop["batch_size"]) == (4, 10, 1)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from result_cases import EVERY, TASKS, base, fold
 from rich.console import Console
 from typer.testing import CliRunner
 
 from cptlite.cli import app
-from cptlite.config import resolve_config
 from cptlite.errors import DataError
 from cptlite.reporting import (
     draw_shots_plot,
@@ -25,55 +25,12 @@ from cptlite.reporting import (
     summary_table,
 )
 from cptlite.reporting.folds import join_folds
-from cptlite.runs.predictions import suite_scores
-
-TASKS = {"leaf": 0.2, "coin": 0.4, "shell": 0.9}
-
-
-def run(scores: dict[str, dict[str, Any]], *, method: str = "coop-mt", seed: int = 1, **options: Any) -> dict[str, Any]:
-    """Results as `execute_runs` writes them, of a run over some tasks."""
-    named = {"method": method, "suite": "mine", "datasets": list(scores), "backbone": "demo"}
-    config = resolve_config({**named, "shots": 4, "seed": seed, **options})
-    return {
-        **{key: getattr(config, key) for key in ("method", "suite", "backbone", "shots", "seed", "variant")},
-        "recipe": config.recipe_name,
-        "config": json.loads(json.dumps(config.to_json())),
-        "caches": {},
-        "tasks": scores,
-        **suite_scores(scores),
-        "parameters": 8,
-        "seconds": {"train": 1.0},
-    }
-
-
-def whole(seed: int = 1, plus: float = 0.0, **options: Any) -> dict[str, Any]:
-    return run({task: of_task(score + plus) for task, score in TASKS.items()}, seed=seed, **options)
-
-
-def of_task(score: float, **more: Any) -> dict[str, Any]:
-    return {"acc1": score, "mean_per_class_recall": score, "metric": "acc1", "rows": 10, **more}
-
-
-def base(new: float = 0.2, seed: int = 1, **options: Any) -> dict[str, Any]:
-    """A run from base to new classes, whose scores over all classes are half as high."""
-    generalised = {"base": 0.4, "new": new / 2, "harmonic": 0.1}
-    halves = {"base": 0.8, "new": new, "harmonic": 2 * 0.8 * new / (0.8 + new), "generalised": generalised}
-    return run({task: of_task(0.3, **halves) for task in TASKS}, classes="base", seed=seed, **options)
-
-
-def fold(*held_out: str, seed: int = 1, plus: float = 0.0, **options: Any) -> dict[str, Any]:
-    marks = {task: {"held_out": True} if task in held_out else {} for task in TASKS}
-    scores = {task: of_task(score + plus, **marks[task]) for task, score in TASKS.items()}
-    return run(scores, seed=seed, held_out_tasks=held_out, **options)
 
 
 def drawn(table: Any) -> str:
     console = Console(file=io.StringIO(), width=200, highlight=False, markup=False)
     console.print(render_table(table))
     return console.file.getvalue()  # type: ignore[attr-defined]
-
-
-EVERY = [whole(), whole(2), base(), base(0.4, 2), *(fold(task) for task in TASKS), fold("leaf", "coin")]
 
 
 def test_what_was_learned_from_other_classes_or_tasks_never_meets_in_a_table() -> None:
@@ -163,6 +120,7 @@ def test_scores_that_are_none_are_refused(result: dict[str, Any], tmp_path: Path
         load_results([file])
 
 
+@pytest.mark.slow
 def test_the_report_has_a_table_and_a_picture_for_each(tmp_path: Path) -> None:
     for number, result in enumerate(EVERY):
         folder = tmp_path / f"runs/{number}"
@@ -172,7 +130,8 @@ def test_the_report_has_a_table_and_a_picture_for_each(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert "4 shots: base" in done.stdout and "4 shots: unseen" in done.stdout
-    assert len(list((tmp_path / "drawn").glob("*.png"))) == 4
+    kinds = [path.name.split("-")[0] for path in (tmp_path / "drawn").iterdir()]
+    assert sorted(kinds) == ["shots"] * 4 + ["tasks"] * 4
     lines = json.loads(CliRunner().invoke(app, [*words[:2], "--json"]).stdout)["results"]
     (halves,) = [line for line in lines if line["group"] == "mine, 3 tasks, base to new classes, backbone demo"]
     assert set(halves["parts"]) == {"base", "new", "H"} and halves["parts"]["H"] == [halves["mean"], halves["std"]]

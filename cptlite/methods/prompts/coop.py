@@ -70,12 +70,16 @@ class CoOp(ClassWeightMethod):
         shape = (self.num_contexts, self.context_length, text.tower.width)
         return {"context": new_context(shape, self.options.context_init, text, generator)}
 
+    def contexts(self, learnables: Mapping[str, Tensor]) -> Tensor:
+        """Contexts that prompts are made around: Tensor of shape (R, C, L, W)."""
+        return learnables["context"]
+
     def class_weights(self, learnables: Mapping[str, Tensor]) -> Tensor:
         """Unit-length class weights: Tensor of shape (R, K, D), float32."""
-        return F.normalize(self._encode(learnables["context"]), dim=-1)
+        return F.normalize(self._encode(self.contexts(learnables)), dim=-1)
 
     def picked_weights(self, learnables: Mapping[str, Tensor], classes: Tensor) -> Tensor:
         """Class weights of some classes (R, Q), which alone are encoded where that is less: Tensor (R, Q, D)."""
         if not self._encode.picking_saves(classes.shape[1]):
             return super().picked_weights(learnables, classes)
-        return F.normalize(self._encode.pick(learnables["context"], classes), dim=-1)
+        return F.normalize(self._encode.pick(self.contexts(learnables), classes), dim=-1)

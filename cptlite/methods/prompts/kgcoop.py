@@ -2,8 +2,8 @@
 
 Yao et al., "Visual-Language Prompt Tuning with Knowledge-guided Context Optimization" (CVPR 2023).
 
-Axes: R runs trained together, T tasks, K classes in task-major order, Q of them that are scored, B images, L context
-tokens, W text width, D joint dimension.
+Axes: R runs trained together, T tasks, K classes in task-major order, Q of them that are scored, L context tokens,
+W text width, D joint dimension.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from cptlite.methods.base import Problem
 from cptlite.methods.batches import Batch, cross_entropy
 from cptlite.methods.options import PromptOptions, TemplateOptions
+from cptlite.methods.prompts.class_terms import own_task_mean
 from cptlite.methods.prompts.coop import CoOp
 from cptlite.methods.templates import zero_shot_weights
 from cptlite.options import option
@@ -57,23 +57,11 @@ class KgCoOp(CoOp):
     def __init__(self, problem: Problem, options: KgCoOpOptions, runs: int = 1) -> None:
         super().__init__(problem, options, runs, sharing="task")
         self._anchors = zero_shot_weights(problem, options.templates)  # (K, D)
-        members = F.one_hot(problem.class_tasks, len(problem.tasks)).float()
-        self._shares = members / members.sum(dim=0)  # (K, T): a class's share of its task's mean
 
     def loss(self, learnables: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Cross-entropy plus the pull; shapes as in `PromptMethod.loss`."""
         weights = self.batch_weights(learnables, batch)  # (R, K or Q, D)
         scored = self.score_weights(batch, weights)
-        if batch.classes is None:
-            pulls = 1 - (weights * self._anchors).sum(dim=-1) @ self._shares  # (R, T)
-        else:
-            pulls = self._picked_pulls(weights, batch.classes)
-        pull = pulls.gather(-1, self.problem.class_tasks[batch.labels]).mean(dim=-1)  # (R,)
+        anchors = self._anchors if batch.classes is None else self._anchors[batch.classes.clamp(min=0)]
+        pull = 1 - own_task_mean(self.problem, batch, (weights * anchors).sum(dim=-1))  # (R,)
         return cross_entropy(scored) + self.options.strength * pull
-
-    def _picked_pulls(self, weights: Tensor, classes: Tensor) -> Tensor:
-        """Each task's pull (R, T), from weights (R, Q, D) of some classes (R, Q) of every task."""
-        picks = classes.clamp(min=0)
-        shares = self._shares[picks] * (classes >= 0)[..., None]  # (R, Q, T), of these classes but for a factor
-        cosines = (weights * self._anchors[picks]).sum(dim=-1)  # (R, Q)
-        return 1 - (cosines[:, None] @ (shares / shares.sum(dim=1, keepdim=True)))[:, 0]
