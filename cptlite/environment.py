@@ -20,6 +20,7 @@ import torch
 
 import cptlite
 from cptlite.errors import UsageError
+from cptlite.process import name_gpus
 
 __all__ = [
     "PeakMemory",
@@ -29,6 +30,7 @@ __all__ = [
     "multiplies_bf16",
     "processor_vendor",
     "usable_cores",
+    "visible_gpus",
 ]
 
 PACKAGES = ("torch", "clip-anytorch", "numpy", "h5py", "scikit-learn")
@@ -119,6 +121,20 @@ def find_device(device: torch.device | str) -> torch.device:
         last = torch.cuda.device_count() - 1
         raise UsageError(f"device {str(device)!r} wants a GPU that torch does not find: give cuda:0 to cuda:{last}")
     return place
+
+
+def visible_gpus(device: str) -> tuple[str, ...]:
+    """Name the GPUs that a device leaves open, as `cptlite.process.GPU_VARIABLE` does: none of a processor's or of one.
+
+    Raises
+    ------
+    UsageError
+        There is no such device.
+    """
+    place = find_device(device)
+    if place.type != "cuda" or place.index is not None:
+        return ()
+    return name_gpus(range(torch.cuda.device_count()))
 
 
 def multiplies_bf16() -> bool:

@@ -15,11 +15,16 @@ import gc
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-__all__ = ["keep_freed_memory", "leave", "loading"]
+from cptlite.errors import UsageError
+
+__all__ = ["GPU_VARIABLE", "keep_freed_memory", "leave", "loading", "name_gpus", "see_gpus"]
+
+GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
+"""Names the GPUs that a process sees, by commas: by their numbers, or as ``nvidia-smi -L`` does."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's mallopt
 MOST_MMAPS, LARGE = 65536, 2**25  # its default, and the bytes that its threshold grows to by itself, at most
@@ -35,6 +40,32 @@ def loading() -> Iterator[None]:
     finally:
         if before:
             gc.enable()
+
+
+def name_gpus(numbers: Sequence[int]) -> tuple[str, ...]:
+    """Name GPUs that this process sees, counted from 0, as `GPU_VARIABLE` does.
+
+    Raises
+    ------
+    UsageError
+        It says itself which it sees, and these are fewer.
+    """
+    said = os.environ.get(GPU_VARIABLE)
+    if said is None:
+        return tuple(map(str, numbers))
+    names = [name.strip() for name in said.split(",") if name.strip()]
+    try:
+        return tuple(names[number] for number in numbers)
+    except IndexError:
+        raise UsageError(
+            f"wanted GPUs {', '.join(map(str, numbers))}, got {GPU_VARIABLE}={said}, which shows {len(names)}: give "
+            f"numbers below {len(names)}, or unset it"
+        ) from None
+
+
+def see_gpus(numbers: Sequence[int]) -> None:
+    """Let this process and those that it starts see some of the GPUs alone, before PyTorch has looked for any."""
+    os.environ[GPU_VARIABLE] = ",".join(name_gpus(numbers))
 
 
 def keep_freed_memory(*, large: bool = True) -> None:

@@ -70,7 +70,7 @@ ORDER = {
         "console groups options",
         "report_options",
         "bench cache caches choose datasets doctor download import_features methods report train_options",
-        "demo eval export predict sweep_shown train",
+        "demo eval export predict sweep_given sweep_shown train",
         "extend interpret reproduce sweep",
     ),
     "datasets": (
@@ -121,6 +121,7 @@ ORDER = {
         "learn load predict transductive",
         "by_name card class_images contexts execute onnx_model reevaluate",
         "estimate export interpret reuse workers",
+        "pools",
         "engines sweep",
         "sweep_choice sweep_plan sweep_run",
     ),

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cptlite.cli.choose import choose_backbone, choose_datasets, choose_suite, usable_caches
-from cptlite.cli.console import invocation, note, progress, show_configuration, some
+from cptlite.cli.console import invocation, note, progress, show_configuration
 from cptlite.cli.options import (
     CACHE_DIR,
     HOW,
@@ -25,12 +23,12 @@ from cptlite.cli.options import (
     complete_method,
     split_at_commas,
 )
-from cptlite.cli.sweep_shown import plan_lines, show_outcomes, show_plan
+from cptlite.cli.sweep_given import choose_gpus, expand_given, read_given, spread_gpus
+from cptlite.cli.sweep_shown import configuration_lines, plan_lines, show_outcomes, show_plan
 from cptlite.errors import UsageError
 from cptlite.process import keep_freed_memory, loading
 
 if TYPE_CHECKING:
-    from cptlite.cache import CacheFolder
     from cptlite.config import RunConfig
     from cptlite.runs.sweep_plan import SweepPlan
     from cptlite.runs.sweep_run import SweepWays
@@ -57,7 +55,7 @@ def sweep(
     ] = None,
     shots: Annotated[
         str | None,
-        typer.Option("--shots", help="Training images per class. (default: 1,2,4,8,16)", rich_help_panel=WHAT),
+        typer.Option("--shots", help="Training images per class, or all. (default: 1,2,4,8,16)", rich_help_panel=WHAT),
     ] = None,
     seeds: Annotated[
         str | None, typer.Option("--seeds", help="Seeds, such as 1-3 or 1,5. (default: 1-3)", rich_help_panel=WHAT)
@@ -96,8 +94,24 @@ def sweep(
         str, typer.Option("--engine", help="What carries runs out: loky, dask or ray.", rich_help_panel=HOW)
     ] = "loky",
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="Processes at a time; they share the cores.", rich_help_panel=HOW)
-    ] = 1,
+        int | None,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            help="Processes at a time; they share the cores. (default: 1, or one for each of --gpus)",
+            rich_help_panel=HOW,
+            show_default=False,
+        ),
+    ] = None,
+    gpus: Annotated[
+        str,
+        typer.Option(
+            "--gpus",
+            help="GPUs of this machine that processes are spread over, such as 0,1; by default all.",
+            rich_help_panel=HOW,
+        ),
+    ] = "",
     scheduler: Annotated[
         str,
         typer.Option(
@@ -150,12 +164,13 @@ def sweep(
 
     flags = {"methods": methods, "suites": suite, "datasets": dataset}
     listed = {name: split_at_commas(words) for name, words in flags.items() if words}
-    wanted = _read(plan, {**listed, "shots": shots, "seeds": seeds, "backbone": backbone}, settings or [])
+    wanted = read_given(plan, {**listed, "shots": shots, "seeds": seeds, "backbone": backbone}, settings or [])
+    seen = choose_gpus(gpus, scheduler)
     check_engine(engine, scheduler)
     if choose and "held_out_tasks" in dict(wanted.settings):
         raise UsageError("a task that is held out has no validation rows to choose on: leave --choose out")
     with CacheFolder(cache_dir) as cached:
-        wanted, configs = _expand(wanted, cached)
+        wanted, configs = expand_given(wanted, cached)
         keep_freed_memory(large=all(config.text_path == "fused" for config in configs))
         loaded = shared_backbone(*_how(configs[0]))
         if loaded.remark:
@@ -165,13 +180,15 @@ def sweep(
             cache_dir=cache_dir,
             out=out,
             engine=engine,
-            jobs=jobs,
+            jobs=jobs or max(1, len(seen)),
             scheduler=scheduler,
+            gpus=spread_gpus(configs[0].device, seen),
             together=together,
             memory=memory,
             lock=lock,
         )
-        show_configuration("sweep", _sum_up(wanted, configs, ways), vars(wanted) | vars(ways) if verbose else None)
+        lines = configuration_lines(wanted, len(configs), ways)
+        show_configuration("sweep", lines, vars(wanted) | vars(ways) if verbose else None)
         shares = list(
             forecast(
                 configs,
@@ -187,64 +204,8 @@ def sweep(
     _carry_out(wanted, configs, ways, choose, json)
 
 
-def _read(file: Path | None, flags: dict[str, Any], settings: Sequence[str]) -> SweepPlan:
-    """Put a plan's file and the flags together; of data, shots and each option the flags' alone where they say any."""
-    from cptlite.runs.sweep_plan import SweepPlan, read_plan
-
-    table = read_plan(file) if file else {}
-    if flags.get("suites") or flags.get("datasets"):
-        table = {name: value for name, value in table.items() if name not in ("suites", "datasets")}
-    told = {}
-    for text in settings:
-        name, equals, values = text.partition("=")
-        if not equals or not values.strip():
-            raise UsageError(f"--set: wanted an option and its values, such as lr=0.002,0.02, got {text!r}")
-        told[name.strip()] = [value.strip() for value in values.split(",")]
-    given = table.get("set", {})
-    if isinstance(given, dict):
-        table = {**table, "set": {**given, **told}}
-    return SweepPlan.from_table({**table, **{name: value for name, value in flags.items() if value}}, str(file or ""))
-
-
-def _expand(plan: SweepPlan, folder: CacheFolder) -> tuple[SweepPlan, list[RunConfig]]:
-    """Complete a plan with what is cached, and make its runs."""
-    from cptlite.datasets import load_catalog
-    from cptlite.runs.seen import leave_one_out
-    from cptlite.runs.sweep import opened_caches
-    from cptlite.runs.sweep_plan import expand
-
-    cached = usable_caches(folder)
-    chosen = choose_backbone(cached, plan.backbone or None, folder.path)
-    catalog, names = load_catalog(), cached[chosen]
-    if plan.suites and not plan.datasets:
-        on = [(suite, choose_datasets(names, [suite], catalog, chosen)) for suite in plan.suites]
-    else:
-        datasets = choose_datasets(names, plan.datasets, catalog, chosen)
-        suite = plan.suites[0] if plan.suites else choose_suite(datasets, catalog)
-        on, plan = [(suite, datasets)], replace(plan, datasets=datasets, suites=(suite,))
-    configs = []
-    for config in expand(plan, on, chosen):
-        tasks = []
-        if config.held_out_tasks:
-            with opened_caches(config, folder.path) as caches:
-                tasks = [task for cache in caches for task in cache.tasks]
-        configs += leave_one_out(config, tasks)
-    return replace(plan, backbone=chosen), configs
-
-
 def _how(config: RunConfig) -> tuple[str, str, str, str]:
     return config.backbone, config.device, config.precision, config.linear_backend
-
-
-def _sum_up(plan: SweepPlan, configs: Sequence[RunConfig], ways: SweepWays) -> list[str]:
-    shots, seeds = (",".join(map(str, numbers)) for numbers in (plan.shots, plan.seeds))
-    settings = [f"{name} {', '.join(map(str, values))}" for name, values in plan.settings]
-    how = f"{ways.engine}, {ways.jobs} job{'s' if ways.jobs > 1 else ''}" + (", together" if ways.together else "")
-    return [
-        f"{some(plan.methods)} on {some(plan.suites)}; shots {shots}; seeds {seeds} ({len(configs)} runs)",
-        f"backbone {plan.backbone}; {how}" + (f"; {'; '.join(settings)}" if settings else ""),
-        f"into {ways.out} (every setting: -v)",
-    ]
 
 
 def _carry_out(plan: SweepPlan, configs: Sequence[RunConfig], ways: SweepWays, choose: bool, json: bool) -> None:

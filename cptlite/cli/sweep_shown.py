@@ -9,16 +9,31 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cptlite.cli.console import invocation, note, print_results, print_table
+from cptlite.cli.console import invocation, note, print_results, print_table, some
 from cptlite.datasets.text_files import shown_lines
+from cptlite.shots import say_shots
 
 if TYPE_CHECKING:
     from cptlite.config import RunConfig
     from cptlite.reporting import Table
     from cptlite.runs.sweep_choice import Candidate
+    from cptlite.runs.sweep_plan import SweepPlan
     from cptlite.runs.sweep_run import Outcome, Share, SweepWays
 
-__all__ = ["plan_lines", "show_outcomes", "show_plan"]
+__all__ = ["configuration_lines", "plan_lines", "show_outcomes", "show_plan"]
+
+
+def configuration_lines(plan: SweepPlan, runs: int, ways: SweepWays) -> list[str]:
+    """Say what a sweep of so many runs is made of, and how it is carried out."""
+    shots, seeds = (",".join(map(str, numbers)) for numbers in (map(say_shots, plan.shots), plan.seeds))
+    settings = [f"{name} {', '.join(map(str, values))}" for name, values in plan.settings]
+    how = f"{ways.engine}, {ways.jobs} job{'s' if ways.jobs > 1 else ''}" + (", together" if ways.together else "")
+    how += f", on GPUs {', '.join(ways.gpus)}" if len(ways.gpus) > 1 and ways.jobs > 1 else ""
+    return [
+        f"{some(plan.methods)} on {some(plan.suites)}; shots {shots}; seeds {seeds} ({runs} runs)",
+        f"backbone {plan.backbone}; {how}" + (f"; {'; '.join(settings)}" if settings else ""),
+        f"into {ways.out} (every setting: -v)",
+    ]
 
 
 def _label(config: RunConfig, out: Path) -> str:
@@ -106,7 +121,7 @@ def _choices(candidates: Sequence[Candidate], out: Path) -> list[dict[str, Any]]
     return [
         {
             "configuration": _label(each.config, out),
-            "shots": each.config.shots,
+            "shots": say_shots(each.config.shots),
             "seeds": each.seeds,
             "validation": each.validation,
             "test": each.test,
@@ -123,7 +138,7 @@ def _choice_table(candidates: Sequence[Candidate], out: Path) -> Table:
     rows = [
         (
             _label(each.config, out),
-            str(each.config.shots),
+            str(say_shots(each.config.shots)),
             f"{100 * each.validation:.1f}",
             f"{100 * each.test:.1f}",
             "chosen" if each.chosen else "",

@@ -2,31 +2,24 @@
 
 What a call raises, and that its worker died, ends that call alone: each is a future of its own, where joblib's Parallel
 would end all.
-
-Sources: loky, joblib's own worker processes; Dask's futures (Client.get_executor); Ray's tasks.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
+from joblib.externals.loky.process_executor import BrokenProcessPool
 
-from cptlite.errors import UsageError
-from cptlite.runs.workers import prepare_worker
+from cptlite.errors import CptliteError, UsageError
+from cptlite.runs.pools import DASK, LOKY, POOLS, RAY, Call, check_address
 
-__all__ = ["ENGINES", "Died", "carry_out", "check_engine"]
+__all__ = ["ENGINES", "LOKY", "Died", "carry_out", "check_engine"]
 
-LOKY, DASK, RAY = ENGINES = ("loky", "dask", "ray")
-
-Call = Callable[[], Any]
-Submit = Callable[[Call], Future]
+ENGINES = (LOKY, DASK, RAY)
 
 
 @dataclass(frozen=True)
@@ -37,12 +30,14 @@ class Died:
 
 
 def check_engine(engine: str, scheduler: str = "") -> None:
-    """Refuse an engine that is not known or not installed.
+    """Refuse an engine that is not known or not installed, and a scheduler that does not answer.
 
     Raises
     ------
     UsageError
         It says what to give, or what to install.
+    CptliteError
+        Nothing answers at the scheduler's address.
     """
     if engine not in ENGINES:
         raise UsageError(f"unknown engine {engine!r}: give one of {', '.join(ENGINES)}")
@@ -58,9 +53,13 @@ def check_engine(engine: str, scheduler: str = "") -> None:
             f"--engine {engine} wants a package that is not installed: pip install 'cptlite[{engine}]', or give "
             f"--engine {LOKY}"
         ) from None
+    if scheduler:
+        check_address(engine, scheduler)
 
 
-def carry_out(calls: Sequence[Call], *, engine: str = LOKY, jobs: int = 1, scheduler: str = "") -> Iterator[Any]:
+def carry_out(
+    calls: Sequence[Call], *, engine: str = LOKY, jobs: int = 1, scheduler: str = "", gpus: Sequence[str] = ()
+) -> Iterator[Any]:
     """Carry calls out, several at a time.
 
     Parameters
@@ -72,7 +71,18 @@ def carry_out(calls: Sequence[Call], *, engine: str = LOKY, jobs: int = 1, sched
     jobs : int
         How many at a time.
     scheduler : str
-        Address of a Dask scheduler or a Ray cluster; by default one is started on this machine.
+        Address of a Dask scheduler or a Ray cluster; by default one is started on this machine. Dask's workers there
+        see what they were started with, and Ray's the GPUs of the cluster.
+    gpus : sequence of str
+        GPUs of this machine, as ``CUDA_VISIBLE_DEVICES`` names them; each worker sees one. If there are none workers
+        see what this process sees.
+
+    Raises
+    ------
+    UsageError
+        Dask's workers carry out several calls at a time.
+    CptliteError
+        The scheduler does not answer, is gone, or has no workers.
 
     Yields
     ------
@@ -84,12 +94,17 @@ def carry_out(calls: Sequence[Call], *, engine: str = LOKY, jobs: int = 1, sched
         return
     waiting = deque(enumerate(calls))
     running: dict[Future, int] = {}
-    with POOLS[engine](jobs, scheduler) as submit:
+    with POOLS[engine](jobs, scheduler, gpus) as submit:
         while waiting or running:
             while waiting and len(running) < jobs:
                 place, call = waiting.popleft()
                 running[submit(call)] = place
             for future in wait(running, return_when=FIRST_COMPLETED).done:
+                if future.cancelled():
+                    raise CptliteError(
+                        f"the scheduler {scheduler or engine} is gone, and with it {len(waiting) + len(running)} of "
+                        f"{len(calls)} calls; what is finished is kept: start it, and give the same command again"
+                    )
                 error = future.exception()
                 yield running.pop(future), future.result() if error is None else Died(_explain(error))
 
@@ -98,60 +113,3 @@ def _explain(error: BaseException) -> str:
     if isinstance(error, BrokenProcessPool):
         return "its worker process died (killed from outside, or for memory)"
     return f"its worker gave up ({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''})"
-
-
-@contextmanager
-def _loky(jobs: int, scheduler: str) -> Iterator[Submit]:
-    """Worker processes, each of an executor of its own: one that dies breaks no other's."""
-    last: dict[ProcessPoolExecutor, Future] = {}  # that each worker was given
-
-    def submit(call: Call) -> Future:
-        free = (worker for worker, future in last.items() if future.done() and future.exception() is None)
-        worker = next(free, None) or ProcessPoolExecutor(max_workers=1, initializer=prepare_worker)
-        last[worker] = worker.submit(call)
-        return last[worker]
-
-    try:
-        yield submit
-    finally:
-        for worker in last:
-            worker.shutdown(kill_workers=True)
-
-
-@contextmanager
-def _dask(jobs: int, scheduler: str) -> Iterator[Submit]:
-    """Dask's workers, of one thread each: a process carries out one call at a time.
-
-    What a worker was at that died is carried out anew in another, unless it has cost several.
-    """
-    from dask.distributed import Client, LocalCluster
-
-    with ExitStack() as stack:
-        place: Any = scheduler or LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
-        if not scheduler:
-            stack.enter_context(place)
-        client = stack.enter_context(Client(place))
-        if any(threads > 1 for threads in client.nthreads().values()):
-            raise UsageError("wanted Dask workers of one thread each, got some of more: start them with --nthreads 1")
-        yield client.get_executor(pure=False).submit
-
-
-@contextmanager
-def _ray(jobs: int, scheduler: str) -> Iterator[Submit]:
-    """Ray's tasks, of one core each."""
-    import ray
-
-    where = {"address": scheduler} if scheduler else {"num_cpus": jobs, "include_dashboard": False}
-    ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
-    try:
-        carry = ray.remote(num_cpus=1, max_retries=0)(_carry)
-        yield lambda call: carry.remote(call).future()
-    finally:
-        ray.shutdown()
-
-
-def _carry(call: Call) -> Any:
-    return call()
-
-
-POOLS: dict[str, Callable[[int, str], AbstractContextManager[Submit]]] = {LOKY: _loky, DASK: _dask, RAY: _ray}

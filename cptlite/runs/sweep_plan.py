@@ -17,8 +17,9 @@ from cptlite.files import sha256_of
 from cptlite.methods.table import METHODS, find_method
 from cptlite.options import MOST_SEED, Option, did_you_mean
 from cptlite.runs.sweep import grid
+from cptlite.shots import ALL, ALL_SHOTS, say_shots
 
-__all__ = ["SweepPlan", "expand", "plan_file", "read_plan"]
+__all__ = ["SweepPlan", "expand", "plan_file", "read_plan", "whole_numbers"]
 
 MOST_NUMBERS, MOST_RUNS = 1000, 20_000  # of a list, and of a sweep: what a file asks for is bounded before it is made
 SETTINGS = "set"
@@ -33,7 +34,7 @@ class SweepPlan:
     ----------
     methods : tuple of str
     shots, seeds : tuple of int
-        Methods that look at no rows run once, at the first of each.
+        Of shots `ALL_SHOTS` too. Methods that look at no rows run once, at the first of each.
     suites : tuple of str
         Of the catalogue, each trained on by itself; with ``datasets`` the one folder that results are filed under.
     datasets : tuple of str
@@ -78,9 +79,9 @@ class SweepPlan:
         parts: dict[str, Any] = {}
         for name in ("methods", "suites", "datasets"):
             parts[name] = _words(name, given.get(name, ()))
-        for name, most in (("shots", 10**6), ("seeds", MOST_SEED)):
+        for name, most, words in (("shots", 10**6, {ALL: ALL_SHOTS}), ("seeds", MOST_SEED, {})):
             if name in given:
-                parts[name] = _whole_numbers(name, given[name], most)
+                parts[name] = whole_numbers(name, given[name], most, words)
         parts["backbone"] = given.get("backbone", "")
         if not isinstance(parts["backbone"], str):
             raise UsageError(f"backbone must be a text, got {parts['backbone']!r}")
@@ -91,7 +92,9 @@ class SweepPlan:
 
     def to_toml(self) -> str:
         """Write it so that `read_plan` reads the same plan."""
-        lines = [f"{each.name} = {_toml(getattr(self, each.name))}" for each in fields(self) if each.name != "settings"]
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "settings"}
+        values["shots"] = tuple(map(say_shots, self.shots))
+        lines = [f"{name} = {_toml(value)}" for name, value in values.items()]
         lines += [f"\n[{SETTINGS}]", *(f"{name} = {_toml(values)}" for name, values in self.settings)]
         return "\n".join(lines) + "\n"
 
@@ -161,12 +164,22 @@ def _words(name: str, value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(texts))
 
 
-def _whole_numbers(name: str, value: Any, most: int) -> tuple[int, ...]:
-    """Read whole numbers and ranges of them: 3, "1,2,4", "1-3", or a list of such."""
-    wanted = f"--{name}: wanted whole numbers, such as 1,2,4 or 1-3, got {value!r}"
+def whole_numbers(name: str, value: Any, most: int, words: Mapping[str, int]) -> tuple[int, ...]:
+    """Read whole numbers and ranges of them: 3, "1,2,4", "1-3", or a list of such; also words that stand for one.
+
+    Raises
+    ------
+    UsageError
+        There are none, others, or too many.
+    """
+    also = "".join(f" or {word}" for word in words)
+    wanted = f"--{name}: wanted whole numbers, such as 1,2,4 or 1-3{also}, got {value!r}"
     numbers: list[int] = []
     for each in value if isinstance(value, list | tuple) else [value]:
         for word in str(each).split(",") if type(each) in (int, str) else [""]:
+            if word.strip() in words:
+                numbers.append(words[word.strip()])
+                continue
             first, dash, last = (part.strip() for part in word.partition("-"))
             ends = [first, last if dash else first]
             if not all(end.isascii() and end.isdecimal() and len(end) < 20 for end in ends):

@@ -26,6 +26,7 @@ from cptlite.runs.folders import run_folder
 from cptlite.runs.progress import GroupCounter, OnProgress, counting
 from cptlite.runs.rows import count_rows, short_rows
 from cptlite.runs.sweep import count_run_steps, group_runs, opened_caches, run_group
+from cptlite.shots import say_shots
 
 __all__ = ["Failure", "Outcome", "Share", "SweepWays", "forecast", "is_filed", "run_sweep", "train_words"]
 
@@ -44,6 +45,7 @@ class SweepWays:
     jobs : int
         Processes at a time; they share this process's threads. One of loky's is this process.
     scheduler : str
+    gpus : tuple of str
         As of `carry_out`.
     together : bool
         Train runs that differ in shots and seed alone as an axis of one forward: their numbers move by rounding.
@@ -58,6 +60,7 @@ class SweepWays:
     engine: str = LOKY
     jobs: int = 1
     scheduler: str = ""
+    gpus: tuple[str, ...] = ()
     together: bool = False
     memory: float = 8.0
     lock: bool = True
@@ -169,7 +172,8 @@ def run_sweep(configs: Sequence[RunConfig], ways: SweepWays, on_progress: OnProg
             else:
                 left.append(place)
         waiting = [calls[place] for place in left]
-        for number, ended in carry_out(waiting, engine=ways.engine, jobs=ways.jobs, scheduler=ways.scheduler):
+        named = {name: getattr(ways, name) for name in ("engine", "jobs", "scheduler", "gpus")}
+        for number, ended in carry_out(waiting, **named):
             group = groups[left[number]]
             if isinstance(ended, Died):
                 ended = [Failure(config=config, message=ended.message) for config in group]
@@ -181,7 +185,7 @@ def train_words(config: RunConfig) -> list[str]:
     """Words of ``cptlite train`` that make a run, but for where caches and runs lie."""
     words = ["--method", config.method, *(f"--dataset={name}" for name in config.datasets)]
     words += [f"--suite={config.suite}", f"--backbone={config.backbone}"]
-    words += [f"--shots={config.shots}", f"--seed={config.seed}"]
+    words += [f"--shots={say_shots(config.shots)}", f"--seed={config.seed}"]
     values = {**vars(config), **vars(config.options), **(vars(config.recipe) if config.recipe else {})}
     defaults = default_options(config.method, config.recipe_name)
     for name, option in {each.name: each for _, each in known_options(config.entry)}.items():

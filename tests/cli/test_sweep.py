@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from same_runs import learned
 from typer.testing import CliRunner, Result
 
 from cptlite.cli import app
 from cptlite.runs import sweep_run
 
 QUICK = ("--set", "epochs=2", "--set", "batch-size=4")
-LEARNED = ("prompts.safetensors", "classifier.safetensors")
 
 
 @pytest.fixture
@@ -30,11 +25,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def call(caches: Path, *words: str | Path) -> Result:
     return CliRunner().invoke(app, ["sweep", *map(str, words), "--cache-dir", str(caches)])
-
-
-def learned(out: Path) -> dict[str, bytes]:
-    """What was learned, by run and file."""
-    return {str(path.relative_to(out)): path.read_bytes() for name in LEARNED for path in out.rglob(name)}
 
 
 def test_dry_run_shows_the_plan_and_leaves_nothing(here: Path, caches: Path) -> None:
@@ -68,6 +58,22 @@ def test_runs_are_those_of_train_and_are_never_done_again(here: Path, caches: Pa
     assert "4 runs, 4 done, 0 left" in again.stderr and "1 shot" in again.stdout
     changed = {path for path, before in times.items() if path.is_file() and path.stat().st_mtime_ns != before}
     assert changed <= {plan}
+
+
+def test_all_shots_are_a_number_of_shots(here: Path, caches: Path) -> None:
+    words = ("--methods", "coop-mt,linear-probe", "--shots", "1,all", "--seeds", "1", *QUICK)
+    (_, stepped) = json.loads(call(caches, *words, "--dry-run", "--json").stdout)["results"]
+    assert stepped["seconds"] > 0 and [Path(run).name for run in stepped["runs"]] == ["shotsall-seed1", "shots1-seed1"]
+    done = call(caches, *words, "--set", "lr=0.01,0.02", "--choose")
+    assert done.exit_code == 0, done.output
+    assert "shots 1,all; se" in done.stderr and "all shots" in done.stdout
+    (plan,) = here.glob("runs/sweep-*.toml")
+    assert 'shots = [1, "all"]' in plan.read_text()
+    told = json.loads(call(caches, plan, "--choose", "--json").stdout)
+    assert {each["shots"] for each in told["choices"]} == {1, "all"}
+    train = f"train --method coop-mt --shots all --epochs 2 --batch-size 4 --lr 0.01 --cache-dir {caches} --out alone"
+    assert CliRunner().invoke(app, train.split()).exit_code == 0
+    assert learned(here / "alone").items() <= learned(here / "runs").items()
 
 
 def test_flags_override_the_file(here: Path, caches: Path) -> None:
@@ -148,78 +154,3 @@ def test_what_is_refused_leaves_nothing(
     done = call(caches, *words)
     assert done.exit_code == code, done.output
     assert message in done.stderr and not list(here.iterdir())
-
-
-# Long enough to be met at work, without a checkpoint before ten seconds.
-LONG = (
-    "--methods",
-    "coop-mt,coop-ca",
-    "--shots",
-    "1",
-    "--seeds",
-    "1-2",
-    "--set",
-    "epochs=150",
-    "--set",
-    "batch-size=4",
-)
-
-
-def start(caches: Path, out: Path, *words: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "cptlite", "sweep", *LONG, "--cache-dir", str(caches), "--out", str(out), *words]
-    threads = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=threads, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def holder(process: subprocess.Popen, out: Path) -> tuple[Path, int]:
-    """A run that is at work, past its first steps, and the process that holds it."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        for log in out.rglob("log.jsonl"):
-            lock = log.with_name(".run.lock")
-            words = lock.read_text().split() if lock.exists() else []
-            if len(words) > 1 and not log.with_name("results.json").exists():
-                return log.parent, int(words[1])
-        time.sleep(0.01)
-    raise AssertionError(process.communicate())
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs SIGKILL")
-def test_killed_it_goes_on_to_the_same_bytes(caches: Path, tmp_path: Path) -> None:
-    whole, out = tmp_path / "whole", tmp_path / "runs"
-    undisturbed = start(caches, whole)
-    said = undisturbed.communicate(timeout=150)
-    assert undisturbed.returncode == 0, said
-
-    process = start(caches, out, "--jobs", "2")  # a worker dies
-    lost, worker = holder(process, out)
-    assert worker != process.pid
-    os.kill(worker, signal.SIGKILL)
-    said = process.communicate(timeout=150)
-    assert process.returncode == 1, said
-    assert "1 of 4 runs came to nothing" in said[1] and "its worker process died" in said[1]
-    assert not (lost / "results.json").exists() and len(list(out.rglob("results.json"))) == 3
-    for path in list(out.rglob("shots1-seed1/results.json")):
-        path.unlink()
-
-    process = start(caches, out, "--jobs", "2")  # the command dies, and its workers with it
-    _, worker = holder(process, out)
-    process.kill()
-    process.communicate(timeout=60)
-    again = start(caches, out)
-    said = again.communicate(timeout=150)
-    assert again.returncode == 0, said
-    assert len(learned(whole)) == 8 and learned(out) == learned(whole)
-    assert not list(out.rglob("*.tmp")) + list(out.rglob("checkpoint.pt")) + list(out.rglob(".run.lock"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("engine", "package"), [("dask", "distributed"), ("ray", "ray")])
-def test_other_engines_give_the_same_bytes(caches: Path, tmp_path: Path, engine: str, package: str) -> None:
-    pytest.importorskip(package)
-    whole, out = tmp_path / "whole", tmp_path / "runs"
-    for process in (start(caches, whole), start(caches, out, "--engine", engine, "--jobs", "2")):
-        said = process.communicate(timeout=150)
-        assert process.returncode == 0, said
-    assert len(learned(whole)) == 8 and learned(out) == learned(whole)

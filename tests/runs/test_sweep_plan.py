@@ -13,6 +13,7 @@ from cptlite.config import RunConfig, resolve_config
 from cptlite.errors import UsageError
 from cptlite.runs.sweep_plan import SweepPlan, expand, plan_file, read_plan
 from cptlite.runs.sweep_run import train_words
+from cptlite.shots import ALL_SHOTS
 
 ON = [("shelf", tuple(DATASETS))]
 
@@ -44,12 +45,13 @@ def test_options_reach_the_methods_that_have_them() -> None:
 def test_a_plan_is_written_so_that_the_same_is_read(tmp_path: Path) -> None:
     settings = {"context-init": ['a "photo" of\x07', "b\\u0041"], "held-out-task": "coins+leaves", "lr": [1e-5, 2]}
     plan = SweepPlan.from_table(
-        {"methods": "coop-mt,softcpt", "seeds": [3, "5-6"], "suites": "plant6", "set": settings}
+        {"methods": "coop-mt,softcpt", "shots": [4, "all"], "seeds": [3, "5-6"], "suites": "plant6", "set": settings}
     )
     path = tmp_path / "plan.toml"
     path.write_text(plan.to_toml(), encoding="utf-8")
     assert SweepPlan.from_table(read_plan(path)) == plan
-    assert plan.seeds == (3, 5, 6) and dict(plan.settings)["held_out_tasks"] == (("coins", "leaves"),)
+    assert plan.shots == (4, ALL_SHOTS) and plan.seeds == (3, 5, 6)
+    assert dict(plan.settings)["held_out_tasks"] == (("coins", "leaves"),)
     other = SweepPlan.from_table({"methods": "coop-mt"})
     assert plan_file(plan, tmp_path) != plan_file(other, tmp_path)
 
@@ -65,6 +67,8 @@ def test_a_plan_is_written_so_that_the_same_is_read(tmp_path: Path) -> None:
         ({"methods": "coop-mt", "seeds": "1-999999999999"}, "at most 1000"),
         ({"methods": "coop-mt", "seeds": "one"}, "wanted whole numbers, such as 1,2,4 or 1-3, got 'one'"),
         ({"methods": "coop-mt", "shots": 0}, "shots"),
+        ({"methods": "coop-mt", "shots": "every"}, "such as 1,2,4 or 1-3 or all, got 'every'"),
+        ({"methods": "coop-mt", "seeds": "all"}, "such as 1,2,4 or 1-3, got 'all'"),
         ({"methods": "coop-mt", "shots": True}, "wanted whole numbers"),
         ({"methods": "coop-mt", "shots": []}, "wanted whole numbers"),
         ({"methods": "coop-mt", "backbone": 3}, "backbone must be a text"),
