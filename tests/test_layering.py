@@ -77,7 +77,16 @@ ORDER = {
     "doctor": ("findings importing", "contents device folders packages"),
     "download": ("fetch sources unpack", "dataset"),
     "drawings": ("scenes", "captions render", "suite"),
-    "methods": ("batches options", "base", "templates", "probes prompts", "entry", "probe_table prompt_table", "table"),
+    "methods": (
+        "batches descriptions",
+        "options",
+        "base",
+        "templates",
+        "probes prompts",
+        "entry",
+        "probe_table prompt_table",
+        "table",
+    ),
     "methods.probes": ("estimator", ANY, "per_task zero_shot"),
     "methods.prompts": ("class_weights", "coop", ANY),
     "reporting": (

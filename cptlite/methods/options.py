@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from cptlite.errors import UsageError
+from cptlite.methods.descriptions import as_descriptions
 from cptlite.options import Options, option
 
 __all__ = ["MethodOptions", "PromptOptions", "TemplateOptions"]
@@ -30,8 +31,13 @@ class TemplateOptions(MethodOptions):
     templates: tuple[str, ...] = option(
         (), "Zero-shot prompt with {} for the class name, not the dataset's own; several make an ensemble."
     )
+    descriptions: str = option(
+        "", "JSON file of sentences about classes, a list by class, averaged with the zero-shot prompt."
+    )
 
     def __post_init__(self) -> None:
+        # Read once, here: what a file says later is another configuration.
+        object.__setattr__(self, "descriptions", as_descriptions(self.descriptions))
         super().__post_init__()
         for template in self.templates:
             if re.findall(r"\{[^}]*\}?|\}", template) != ["{}"]:

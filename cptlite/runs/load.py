@@ -15,7 +15,7 @@ from cptlite.config import RunConfig, resolve_config
 from cptlite.datasets.text_files import shown
 from cptlite.environment import find_device
 from cptlite.errors import DataError, UsageError
-from cptlite.runs.files import CLASSIFIER, check_files, complete_config, read_json, read_results
+from cptlite.runs.files import CLASSIFIER, check_files, complete_config, kept_descriptions, read_json, read_results
 from cptlite.text.encoder import TEXT_MEMORY, TextEncoder
 
 __all__ = ["FinishedRun", "Towers", "check_backbone", "read_run"]
@@ -161,7 +161,10 @@ def read_run(
             f"cptlite train named as written, or run the same command again, which goes on with it"
         )
     try:
-        config = resolve_config(complete_config(read_json(folder / "config.json", "config")["config"]))
+        given = complete_config(read_json(folder / "config.json", "config")["config"])
+        if digest := given.get("descriptions"):
+            given["descriptions"] = kept_descriptions(folder, digest)
+        config = resolve_config(given)
     except (AttributeError, KeyError, TypeError, UsageError) as error:
         reason = f"none for {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(

@@ -97,6 +97,8 @@ def draw(rows_a_class: int, views: int = 1) -> FewShotRows:
     return FewShotRows(features=features, labels=labels)
 
 
+TEXTS = ("templates", "descriptions")  # options of the text weights, which an estimator is given
+
 KINDS: dict[str, dict[str, Any]] = {
     name: {"cross-modal": {"steps": 60}}.get(name, {})
     for name, entry in METHODS.items()
@@ -166,7 +168,7 @@ def test_options_are_the_estimators_own_arguments(name: str) -> None:
     """With the same defaults, so that a method of the table is the estimator a user makes."""
     entry = find_method(name)
     params = entry.load()().get_params()
-    options = {each.name: each.default for each in entry.list_options() if each.name != "templates"}
+    options = {each.name: each.default for each in entry.list_options() if each.name not in TEXTS}
     elsewhere = {"text_weights", "classes", "logit_scale", "random_state"}  # of the problem and of the run
     assert params.keys() - elsewhere == options.keys()
     assert all(params[key] == value for key, value in options.items())

@@ -16,6 +16,7 @@ from torch import Tensor
 from cptlite.config import known_options, resolve_config
 from cptlite.errors import UsageError
 from cptlite.methods.base import FewShotRows, Learned, Problem
+from cptlite.methods.descriptions import Descriptions
 from cptlite.methods.probes.lp_plus_plus import blend_step, first_blend
 from cptlite.methods.probes.tip_adapter import train_keys
 from cptlite.methods.table import METHODS, find_method
@@ -33,6 +34,7 @@ OTHERS: dict[str, Any] = {
     "class_context_length": 2,
     "context_init": "one of the",
     "context_length": 3,
+    "descriptions": Descriptions({"kiwi": ["a small round thing."], "dog": ["a loud one.", "it barks."]}),
     "epochs": 2,
     "eps": 0.5,
     "freeze_class_context": True,

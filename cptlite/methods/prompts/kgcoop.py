@@ -56,7 +56,7 @@ class KgCoOp(CoOp):
 
     def __init__(self, problem: Problem, options: KgCoOpOptions, runs: int = 1) -> None:
         super().__init__(problem, options, runs, sharing="task")
-        self._anchors = zero_shot_weights(problem, options.templates)  # (K, D)
+        self._anchors = zero_shot_weights(problem, options.templates, options.descriptions)  # (K, D)
         members = F.one_hot(problem.class_tasks, len(problem.tasks)).float()
         self._shares = members / members.sum(dim=0)  # (K, T): a class's share of its task's mean
 
