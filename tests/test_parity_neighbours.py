@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_cases import TAG
-from neighbour_recordings import NEIGHBOURS, assert_near, neighbour, said_of
+from neighbour_recordings import NEIGHBOURS, assert_near, neighbour, said_of, tensors
 
+from cptlite.methods.probes.clap import NONE, Prototypes, multipliers, take_step
 from cptlite.methods.probes.gda import GDA, gaussian_weights
 
 
@@ -41,3 +42,37 @@ def test_gda_chooses_and_scores_as_recorded(case: str) -> None:
     assert_near(probe.decision_function(arrays["test_features"]), arrays["test_logits"], 1e-3)
     accuracy = 100 * (probe.predict(arrays["test_features"]) == arrays["test_labels"]).mean()
     assert accuracy == pytest.approx(said_of(case)["test_acc"])
+
+
+# clap and zs-lp: multipliers, gradients, losses, prototypes and scores of ten recorded batches
+
+
+CONSTRAINTS = {"zs-lp": NONE, "clap": "l2"}
+
+
+@pytest.mark.parametrize("case", [name for part in recorded_of("clap") for name in said_of(part)["cases"]])
+def test_clap_steps_as_recorded(case: str) -> None:
+    all_of = tensors("clap")
+    constraint = CONSTRAINTS.get(case, case.removeprefix("clap-"))
+    recorded = {name.removeprefix(f"{case}/"): value for name, value in all_of.items() if name.startswith(f"{case}/")}
+    x, y = F.normalize(all_of["train_features"], dim=-1), all_of["train_labels"]
+    text, scale = all_of["base_text_features"], float(all_of["logit_scale"].exp())
+    found = Prototypes.begin(text, multipliers(x, y, text, scale, constraint), constraint)
+    queries = scale * F.normalize(all_of["test_features"], dim=-1)
+    assert_near(queries @ F.normalize(found.values, dim=-1).T, recorded["logits_test_before"], 1e-4)
+    if constraint != NONE:
+        assert_near(found.multipliers, recorded["alpha"], 1e-4)
+    steps = []
+    for step, picked in enumerate(all_of["batches"]):
+        steps.append(take_step(found, x[picked], y[picked], scale, 0.1))
+        if constraint == "adaptative" and step in (4, 9):
+            found.outer_step()
+            assert_near(found.multipliers, recorded[f"alpha_after_step{step}"], 1e-4)
+    losses, penalties, gradients = (torch.stack(values) for values in zip(*steps, strict=True))
+    assert_near(losses, recorded["losses"], 1e-4)
+    if constraint != NONE:
+        assert_near(penalties, recorded["penalties"], 1e-4)
+    for step in (0, 5):
+        assert_near(gradients[step], recorded[f"grad_step{step}"], 1e-4)
+    assert_near(found.values, recorded["prototypes_after"], 1e-4)
+    assert_near(queries @ F.normalize(found.values, dim=-1).T, recorded["logits_test_after"], 1e-4)

@@ -21,6 +21,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from cptlite.errors import UsageError
 from cptlite.methods.base import FewShotRows, Learned, Problem
+from cptlite.methods.probes.clap import CLAP
 from cptlite.methods.probes.cross_modal import CrossModal
 from cptlite.methods.probes.estimator import FeatureClassifier, Fitted, TaskRows, TextClassifier
 from cptlite.methods.probes.linear_probe import LinearProbe
@@ -29,7 +30,7 @@ from cptlite.methods.probes.per_task import split_tasks
 from cptlite.methods.probes.prototype import PrototypeClassifier
 from cptlite.methods.probes.tip_adapter import TipAdapter, TipAdapterF
 from cptlite.methods.table import METHODS, find_method
-from cptlite.methods.templates import zero_shot_weights
+from cptlite.methods.templates import mean_text_features, zero_shot_weights
 
 DIM = 32  # of the recordings' CLIP
 
@@ -61,6 +62,10 @@ class LPOnMeans(MeansForText, LPPlusPlus):
     pass
 
 
+class CLAPOnMeans(MeansForText, CLAP):
+    pass
+
+
 @parametrize_with_checks(
     [
         LinearProbe(),
@@ -69,6 +74,7 @@ class LPOnMeans(MeansForText, LPPlusPlus):
         TipFOnMeans(epochs=3),
         CrossModalOnMeans(steps=30),
         LPOnMeans(epochs=30),
+        CLAPOnMeans(epochs=30),
     ]
 )
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
@@ -76,7 +82,7 @@ def test_scikit_learns_own_checks(estimator: BaseEstimator, check: Any) -> None:
     check(estimator)
 
 
-@pytest.mark.parametrize("estimator", [TipAdapter(), TipAdapterF(), CrossModal(), LPPlusPlus()], ids=repr)
+@pytest.mark.parametrize("estimator", [TipAdapter(), TipAdapterF(), CrossModal(), LPPlusPlus(), CLAP()], ids=repr)
 def test_checks_that_need_no_data_hold_without_the_stand_in(estimator: BaseEstimator) -> None:
     assert clone(estimator).get_params() == estimator.get_params()
     assert not vars(clone(estimator)).keys() - estimator.get_params().keys()
@@ -100,7 +106,7 @@ def draw(rows_a_class: int, views: int = 1) -> FewShotRows:
 TEXTS = ("templates", "descriptions")  # options of the text weights, which an estimator is given
 
 KINDS: dict[str, dict[str, Any]] = {
-    name: {"cross-modal": {"steps": 60}}.get(name, {})
+    name: {"cross-modal": {"steps": 60}, "zs-lp": {"epochs": 20}, "clap": {"epochs": 20}}.get(name, {})
     for name, entry in METHODS.items()
     if not entry.stepped and issubclass(entry.load(), FeatureClassifier)
 }
@@ -136,7 +142,8 @@ def test_a_task_by_itself_is_the_task_among_others(problem: Problem, name: str, 
         estimator: FeatureClassifier = find_method(name).load()(**KINDS[name])
         if estimator.needs_text:
             scale = problem.text.tower.logit_scale
-            estimator.set_params(text_weights=3 * text[classes].numpy(), logit_scale=scale)
+            weights = mean_text_features(problem) if estimator.needs_raw_text else 3 * text
+            estimator.set_params(text_weights=weights[classes].numpy(), logit_scale=scale)
         words = np.array(names)
         estimator.fit(rows.x.numpy(), words[rows.y], rows.x_val.numpy(), words[rows.y_val])
         scores = joint.classifier.scores(test, classes).numpy()
@@ -153,7 +160,7 @@ def test_learning_keeps_nothing_in_the_estimator(problem: Problem, name: str) ->
     estimator: FeatureClassifier = find_method(name).load()(**KINDS[name])
     before = copy.deepcopy(vars(estimator))
     text = zero_shot_weights(problem)
-    first, second = split_tasks(problem, draw(4), draw(2), text)
+    first, second = split_tasks(problem, draw(4), draw(2), text, mean_text_features(problem))
     found = [estimator.learn(rows, torch.Generator().manual_seed(1)) for rows in (first, second, first)]
     assert all(isinstance(each, Fitted) for each in found)
     assert vars(estimator) == before

@@ -24,7 +24,12 @@ from cptlite.methods.templates import zero_shot_weights
 
 DIM = 32  # of the recordings' CLIP
 GIVEN = {"suite": "s", "datasets": ("a",), "backbone": "demo"}
-QUICK: dict[str, dict[str, Any]] = {"cross-modal": {"steps": 60}, "lp++": {"epochs": 30}}
+QUICK: dict[str, dict[str, Any]] = {
+    "cross-modal": {"steps": 60},
+    "lp++": {"epochs": 30},
+    "zs-lp": {"epochs": 30},
+    "clap": {"epochs": 30},
+}
 
 OTHERS: dict[str, Any] = {
     "C": 1e-3,
@@ -32,6 +37,7 @@ OTHERS: dict[str, Any] = {
     "beta": 3.5,
     "class_context_init": "a photo",
     "class_context_length": 2,
+    "constraint": "balanced",
     "context_init": "one of the",
     "context_length": 3,
     "descriptions": Descriptions({"kiwi": ["a small round thing."], "dog": ["a loud one.", "it barks."]}),

@@ -29,7 +29,13 @@ LENGTHS = {"context_length": SIZES["L"], "task_context_length": SIZES["M"], "cla
 STEPPED = {name: entry for name, entry in METHODS.items() if entry.stepped}
 FITTED = {name: entry for name, entry in METHODS.items() if not entry.stepped}
 
-QUICK = {"cross-modal": {"steps": 2}, "lp++": {"epochs": 2}, "tip-adapter-f": {"epochs": 1}}
+QUICK = {
+    "cross-modal": {"steps": 2},
+    "lp++": {"epochs": 2},
+    "tip-adapter-f": {"epochs": 1},
+    "zs-lp": {"epochs": 2},
+    "clap": {"epochs": 2},
+}
 
 
 @pytest.fixture
