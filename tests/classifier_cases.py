@@ -26,12 +26,13 @@ from cptlite.classifiers import (
     TipClassifier,
     Transport,
     TransportClassifier,
+    TwoPrototypeClassifier,
 )
 
 DIM, WIDTH, PLACES = 32, 128, 3  # the first two are those of the recordings' CLIP
 NAMES = ["fig", "crème\nbrûlée", "sour plum", "貓\x1b[31m"]
 SCALE = math.log(100) + 1e-15  # more digits than float32 has
-POOLED = ("linear", "linear64", "tip", "tip64", "image-conditioned", "one class", "joined", "mixed")
+POOLED = ("linear", "linear64", "tip", "tip64", "two-prototypes", "image-conditioned", "one class", "joined", "mixed")
 CASES = (*POOLED, "transport")
 FACTS = BackboneFacts(
     name="random:ViT-B/32",
@@ -83,6 +84,9 @@ def make_classifier(case: str) -> Classifier:
         return make_linear(count, torch.float64 if case.endswith("64") else torch.float32)
     if case.startswith("tip"):
         return make_tip(count, torch.float64 if case.endswith("64") else torch.float32)
+    if case == "two-prototypes":
+        text, images = F.normalize(torch.randn(2, count, DIM), dim=-1)
+        return TwoPrototypeClassifier(weights=text, prototypes=images, alpha=0.3 + 1e-15, beta=5.5)
     if case == "image-conditioned":
         return make_conditioned(NAMES)
     if case == "transport":

@@ -56,7 +56,14 @@ ORDER = {
         "encode",
         "sharded",
     ),
-    "classifiers": ("base", "state", "image_conditioned linear tip transport", "joined", "stored", "store"),
+    "classifiers": (
+        "base",
+        "state",
+        "image_conditioned linear tip transport two_prototypes",
+        "joined",
+        "stored",
+        "store",
+    ),
     "cli": (
         "console groups options",
         "bench cache caches choose datasets doctor download import_features methods report train_options",

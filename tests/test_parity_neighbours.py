@@ -10,6 +10,7 @@ from neighbour_recordings import NEIGHBOURS, assert_near, neighbour, said_of, te
 
 from cptlite.methods.probes.clap import NONE, Prototypes, multipliers, take_step
 from cptlite.methods.probes.gda import GDA, gaussian_weights
+from cptlite.methods.probes.proto_clip import ProtoCLIP
 
 
 def recorded_of(*names: str) -> list[str]:
@@ -76,3 +77,19 @@ def test_clap_steps_as_recorded(case: str) -> None:
         assert_near(gradients[step], recorded[f"grad_step{step}"], 1e-4)
     assert_near(found.values, recorded["prototypes_after"], 1e-4)
     assert_near(queries @ F.normalize(found.values, dim=-1).T, recorded["logits_test_after"], 1e-4)
+
+
+# proto-clip: image prototypes and mixed probabilities
+
+
+@pytest.mark.parametrize("case", recorded_of("protoclip"))
+def test_proto_clip_has_the_recorded_probabilities(case: str) -> None:
+    arrays = neighbour(case)
+    mixtures = {name: recorded for name, recorded in arrays.items() if name.startswith("p/")}
+    assert mixtures
+    for name, recorded in mixtures.items():
+        alpha, beta = (float(word.lstrip("abehlpt")) for word in name.removeprefix("p/").split("_"))
+        probe = ProtoCLIP(arrays["text_weights"], alpha=alpha, beta=beta)
+        probe.fit(arrays["train_features"], arrays["train_labels"])
+        assert_near(probe.classifier_.tensors()["prototypes"], arrays["image_prototypes"], 1e-4)
+        assert_near(probe.predict_proba(arrays["query_features"]), recorded, 1e-4)

@@ -8,6 +8,7 @@ from cptlite.classifiers.store import load_classifier, pack_classifier, save_cla
 from cptlite.classifiers.stored import BackboneFacts, StoredClassifier
 from cptlite.classifiers.tip import TipClassifier, votes
 from cptlite.classifiers.transport import EACH_PAIR, WHOLE_BATCH, Transport, TransportClassifier
+from cptlite.classifiers.two_prototypes import TwoPrototypeClassifier, mixed
 
 __all__ = [
     "ALL",
@@ -22,9 +23,11 @@ __all__ = [
     "TipClassifier",
     "Transport",
     "TransportClassifier",
+    "TwoPrototypeClassifier",
     "exp32",
     "join_classifiers",
     "load_classifier",
+    "mixed",
     "pack_classifier",
     "save_classifier",
     "unpack_classifier",

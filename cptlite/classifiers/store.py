@@ -31,6 +31,7 @@ from cptlite.classifiers.state import Misfit, TensorClassifier, shown
 from cptlite.classifiers.stored import BackboneFacts, StoredClassifier
 from cptlite.classifiers.tip import TipClassifier
 from cptlite.classifiers.transport import TransportClassifier
+from cptlite.classifiers.two_prototypes import TwoPrototypeClassifier
 from cptlite.datasets.types import METRICS, Task
 from cptlite.environment import find_device
 from cptlite.errors import DataError, UsageError
@@ -55,6 +56,7 @@ KINDS: dict[str, type[TensorClassifier]] = {
     "tip": TipClassifier,
     "image-conditioned": ImageConditionedClassifier,
     "transport": TransportClassifier,
+    "two-prototypes": TwoPrototypeClassifier,
 }
 
 

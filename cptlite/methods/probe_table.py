@@ -94,4 +94,14 @@ PROBES: dict[str, MethodEntry] = {
         cost="256 rows times K D",
         deviation="the cached views, where the original has 20 augmented ones",
     ),
+    "proto-clip": MethodEntry(
+        home="probes.proto_clip:ProtoCLIP",
+        options="ProtoCLIPOptions",
+        learns="nothing: distances to the mean image and to the text, as probabilities mixed",
+        cached="all views",
+        parameters="0",
+        source="Palanisamy et al., IROS 2024",
+        sees=("names", "validation", "descriptions"),
+        deviation="its training-free variant",
+    ),
 }

@@ -44,6 +44,7 @@ WHAT_IT_IS = {
     "tip": "cosines with class weights plus votes of the training rows",
     "image-conditioned": "a net that makes prompts, and with the text encoder class weights, anew for each image",
     "transport": "several prompts a class, matched with an image's patch features by optimal transport",
+    "two-prototypes": "probabilities by the distances to two prototypes a class, mixed",
 }
 
 

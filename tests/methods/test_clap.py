@@ -1,4 +1,4 @@
-"""CLAP and ZS-LP beside their steps, which tests/test_parity_neighbours.py holds: starts, batches, rates, few classes."""
+"""CLAP and ZS-LP but for their steps, which tests/test_parity_neighbours.py holds: start, batches, rates, pull."""
 
 from __future__ import annotations
 

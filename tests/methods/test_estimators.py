@@ -27,6 +27,7 @@ from cptlite.methods.probes.estimator import FeatureClassifier, Fitted, TaskRows
 from cptlite.methods.probes.linear_probe import LinearProbe
 from cptlite.methods.probes.lp_plus_plus import LPPlusPlus
 from cptlite.methods.probes.per_task import split_tasks
+from cptlite.methods.probes.proto_clip import ProtoCLIP
 from cptlite.methods.probes.prototype import PrototypeClassifier
 from cptlite.methods.probes.tip_adapter import TipAdapter, TipAdapterF
 from cptlite.methods.table import METHODS, find_method
@@ -66,6 +67,10 @@ class CLAPOnMeans(MeansForText, CLAP):
     pass
 
 
+class ProtoOnMeans(MeansForText, ProtoCLIP):
+    pass
+
+
 @parametrize_with_checks(
     [
         LinearProbe(),
@@ -75,6 +80,7 @@ class CLAPOnMeans(MeansForText, CLAP):
         CrossModalOnMeans(steps=30),
         LPOnMeans(epochs=30),
         CLAPOnMeans(epochs=30),
+        ProtoOnMeans(),
     ]
 )
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")

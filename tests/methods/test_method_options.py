@@ -119,7 +119,9 @@ def draw_batch(problem: Problem, name: str) -> tuple[Tensor, Tensor]:
 def outcome(problem: Problem, name: str, options: dict[str, Any]) -> dict[str, Tensor]:
     """Everything that options may change: of a prompt method logits and gradients, else the classifier."""
     if not find_method(name).stepped:
-        return fit(problem, name, **{**QUICK.get(name, {}), **options}).classifier.tensors()
+        classifier = fit(problem, name, **{**QUICK.get(name, {}), **options}).classifier
+        scores = classifier.scores(torch.randn(9, DIM, generator=torch.Generator().manual_seed(5)))
+        return {**classifier.tensors(), "scores": scores}
     started = start(problem, name, **options)
     images, labels = draw_batch(problem, name)
     loss, gradients = started.gradients(images, labels)

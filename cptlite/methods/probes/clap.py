@@ -108,7 +108,7 @@ class ZSLP(TextClassifier):
 
     Notes
     -----
-    score = exp(logit_scale) normalise(x) . normalise(P_k), P_k from the mean over the class's texts of raw text features;
+    score = exp(logit_scale) normalise(x) . normalise(P_k), with P_k from the mean raw text feature of its class on;
     loss = mean cross-entropy. SGD with momentum 0.9 and a cosine from 0.1 after one epoch at 1e-5, 300 epochs of
     max(1, N // 256) batches of 256 rows, drawn from all N V views of all images. The last step is kept and nothing is
     chosen: it needs no validation rows. C D numbers are learned.
@@ -174,8 +174,8 @@ class CLAP(ZSLP):
     loss = cross-entropy + mean_k lambda_k ||P_k - t_k||^2 with t_k the raw text feature and lambda_k the mean
     probability that zero-shot gives class k on its own training rows, all views; 0 for a class without rows. The other
     constraints: ``constant``, the mean of lambda for all; ``corrected``, lambda C / sum(lambda); ``balanced``, 1;
-    ``cosine``, 1 - cos(P_k, t_k) in place of the squared distance; ``adaptative``, with lambda_k <- lambda_k + rho_k d_k
-    after each epoch, d_k the squared distance and rho_k that of the epoch before, from 0 on. The paper's outer
+    ``cosine``, 1 - cos(P_k, t_k) in place of the squared distance; ``adaptative``, with lambda_k + rho_k d_k for
+    lambda_k after each epoch, d_k the squared distance and rho_k that of the epoch before, from 0 on. The paper's outer
     update of its Lagrangian is that last one; its results, and the released default, never run it.
 
     Deviations: those of `ZSLP`.
