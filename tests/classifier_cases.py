@@ -22,6 +22,7 @@ from cptlite.classifiers import (
     ImageConditionedClassifier,
     JoinedClassifier,
     LinearClassifier,
+    ProjectedClassifier,
     StoredClassifier,
     TipClassifier,
     Transport,
@@ -32,7 +33,10 @@ from cptlite.classifiers import (
 DIM, WIDTH, PLACES = 32, 128, 3  # the first two are those of the recordings' CLIP
 NAMES = ["fig", "crème\nbrûlée", "sour plum", "貓\x1b[31m"]
 SCALE = math.log(100) + 1e-15  # more digits than float32 has
-POOLED = ("linear", "linear64", "tip", "tip64", "two-prototypes", "image-conditioned", "one class", "joined", "mixed")
+POOLED = (
+    *("linear", "linear64", "tip", "tip64", "two-prototypes", "projected"),
+    *("image-conditioned", "one class", "joined", "mixed"),
+)
 CASES = (*POOLED, "transport")
 FACTS = BackboneFacts(
     name="random:ViT-B/32",
@@ -87,6 +91,9 @@ def make_classifier(case: str) -> Classifier:
     if case == "two-prototypes":
         text, images = F.normalize(torch.randn(2, count, DIM), dim=-1)
         return TwoPrototypeClassifier(weights=text, prototypes=images, alpha=0.3 + 1e-15, beta=5.5)
+    if case == "projected":
+        text, matrix = F.normalize(torch.randn(count, DIM), dim=-1), torch.eye(DIM) + 0.1 * torch.randn(DIM, DIM)
+        return ProjectedClassifier(weights=text, matrix=matrix, logit_scale=SCALE)
     if case == "image-conditioned":
         return make_conditioned(NAMES)
     if case == "transport":

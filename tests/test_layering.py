@@ -59,7 +59,7 @@ ORDER = {
     "classifiers": (
         "base",
         "state",
-        "image_conditioned linear tip transport two_prototypes",
+        "image_conditioned linear projected tip transport two_prototypes",
         "joined",
         "stored",
         "store",
@@ -94,7 +94,7 @@ ORDER = {
         "probe_table prompt_table",
         "table",
     ),
-    "methods.probes": ("estimator", ANY, "per_task zero_shot"),
+    "methods.probes": ("estimator projection", ANY, "per_task zero_shot"),
     "methods.prompts": ("class_weights", "coop", ANY),
     "reporting": (
         "figures results",

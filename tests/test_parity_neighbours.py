@@ -10,7 +10,9 @@ from neighbour_recordings import NEIGHBOURS, assert_near, neighbour, said_of, te
 
 from cptlite.methods.probes.clap import NONE, Prototypes, multipliers, take_step
 from cptlite.methods.probes.gda import GDA, gaussian_weights
+from cptlite.methods.probes.projection import train_maps
 from cptlite.methods.probes.proto_clip import ProtoCLIP
+from cptlite.methods.probes.rla import RLA
 
 
 def recorded_of(*names: str) -> list[str]:
@@ -93,3 +95,34 @@ def test_proto_clip_has_the_recorded_probabilities(case: str) -> None:
         probe.fit(arrays["train_features"], arrays["train_labels"])
         assert_near(probe.classifier_.tensors()["prototypes"], arrays["image_prototypes"], 1e-4)
         assert_near(probe.predict_proba(arrays["query_features"]), recorded, 1e-4)
+
+
+# rla and prolip: the trained matrix, the loss before the last step, test scores; both see the same arithmetic
+
+
+@pytest.mark.parametrize("case", recorded_of("prolip"))
+def test_rla_learns_the_recorded_matrix(case: str) -> None:
+    rows, said = tensors(case), said_of(case)
+    lr, start = said["cases"]["rla"]["lr"], torch.eye(rows["visual_proj"].shape[1])
+    features = rows["train_pre_features"] @ rows["visual_proj"]  # (V, N, D)
+    how = {"scale": 100.0, "pull": 1 / said["shots"], "rates": (lr,), "epochs": said["epochs"]}
+    views, text = features.transpose(0, 1), rows["clip_weights"].T
+    maps, losses = train_maps(views, rows["train_labels"], start, text, **how)
+    assert_near(maps[0].T, rows["rla/after/linear2.weight"], 1e-3)
+    assert_near(losses[0], rows["rla/last_loss"], 1e-3)
+    probe = RLA(text.numpy(), rate=lr, epochs=said["epochs"]).fit(views.numpy(), rows["train_labels"].numpy())
+    test = rows["test_pre_features"] @ rows["visual_proj"]
+    assert_near(probe.decision_function(test.numpy()), rows["rla/test_logits"], 1e-3)
+
+
+@pytest.mark.parametrize("case", recorded_of("prolip"))
+def test_prolip_s_projection_is_the_recorded_one(case: str) -> None:
+    rows, said = tensors(case), said_of(case)
+    views, start, text = rows["train_pre_features"].transpose(0, 1), rows["visual_proj"], rows["clip_weights"].T
+    how = {"scale": 100.0, "pull": 1 / said["shots"], "epochs": said["epochs"]}
+    rates = (said["cases"]["prolip"]["lr"],)
+    maps, losses = train_maps(views, rows["train_labels"], start, text, rates=rates, **how)
+    assert_near(maps[0], rows["prolip/after/vit_proj"], 1e-3)
+    assert_near(losses[0], rows["prolip/last_loss"], 1e-3)
+    scores = 100 * F.normalize(rows["test_pre_features"] @ maps[0], dim=-1) @ text.T
+    assert_near(scores, rows["prolip/test_logits"], 1e-3)

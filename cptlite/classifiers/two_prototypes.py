@@ -1,6 +1,6 @@
 """Distances to an image prototype and a text prototype of each class, as probabilities that are mixed: Proto-CLIP.
 
-Palanisamy et al., "Proto-CLIP: Vision-Language Prototypical Network for Few-Shot Learning" (IROS 2024).
+Jaykumar P et al., "Proto-CLIP: Vision-Language Prototypical Network for Few-Shot Learning" (IROS 2024).
 
 Axes: K classes of one task, C of a range, B images, D joint dimension.
 """

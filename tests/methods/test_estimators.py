@@ -29,6 +29,7 @@ from cptlite.methods.probes.lp_plus_plus import LPPlusPlus
 from cptlite.methods.probes.per_task import split_tasks
 from cptlite.methods.probes.proto_clip import ProtoCLIP
 from cptlite.methods.probes.prototype import PrototypeClassifier
+from cptlite.methods.probes.rla import RLA
 from cptlite.methods.probes.tip_adapter import TipAdapter, TipAdapterF
 from cptlite.methods.table import METHODS, find_method
 from cptlite.methods.templates import mean_text_features, zero_shot_weights
@@ -71,6 +72,10 @@ class ProtoOnMeans(MeansForText, ProtoCLIP):
     pass
 
 
+class RLAOnMeans(MeansForText, RLA):
+    pass
+
+
 @parametrize_with_checks(
     [
         LinearProbe(),
@@ -81,6 +86,7 @@ class ProtoOnMeans(MeansForText, ProtoCLIP):
         LPOnMeans(epochs=30),
         CLAPOnMeans(epochs=30),
         ProtoOnMeans(),
+        RLAOnMeans(epochs=30),
     ]
 )
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
@@ -112,7 +118,7 @@ def draw(rows_a_class: int, views: int = 1) -> FewShotRows:
 TEXTS = ("templates", "descriptions")  # options of the text weights, which an estimator is given
 
 KINDS: dict[str, dict[str, Any]] = {
-    name: {"cross-modal": {"steps": 60}, "zs-lp": {"epochs": 20}, "clap": {"epochs": 20}}.get(name, {})
+    name: {"steps": 60} if name == "cross-modal" else {"epochs": 20} if name in ("zs-lp", "clap", "rla") else {}
     for name, entry in METHODS.items()
     if not entry.stepped and issubclass(entry.load(), FeatureClassifier)
 }

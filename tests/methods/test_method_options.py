@@ -29,6 +29,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "lp++": {"epochs": 30},
     "zs-lp": {"epochs": 30},
     "clap": {"epochs": 30},
+    "rla": {"epochs": 10},
 }
 
 OTHERS: dict[str, Any] = {
@@ -47,6 +48,7 @@ OTHERS: dict[str, Any] = {
     "iterations": 1,
     "num_prompts": 2,
     "position": "middle",
+    "rate": 0.25,
     "reduction": 4,
     "steps": 3,
     "strength": 0.125,

@@ -35,6 +35,7 @@ QUICK = {
     "tip-adapter-f": {"epochs": 1},
     "zs-lp": {"epochs": 2},
     "clap": {"epochs": 2},
+    "rla": {"epochs": 2},
 }
 
 

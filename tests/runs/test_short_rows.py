@@ -27,6 +27,7 @@ CHOOSING = {
     "lp++": "the last epoch",
     "gda": "alpha 1",
     "proto-clip": "alpha 0.5 and beta 1",
+    "rla": "rate 0.001",
 }
 FEWER = "with fewer train rows than 2 shots: 1 class (class 2)"
 UNTRAINED = "without train rows: 1 class (class 2)"

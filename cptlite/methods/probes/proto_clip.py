@@ -1,6 +1,6 @@
 """Proto-CLIP, training-free: how near an image is to a class's mean image and to its text, as probabilities mixed.
 
-Palanisamy et al., "Proto-CLIP: Vision-Language Prototypical Network for Few-Shot Learning" (IROS 2024).
+Jaykumar P et al., "Proto-CLIP: Vision-Language Prototypical Network for Few-Shot Learning" (IROS 2024).
 
 Axes: C classes of one task, N training rows, V views, M validation rows, A shares, D joint dimension.
 """
