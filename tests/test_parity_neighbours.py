@@ -13,6 +13,7 @@ from cptlite.methods.probes.gda import GDA, gaussian_weights
 from cptlite.methods.probes.projection import train_maps
 from cptlite.methods.probes.proto_clip import ProtoCLIP
 from cptlite.methods.probes.rla import RLA
+from cptlite.methods.probes.tes_heads import Heads, _optimizer, step_heads
 
 
 def recorded_of(*names: str) -> list[str]:
@@ -126,3 +127,32 @@ def test_prolip_s_projection_is_the_recorded_one(case: str) -> None:
     assert_near(losses[0], rows["prolip/last_loss"], 1e-3)
     scores = 100 * F.normalize(rows["test_pre_features"] @ maps[0], dim=-1) @ text.T
     assert_near(scores, rows["prolip/test_logits"], 1e-3)
+
+
+# tes-heads: scores, projections, gradients, losses of ten steps, scores after them
+
+
+@pytest.mark.parametrize("case", recorded_of("tes"))
+def test_tes_heads_step_as_recorded(case: str) -> None:
+    rows, said, start = tensors(case), said_of(case), tensors(case, "init/")
+    x, y, text = rows["features"], rows["labels"], F.normalize(rows["text_features"], dim=-1)
+    assert said["tau"] == 0.03 and said["optimiser"] == "SGD lr 0.00316 momentum 0.9 nesterov wd 1e-5"
+    heads = Heads(x.shape[-1], text.shape[1], len(text))
+    heads.load_state_dict(start, strict=False)  # a recording has no running statistics
+    assert start.keys() == dict(heads.named_parameters()).keys()
+    scores, projected = heads(x[0])
+    assert_near(scores.detach(), rows["logits"], 1e-3)
+    assert_near(projected.detach(), rows["projected"], 1e-3)
+    optimizer, losses = _optimizer(heads, 0.00316), []
+    for step in range(len(rows["losses"])):
+        batch = x[step % len(x)], y[step % len(x)]
+        losses.append(step_heads(heads, optimizer, *batch, text, said["lambda_v"], said["lambda_t"]))
+        if step == 0:
+            grads = {name: value.grad.clone() for name, value in heads.named_parameters() if value.grad is not None}
+    assert_near(torch.stack(losses), rows["losses"], 1e-3)
+    largest = max(float(rows[f"grads/{name}"].abs().max()) for name in grads)
+    for name, gradient in grads.items():
+        # What is before a batch normalisation has no bias: its gradient is rounding.
+        assert_near(gradient, rows[f"grads/{name}"], 1e-3) if gradient.abs().max() > 1e-6 * largest else None
+    heads.eval()
+    assert_near(heads(x[0])[0].detach(), rows["final_logits"], 1e-3)

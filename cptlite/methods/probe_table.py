@@ -115,4 +115,15 @@ PROBES: dict[str, MethodEntry] = {
         cost="N D^2 for each of four rates",
         deviation="the rate is chosen on validation rows, where the original reports each",
     ),
+    "tes-heads": MethodEntry(
+        home="probes.tes_heads:TeSHeads",
+        options="TeSHeadsOptions",
+        learns="a linear head, and a second one that softens its labels by the texts",
+        cached="all views",
+        parameters="K D + K + 2 T D D + 4 T D",
+        source="Wang et al., ICCV 2023",
+        sees=("names", "validation", "descriptions"),
+        cost="256 rows times 2 D^2 + K D",
+        deviation="TeS's loss on frozen features: the paper's setting fine-tunes the backbone",
+    ),
 }

@@ -30,6 +30,7 @@ from cptlite.methods.probes.per_task import split_tasks
 from cptlite.methods.probes.proto_clip import ProtoCLIP
 from cptlite.methods.probes.prototype import PrototypeClassifier
 from cptlite.methods.probes.rla import RLA
+from cptlite.methods.probes.tes_heads import TeSHeads
 from cptlite.methods.probes.tip_adapter import TipAdapter, TipAdapterF
 from cptlite.methods.table import METHODS, find_method
 from cptlite.methods.templates import mean_text_features, zero_shot_weights
@@ -76,6 +77,10 @@ class RLAOnMeans(MeansForText, RLA):
     pass
 
 
+class TeSOnMeans(MeansForText, TeSHeads):
+    pass
+
+
 @parametrize_with_checks(
     [
         LinearProbe(),
@@ -87,6 +92,7 @@ class RLAOnMeans(MeansForText, RLA):
         CLAPOnMeans(epochs=30),
         ProtoOnMeans(),
         RLAOnMeans(epochs=30),
+        TeSOnMeans(rate=0.1),
     ]
 )
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
@@ -117,8 +123,15 @@ def draw(rows_a_class: int, views: int = 1) -> FewShotRows:
 
 TEXTS = ("templates", "descriptions")  # options of the text weights, which an estimator is given
 
+SHORT: dict[str, dict[str, Any]] = {
+    "cross-modal": {"steps": 60},
+    "zs-lp": {"epochs": 20},
+    "clap": {"epochs": 20},
+    "rla": {"epochs": 20},
+    "tes-heads": {"epochs": 20},
+}
 KINDS: dict[str, dict[str, Any]] = {
-    name: {"steps": 60} if name == "cross-modal" else {"epochs": 20} if name in ("zs-lp", "clap", "rla") else {}
+    name: SHORT.get(name, {})
     for name, entry in METHODS.items()
     if not entry.stepped and issubclass(entry.load(), FeatureClassifier)
 }

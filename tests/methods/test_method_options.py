@@ -30,6 +30,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "zs-lp": {"epochs": 30},
     "clap": {"epochs": 30},
     "rla": {"epochs": 10},
+    "tes-heads": {"epochs": 10},
 }
 
 OTHERS: dict[str, Any] = {
@@ -51,12 +52,14 @@ OTHERS: dict[str, Any] = {
     "rate": 0.25,
     "reduction": 4,
     "steps": 3,
+    "soft_share": 0.75,
     "strength": 0.125,
     "sub_network": "linmean",
     "task_context_init": "a photo",
     "task_context_length": 2,
     "templates": ("a sketch of {} in rain.",),
     "temperature": 5.0,
+    "text_weight": 7.0,
     "threshold": 1e30,
     "variant": "csts",
 }

@@ -36,6 +36,7 @@ QUICK = {
     "zs-lp": {"epochs": 2},
     "clap": {"epochs": 2},
     "rla": {"epochs": 2},
+    "tes-heads": {"epochs": 2},
 }
 
 

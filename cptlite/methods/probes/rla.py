@@ -1,6 +1,6 @@
 """RLA: a square linear adapter of the image features, pulled to the identity.
 
-Fahes et al., "CLIP's Visual Embedding Projector is a Few-shot Cornucopia" (arXiv 2410.05270, 2024), the baseline of ProLIP.
+Fahes et al., "CLIP's Visual Embedding Projector is a Few-shot Cornucopia" (arXiv 2410.05270, 2024): ProLIP's baseline.
 
 Axes: T tasks, C classes of one task, N training rows, D joint dimension.
 """
