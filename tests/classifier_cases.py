@@ -22,6 +22,7 @@ from cptlite.classifiers import (
     ImageConditionedClassifier,
     JoinedClassifier,
     LinearClassifier,
+    PreProjectedClassifier,
     ProjectedClassifier,
     StoredClassifier,
     TipClassifier,
@@ -34,7 +35,7 @@ DIM, WIDTH, PLACES = 32, 128, 3  # the first two are those of the recordings' CL
 NAMES = ["fig", "crème\nbrûlée", "sour plum", "貓\x1b[31m"]
 SCALE = math.log(100) + 1e-15  # more digits than float32 has
 POOLED = (
-    *("linear", "linear64", "tip", "tip64", "two-prototypes", "projected"),
+    *("linear", "linear64", "tip", "tip64", "two-prototypes", "projected", "pre-projected"),
     *("image-conditioned", "one class", "joined", "mixed"),
 )
 CASES = (*POOLED, "transport")
@@ -94,6 +95,9 @@ def make_classifier(case: str) -> Classifier:
     if case == "projected":
         text, matrix = F.normalize(torch.randn(count, DIM), dim=-1), torch.eye(DIM) + 0.1 * torch.randn(DIM, DIM)
         return ProjectedClassifier(weights=text, matrix=matrix, logit_scale=SCALE)
+    if case == "pre-projected":
+        text, matrix = F.normalize(torch.randn(count, DIM), dim=-1), torch.randn(DIM + 5, DIM)
+        return PreProjectedClassifier(weights=text, matrix=matrix, bias=torch.randn(DIM), logit_scale=SCALE)
     if case == "image-conditioned":
         return make_conditioned(NAMES)
     if case == "transport":
@@ -113,6 +117,8 @@ def make_classifier(case: str) -> Classifier:
 
 def draw_features(case: str, count: int = 5) -> Tensor:
     """Raw features such as a case scores."""
+    if case == "pre-projected":
+        return torch.randn(count, DIM + 5)
     return torch.randn(count, PLACES, DIM) if case == "transport" else torch.randn(count, DIM)
 
 

@@ -50,7 +50,7 @@ ORDER = {
         "arrays format",
         "columns parts structure",
         "read sources",
-        "labelled shards verify write",
+        "labelled layers shards verify write",
         "folder",
         "encode_pass imported prune",
         "encode",

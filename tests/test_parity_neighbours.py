@@ -11,6 +11,7 @@ from neighbour_recordings import NEIGHBOURS, assert_near, neighbour, said_of, te
 from cptlite.methods.probes.clap import NONE, Prototypes, multipliers, take_step
 from cptlite.methods.probes.gda import GDA, gaussian_weights
 from cptlite.methods.probes.projection import train_maps
+from cptlite.methods.probes.prolip import ProLIP
 from cptlite.methods.probes.proto_clip import ProtoCLIP
 from cptlite.methods.probes.rla import RLA
 from cptlite.methods.probes.tes_heads import Heads, _optimizer, step_heads
@@ -125,8 +126,9 @@ def test_prolip_s_projection_is_the_recorded_one(case: str) -> None:
     maps, losses = train_maps(views, rows["train_labels"], start, text, rates=rates, **how)
     assert_near(maps[0], rows["prolip/after/vit_proj"], 1e-3)
     assert_near(losses[0], rows["prolip/last_loss"], 1e-3)
-    scores = 100 * F.normalize(rows["test_pre_features"] @ maps[0], dim=-1) @ text.T
-    assert_near(scores, rows["prolip/test_logits"], 1e-3)
+    probe = ProLIP(text.numpy(), projection=start.numpy(), rate=rates[0], epochs=said["epochs"])
+    probe.fit(views.numpy(), rows["train_labels"].numpy())
+    assert_near(probe.decision_function(rows["test_pre_features"].numpy()), rows["prolip/test_logits"], 1e-3)
 
 
 # tes-heads: scores, projections, gradients, losses of ten steps, scores after them

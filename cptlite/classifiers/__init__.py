@@ -4,7 +4,7 @@ from cptlite.classifiers.base import ALL, Classifier, exp32
 from cptlite.classifiers.image_conditioned import ImageConditionedClassifier
 from cptlite.classifiers.joined import JoinedClassifier, join_classifiers
 from cptlite.classifiers.linear import LinearClassifier
-from cptlite.classifiers.projected import ProjectedClassifier
+from cptlite.classifiers.projected import PreProjectedClassifier, ProjectedClassifier
 from cptlite.classifiers.store import load_classifier, pack_classifier, save_classifier, unpack_classifier
 from cptlite.classifiers.stored import BackboneFacts, StoredClassifier
 from cptlite.classifiers.tip import TipClassifier, votes
@@ -20,6 +20,7 @@ __all__ = [
     "ImageConditionedClassifier",
     "JoinedClassifier",
     "LinearClassifier",
+    "PreProjectedClassifier",
     "ProjectedClassifier",
     "StoredClassifier",
     "TipClassifier",

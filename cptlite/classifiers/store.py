@@ -27,7 +27,7 @@ from cptlite.classifiers.base import Classifier
 from cptlite.classifiers.image_conditioned import ImageConditionedClassifier
 from cptlite.classifiers.joined import JoinedClassifier
 from cptlite.classifiers.linear import LinearClassifier
-from cptlite.classifiers.projected import ProjectedClassifier
+from cptlite.classifiers.projected import PreProjectedClassifier, ProjectedClassifier
 from cptlite.classifiers.state import Misfit, TensorClassifier, shown
 from cptlite.classifiers.stored import BackboneFacts, StoredClassifier
 from cptlite.classifiers.tip import TipClassifier
@@ -59,6 +59,7 @@ KINDS: dict[str, type[TensorClassifier]] = {
     "transport": TransportClassifier,
     "two-prototypes": TwoPrototypeClassifier,
     "projected": ProjectedClassifier,
+    "pre-projected": PreProjectedClassifier,
 }
 
 

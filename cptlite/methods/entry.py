@@ -49,12 +49,14 @@ class MethodEntry:
         Whether it looks at training rows at all.
     needs_patches : bool
         Whether images are their patch features, (M, D) each, instead of pooled ones.
+    needs_pre_projection : bool
+        Whether images are their features before the tower's projection, (I,) each, instead of those behind it.
     cached : str
         What it reads of the training images' cached features.
     parameters : str
         How many numbers it learns by default: products of axes, added up. T tasks, K classes of all tasks, N training
         rows, L context tokens of a class prompt, M of a task prompt, P prompts of a class, W text width, D joint
-        dimension, H hidden units.
+        dimension, I input of the image tower's projection, H hidden units.
     source : str
         Paper it comes from.
     sees : tuple of str
@@ -77,6 +79,7 @@ class MethodEntry:
     scopes: Mapping[str, str] = field(default_factory=dict)
     needs_rows: bool = True
     needs_patches: bool = False
+    needs_pre_projection: bool = False
     cached: str = ""
     parameters: str = ""
     source: str = ""

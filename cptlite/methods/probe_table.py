@@ -126,4 +126,16 @@ PROBES: dict[str, MethodEntry] = {
         cost="256 rows times 2 D^2 + K D",
         deviation="TeS's loss on frozen features: the paper's setting fine-tunes the backbone",
     ),
+    "prolip": MethodEntry(
+        home="probes.prolip:ProLIP",
+        options="ProLIPOptions",
+        learns="the image tower's projection, pulled to what it was",
+        needs_pre_projection=True,
+        cached="features before the projection (cptlite cache --pre-projection)",
+        parameters="T I D",
+        source="Fahes et al., arXiv 2024",
+        sees=("names", "validation", "descriptions"),
+        cost="N I D for each of four rates",
+        deviation="lambda is one over the shots, and the rate alone is chosen on validation rows",
+    ),
 }

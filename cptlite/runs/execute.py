@@ -17,6 +17,7 @@ import torch
 
 from cptlite.backbones import Backbone
 from cptlite.cache import FeatureCache
+from cptlite.cache.layers import before_projection
 from cptlite.config import OWN_ROWS, RunConfig, differ_in_rows_alone
 from cptlite.environment import PeakMemory, describe_environment, measure_peak
 from cptlite.errors import DataError, DataWarning, UsageError
@@ -109,6 +110,7 @@ def execute_runs(
     results = {config: None if force else _settled(config, caches, folder, lock) for config, folder in folders.items()}
     pending = [config for config, found in results.items() if found is None]
     if pending:
+        caches = before_projection(caches, pending[0].entry.needs_pre_projection)
         check_text(pending[0], backbone)
         check_caches(caches, pending)
         check_test_rows(caches, seen_sizes(pending[0], [task for cache in caches for task in cache.tasks]))
@@ -152,6 +154,7 @@ def learn_in_memory(
     DataWarning
         Rows are short: what `short_rows` says.
     """
+    caches = before_projection(caches, config.entry.needs_pre_projection)
     check_text(config, backbone)
     check_caches(caches, [config])
     for name, lines in short_rows(caches, [config]).items():
@@ -165,7 +168,8 @@ def learn_in_memory(
 def new_problems(config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache]) -> tuple[Problem, Problem]:
     """Return what is learned, and what the classifier is of: all tasks of the caches; one object where they are one."""
     text = TextEncoder(backbone.text_tower, backbone.tokenizer, config.text_path, memory=config.text_memory)
-    target = Problem(tasks=tuple(task for cache in caches for task in cache.tasks), text=text)
+    projection = backbone.projection if config.entry.needs_pre_projection else None
+    target = Problem(tasks=tuple(task for cache in caches for task in cache.tasks), text=text, projection=projection)
     tasks = seen_tasks(target.tasks, seen_sizes(config, target.tasks))
     return target if tasks == target.tasks else replace(target, tasks=tasks), target
 

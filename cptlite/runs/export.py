@@ -46,6 +46,7 @@ WHAT_IT_IS = {
     "transport": "several prompts a class, matched with an image's patch features by optimal transport",
     "two-prototypes": "probabilities by the distances to two prototypes a class, mixed",
     "projected": "cosines with class weights after a learned map, whose outcome is normalised for each image",
+    "pre-projected": "cosines with class weights of features that the image tower has before its last layer",
 }
 
 

@@ -27,6 +27,7 @@ from cptlite.methods.probes.estimator import FeatureClassifier, Fitted, TaskRows
 from cptlite.methods.probes.linear_probe import LinearProbe
 from cptlite.methods.probes.lp_plus_plus import LPPlusPlus
 from cptlite.methods.probes.per_task import split_tasks
+from cptlite.methods.probes.prolip import ProLIP
 from cptlite.methods.probes.proto_clip import ProtoCLIP
 from cptlite.methods.probes.prototype import PrototypeClassifier
 from cptlite.methods.probes.rla import RLA
@@ -77,6 +78,10 @@ class RLAOnMeans(MeansForText, RLA):
     pass
 
 
+class ProLIPOnMeans(MeansForText, ProLIP):
+    pass
+
+
 class TeSOnMeans(MeansForText, TeSHeads):
     pass
 
@@ -92,6 +97,7 @@ class TeSOnMeans(MeansForText, TeSHeads):
         CLAPOnMeans(epochs=30),
         ProtoOnMeans(),
         RLAOnMeans(epochs=30),
+        ProLIPOnMeans(epochs=30),
         TeSOnMeans(rate=0.1),
     ]
 )
@@ -128,6 +134,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "zs-lp": {"epochs": 20},
     "clap": {"epochs": 20},
     "rla": {"epochs": 20},
+    "prolip": {"epochs": 20},
     "tes-heads": {"epochs": 20},
 }
 KINDS: dict[str, dict[str, Any]] = {
@@ -201,7 +208,8 @@ def test_options_are_the_estimators_own_arguments(name: str) -> None:
     entry = find_method(name)
     params = entry.load()().get_params()
     options = {each.name: each.default for each in entry.list_options() if each.name not in TEXTS}
-    elsewhere = {"text_weights", "classes", "logit_scale", "random_state"}  # of the problem and of the run
+    # Of the problem and of the run.
+    elsewhere = {"text_weights", "classes", "logit_scale", "random_state", "projection", "projection_bias"}
     assert params.keys() - elsewhere == options.keys()
     assert all(params[key] == value for key, value in options.items())
 

@@ -30,6 +30,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "zs-lp": {"epochs": 30},
     "clap": {"epochs": 30},
     "rla": {"epochs": 10},
+    "prolip": {"epochs": 10},
     "tes-heads": {"epochs": 10},
 }
 

@@ -52,6 +52,8 @@ class TaskRows:
         Unit-length zero-shot weights.
     raw_text : Tensor of shape (C, D), optional
         Text features as they come out of the encoder, averaged over a class's texts.
+    projection : (Tensor of shape (I, D), Tensor of shape (D,) or None), optional
+        Of the image tower, matrix and bias, for an estimator whose features are those before it.
     logit_scale : float
         The *log* of CLIP's factor on the cosines.
     """
@@ -64,6 +66,7 @@ class TaskRows:
     y_val: Tensor
     text: Tensor | None = None
     raw_text: Tensor | None = None
+    projection: tuple[Tensor, Tensor | None] | None = None
     logit_scale: float = LOGIT_SCALE
 
     @cached_property
@@ -276,9 +279,12 @@ class TextClassifier(FeatureClassifier):
         raw_text = weights if self.needs_raw_text else None
         return replace(rows, text=F.normalize(weights, dim=-1), raw_text=raw_text, logit_scale=self.logit_scale)
 
+    def _joint_dim(self, rows: TaskRows) -> int:
+        return rows.x.shape[-1]
+
     def _text(self, rows: TaskRows) -> Tensor:
         """Text weights (C, D), of any length."""
-        wanted = (rows.num_classes, rows.x.shape[-1])
+        wanted = (rows.num_classes, self._joint_dim(rows))
         got = np.shape(self.text_weights) if self.text_weights is not None else "none"
         if got != wanted:
             raise UsageError(

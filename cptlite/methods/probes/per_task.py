@@ -104,5 +104,6 @@ def split_tasks(
             y_val=own_val.labels,
             text=None if text is None else text[start:stop],
             raw_text=None if raw_text is None else raw_text[start:stop],
+            projection=problem.projection,
             logit_scale=problem.text.tower.logit_scale,
         )

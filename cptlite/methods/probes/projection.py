@@ -21,7 +21,16 @@ EPSILON = 1e-4
 
 
 def train_maps(
-    x: Tensor, y: Tensor, start: Tensor, text: Tensor, *, scale: float, pull: float, rates: Sequence[float], epochs: int
+    x: Tensor,
+    y: Tensor,
+    start: Tensor,
+    text: Tensor,
+    *,
+    scale: float,
+    pull: float,
+    rates: Sequence[float],
+    epochs: int,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Train one map a learning rate on all rows of one view a step.
 
@@ -41,6 +50,8 @@ def train_maps(
         H learning rates, of Adam with a cosine over the steps.
     epochs : int
         Steps.
+    bias : Tensor of shape (D,), optional
+        Added behind a map, and not trained.
 
     Returns
     -------
@@ -55,7 +66,7 @@ def train_maps(
     losses = start.new_zeros(len(maps))
     for epoch in range(epochs):
         stacked = torch.stack(maps)  # (H, I, D)
-        images = F.normalize(x[:, (epoch + 1) % x.shape[1]] @ stacked, dim=-1)  # (H, N, D)
+        images = _mapped(x[:, (epoch + 1) % x.shape[1]], stacked, bias)  # (H, N, D)
         scores = (scale * images @ text.T).transpose(1, 2)  # (H, C, N)
         fits = F.cross_entropy(scores, y.expand(len(maps), -1), reduction="none").mean(dim=-1)  # (H,)
         losses = fits + pull * (stacked - start).square().sum(dim=(1, 2))
@@ -66,7 +77,12 @@ def train_maps(
     return torch.stack(maps).detach(), losses.detach()
 
 
-def choose_map(maps: Tensor, x_val: Tensor, y_val: Tensor, text: Tensor) -> int:
+def choose_map(maps: Tensor, x_val: Tensor, y_val: Tensor, text: Tensor, bias: Tensor | None = None) -> int:
     """Which of the maps (H, I, D) has the most hits on validation rows (M, I) and (M,), the first of equals."""
-    scores = F.normalize(x_val @ maps, dim=-1) @ text.T  # (H, M, C)
+    scores = _mapped(x_val, maps, bias) @ text.T  # (H, M, C)
     return int((scores.argmax(dim=-1) == y_val).sum(dim=-1).argmax())
+
+
+def _mapped(x: Tensor, maps: Tensor, bias: Tensor | None) -> Tensor:
+    """Unit-length outcome (H, N, D) of rows (N, I)."""
+    return F.normalize(x @ maps if bias is None else x @ maps + bias, dim=-1)

@@ -79,8 +79,8 @@ class RLA(TextClassifier):
         assert text is not None
         rates = RATES if choosing else (START_RATE if self.rate is None else self.rate,)
         start = torch.eye(text.shape[1], dtype=text.dtype, device=text.device)
-        how = {"scale": math.exp(rows.logit_scale), "pull": len(rows.y.unique()) / len(rows.y)}
-        maps, _ = train_maps(rows.units, rows.y, start, text, rates=rates, epochs=self.epochs, **how)
+        scale, pull = math.exp(rows.logit_scale), len(rows.y.unique()) / len(rows.y)
+        maps, _ = train_maps(rows.units, rows.y, start, text, scale=scale, pull=pull, rates=rates, epochs=self.epochs)
         best = choose_map(maps, rows.units_val, rows.y_val, text) if choosing else 0
         classifier = ProjectedClassifier(weights=text, matrix=maps[best], logit_scale=rows.logit_scale)
         choices = {"rate": rates[best]} if choosing else {}
