@@ -281,7 +281,7 @@ KINDS = {
         ),
         (
             {"method": "linear-probe", "epochs": 4},
-            r"linear-probe has no option 'epochs' \(that is one of tip-adapter-f, lp\+\+\): leave it out",
+            r"linear-probe has no option 'epochs' \(that is one of tip-adapter-f, lp\+\+[^)]*\): leave it out",
         ),
         (
             {"method": "cocoop", "recipe": "full"},
