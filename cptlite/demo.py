@@ -18,6 +18,7 @@ from cptlite.config import RunConfig
 from cptlite.datasets import load_catalog, read_dataset
 from cptlite.datasets.views import ViewConfig
 from cptlite.drawings import draw_suite
+from cptlite.errors import DataError
 from cptlite.methods.table import find_method
 from cptlite.process import loading
 from cptlite.reporting import draw_shots_plot
@@ -159,8 +160,10 @@ def run_demo(out: Path, plan: DemoPlan | None = None, *, on_progress: OnProgress
 def _cache_suite(data: Path, caches: Path, tell: Tell) -> None:
     """Encode every dataset of the suite, with what any method needs."""
     from cptlite.backbones import load_backbone
+    from cptlite.cache import cache_path
     from cptlite.cache.encode import encode_dataset
 
+    kinds: dict[str, Any] = {"views": ViewConfig(), "patches": True, "pre_projection": True}
     backbone = load_backbone("demo", device="cpu")
     specs = load_catalog().resolve([SUITE])
     datasets = [read_dataset(spec, data) for spec in specs]
@@ -170,7 +173,22 @@ def _cache_suite(data: Path, caches: Path, tell: Tell) -> None:
         def count(done: int, total: int, split: str, before: int = sum(sizes[:index])) -> None:
             tell("cache", before + done, sum(sizes))
 
-        encode_dataset(dataset, backbone, caches, views=ViewConfig(), patches=True, on_progress=count)
+        anew = _is_of_earlier_version(cache_path(caches, backbone.slug, dataset.name))
+        encode_dataset(dataset, backbone, caches, **kinds, force=anew, on_progress=count)
+
+
+def _is_of_earlier_version(path: Path) -> bool:
+    """Whether a cache file is there that lacks what no version before this one stored; its other features are the same.
+
+    One that cannot be read is not: the encoder says what is wrong with it.
+    """
+    from cptlite.cache import open_cache
+
+    try:
+        with open_cache(path) as cache:
+            return cache.fingerprint.pre_projection == 0
+    except DataError:
+        return False
 
 
 def _plan_runs(plan: DemoPlan) -> list[RunConfig]:

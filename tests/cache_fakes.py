@@ -46,6 +46,14 @@ class FakeBackbone:
         # numpy multiplies matrices as small as these without waking other threads
         return torch.from_numpy(images.flatten(1).numpy() @ WEIGHTS * np.float32(self.scale))
 
+    @property
+    def pre_projection_dim(self) -> int:
+        return self.embed_dim + 2
+
+    def encode_before_projection(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        pooled = self.encode_images(images)
+        return pooled, torch.cat([pooled, 2 * pooled[:, :2]], dim=1)
+
     def encode_with_patches(self, images: Tensor, kept: slice) -> tuple[Tensor, Tensor]:
         pooled = self.encode_images(images)
         places = torch.arange(1, 1 + self.num_patches)[:, None]

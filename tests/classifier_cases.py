@@ -23,20 +23,23 @@ from cptlite.classifiers import (
     ImageConditionedClassifier,
     JoinedClassifier,
     LinearClassifier,
+    PreProjectedClassifier,
+    ProjectedClassifier,
     StoredClassifier,
     TipClassifier,
     TipXClassifier,
     Transport,
     TransportClassifier,
     TwoHeadedClassifier,
+    TwoPrototypeClassifier,
 )
 
 DIM, WIDTH, PLACES = 32, 128, 3  # the first two are those of the recordings' CLIP
 NAMES = ["fig", "crème\nbrûlée", "sour plum", "貓\x1b[31m"]
 SCALE = math.log(100) + 1e-15  # more digits than float32 has
 POOLED = (
-    *("linear", "linear64", "tip", "tip64", "x-tip", "ape", "image-conditioned", "two-headed", "one class"),
-    *("joined", "mixed"),
+    *("linear", "linear64", "tip", "tip64", "x-tip", "ape", "two-prototypes", "projected", "pre-projected"),
+    *("image-conditioned", "two-headed", "one class", "joined", "mixed"),
 )
 CASES = (*POOLED, "transport")
 FACTS = BackboneFacts(
@@ -114,6 +117,15 @@ def make_classifier(case: str) -> Classifier:
         return make_tip_x(count)
     if case == "ape":
         return make_ape(count)
+    if case == "two-prototypes":
+        text, images = F.normalize(torch.randn(2, count, DIM), dim=-1)
+        return TwoPrototypeClassifier(weights=text, prototypes=images, alpha=0.3 + 1e-15, beta=5.5)
+    if case == "projected":
+        text, matrix = F.normalize(torch.randn(count, DIM), dim=-1), torch.eye(DIM) + 0.1 * torch.randn(DIM, DIM)
+        return ProjectedClassifier(weights=text, matrix=matrix, logit_scale=SCALE)
+    if case == "pre-projected":
+        text, matrix = F.normalize(torch.randn(count, DIM), dim=-1), torch.randn(DIM + 5, DIM)
+        return PreProjectedClassifier(weights=text, matrix=matrix, bias=torch.randn(DIM), logit_scale=SCALE)
     if case == "image-conditioned":
         return make_conditioned(NAMES)
     if case == "two-headed":
@@ -141,6 +153,8 @@ def make_classifier(case: str) -> Classifier:
 
 def draw_features(case: str, count: int = 5) -> Tensor:
     """Raw features such as a case scores."""
+    if case == "pre-projected":
+        return torch.randn(count, DIM + 5)
     return torch.randn(count, PLACES, DIM) if case == "transport" else torch.randn(count, DIM)
 
 

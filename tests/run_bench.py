@@ -46,11 +46,12 @@ NEEDED: dict[str, Any] = {"supports": tuple(DATASETS)}
 
 
 def encode_datasets(backbone: Backbone, folder: Path) -> Path:
-    """Draw the datasets into a folder and cache them with patch features; the caches' folder."""
+    """Draw the datasets into a folder and cache them with all kinds of features; the caches' folder."""
     for name, classes in DATASETS.items():
         draw_classes(folder / name, classes, images=8)
         (spec,) = load_catalog().resolve([str(folder / name)])
-        encode_dataset(read_dataset(spec, folder), backbone, folder / "cache", views=ViewConfig(), patches=True)
+        kinds = {"patches": True, "pre_projection": True}
+        encode_dataset(read_dataset(spec, folder), backbone, folder / "cache", views=ViewConfig(), **kinds)
     return folder / "cache"
 
 

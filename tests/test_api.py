@@ -56,8 +56,8 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shelf")
     leaves = draw_classes(folder / "leaves", ["ash", "sweet_chestnut", "elm"], images=10)
     shells = draw_classes(folder / "shells", ["conch", "whelk"], images=10)
-    words = ["--backbone", "random:demo", "--views", "2", "--patches", "--cache-dir", folder / "cache"]
-    call("cache", "--dataset", leaves, "--dataset", shells, *words)
+    words = ["--backbone", "random:demo", "--views", "2", "--patches", "--pre-projection"]
+    call("cache", "--dataset", leaves, "--dataset", shells, *words, "--cache-dir", folder / "cache")
     return folder
 
 

@@ -124,9 +124,9 @@ def test_wrong_names(field: str, value: Any, message: str) -> None:
 
 def test_templates_survive_json_as_a_tuple() -> None:
     config = resolve("zeroshot", templates=["a {}.", "{}, sketched"])
-    assert vars(config.options) == {"templates": ("a {}.", "{}, sketched")}
+    assert vars(config.options) == {"templates": ("a {}.", "{}, sketched"), "descriptions": ""}
     assert resolve_config(json.loads(json.dumps(config.to_json()))) == config
-    assert options("zeroshot") == {"templates": ()}
+    assert options("zeroshot") == {"templates": (), "descriptions": ""}
 
 
 @pytest.mark.parametrize("template", ["a photo", "", "{} and {}", "a {0}", "a {name}", "a {} in {", "}{}"])

@@ -51,7 +51,7 @@ ORDER = {
         "arrays format",
         "columns parts structure",
         "read sources",
-        "labelled shards verify write",
+        "labelled layers shards verify write",
         "folder",
         "encode_pass imported prune",
         "encode",
@@ -60,7 +60,7 @@ ORDER = {
     "classifiers": (
         "base",
         "state",
-        "image_conditioned linear tip transport two_headed",
+        "image_conditioned linear projected tip transport two_headed two_prototypes",
         "ape tip_x",
         "joined",
         "stored",
@@ -88,7 +88,8 @@ ORDER = {
     "download": ("fetch sources unpack", "dataset"),
     "drawings": ("scenes", "captions render", "suite"),
     "methods": (
-        "batches class_texts options",
+        "batches class_texts descriptions",
+        "options",
         "base",
         "templates",
         "probes prompts",
@@ -96,7 +97,7 @@ ORDER = {
         "probe_table prompt_table",
         "table",
     ),
-    "methods.probes": ("estimator", "search view_batches", "ape_channels", ANY, "per_task zero_shot"),
+    "methods.probes": ("estimator projection", "search view_batches", "ape_channels", ANY, "per_task zero_shot"),
     "methods.prompts": ("class_terms class_weights", "coop", "text_to_text", ANY),
     "reporting": (
         "checks",

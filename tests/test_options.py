@@ -272,7 +272,7 @@ def test_shared_classes_are_those_a_row_may_name() -> None:
     names = {entry.options for entry in METHODS.values()}
     assert {"PromptOptions", "TemplateOptions", "MethodOptions"} <= names
     assert options_of(MethodOptions) == ()
-    assert [each.name for each in options_of(TemplateOptions)] == ["templates"]
+    assert [each.name for each in options_of(TemplateOptions)] == ["templates", "descriptions"]
     assert [each.name for each in options_of(PromptOptions)] == ["context_length", "context_init", "position"]
 
 

@@ -112,7 +112,7 @@ class FittedClassifier:
         ----------
         X : path, PIL.Image.Image or a list of them; or array-like of shape (B, D)
             Images are encoded by the backbone, which is loaded once where it is not there. Features are as cached, of
-            any length; for a method of patch features these, (B, M, D).
+            any length; for a method of patch features these, (B, M, D), for one of those before the projection (B, I).
         task : str, optional
             Id of the task whose classes are asked for; by default all K, which compare within a task only.
 
@@ -200,9 +200,12 @@ class FittedClassifier:
             return self._encode(images)
         features = (X if isinstance(X, Tensor) else torch.tensor(np.asarray(X))).float().to(self._device)
         axes = ("images", "patches") if self.config_.entry.needs_patches else ("images",)
-        if features.ndim != len(axes) + 1 or features.shape[-1] != self.backbone_.embed_dim:
+        dim = self.backbone_.embed_dim
+        if self.config_.entry.needs_pre_projection:
+            dim = next(len(each) for name, each in self.classifier_.tensors().items() if name.endswith("matrix"))
+        if features.ndim != len(axes) + 1 or features.shape[-1] != dim:
             raise UsageError(
-                f"wanted features of shape ({', '.join(axes)}, {self.backbone_.embed_dim}), got "
+                f"wanted features of shape ({', '.join(axes)}, {dim}), got "
                 f"{tuple(features.shape)}: give one view of each image, as the backbone made it, or the images"
             )
         return features

@@ -19,7 +19,7 @@ from cptlite.backbones.architectures import PIXEL_MEAN, PIXEL_STD
 from cptlite.backbones.clip import CLIP, ResidualAttentionBlock
 from cptlite.backbones.linear import FrozenBlock
 from cptlite.backbones.names import backbone_slug
-from cptlite.backbones.patches import count_patches, encode_with_patches
+from cptlite.backbones.patches import count_patches, encode_before_projection, encode_with_patches, find_projection
 from cptlite.backbones.tokenizer import Tokenizer, TokenSource
 from cptlite.environment import multiplies_bf16
 from cptlite.errors import UsageError
@@ -240,6 +240,23 @@ class Backbone:
         """`encode_images` to the bit, and of the images ``kept`` the patch features (B of kept, M, D), float32."""
         pooled, patches = encode_with_patches(self.model, images.to(self.device), kept)
         return pooled.float(), patches.float()
+
+    @property
+    def pre_projection_dim(self) -> int:
+        """Width I of the features before the projection."""
+        return self.projection[0].shape[0]
+
+    @property
+    def projection(self) -> tuple[Tensor, Tensor | None]:
+        """Last layer of the image tower, float32: matrix (I, D), and bias (D,) where there is one."""
+        matrix, bias = find_projection(self.model)
+        return matrix.float(), None if bias is None else bias.float()
+
+    @torch.inference_mode()
+    def encode_before_projection(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`encode_images` to the bit, and the features before the projection (B, I), float32."""
+        pooled, before = encode_before_projection(self.model, images.to(self.device))
+        return pooled.float(), before.float()
 
 
 def drop_text_tower(model: CLIP) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -90,7 +90,26 @@ def read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def encode_pixels(backbone: Backbone, pixels: Tensor, patches_of: slice | None = None) -> tuple[Tensor, Tensor | None]:
+class EncodedPixels(NamedTuple):
+    """What comes out of the image tower, float32, *not* unit length.
+
+    Attributes
+    ----------
+    features : Tensor of shape (B, D)
+    local : Tensor of shape (B of these, M, D), optional
+        Patch features.
+    pre : Tensor of shape (B, I), optional
+        Features before the projection.
+    """
+
+    features: Tensor
+    local: Tensor | None = None
+    pre: Tensor | None = None
+
+
+def encode_pixels(
+    backbone: Backbone, pixels: Tensor, patches_of: slice | None = None, *, pre: bool = False
+) -> EncodedPixels:
     """Encode square views.
 
     Parameters
@@ -99,12 +118,12 @@ def encode_pixels(backbone: Backbone, pixels: Tensor, patches_of: slice | None =
     pixels : Tensor of shape (B, R, R, 3), uint8
     patches_of : slice, optional
         Images whose patch features are wanted too.
+    pre : bool
+        Whether features before the projection are wanted too: with patch features these take a forward of their own.
 
     Returns
     -------
-    features : Tensor of shape (B, D), float32
-        *Not* unit length.
-    patches : Tensor of shape (B of these, M, D), float32, or None
+    EncodedPixels
 
     Raises
     ------
@@ -113,9 +132,12 @@ def encode_pixels(backbone: Backbone, pixels: Tensor, patches_of: slice | None =
     """
     try:
         images = normalise(pixels.to(backbone.device), backbone.preprocess_spec)
-        if patches_of is None:
-            return backbone.encode_images(images), None
-        return backbone.encode_with_patches(images, patches_of)
+        before = backbone.encode_before_projection(images) if pre else None
+        if patches_of is not None:
+            return EncodedPixels(*backbone.encode_with_patches(images, patches_of), before and before[1])
+        if before:
+            return EncodedPixels(before[0], pre=before[1])
+        return EncodedPixels(backbone.encode_images(images))
     except torch.cuda.OutOfMemoryError as error:
         raise CptliteError(
             f"the GPU's memory does not hold {len(pixels)} images of {backbone.resolution} pixels a side: "

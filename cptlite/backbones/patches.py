@@ -1,8 +1,11 @@
-"""Patch features of a CLIP, from the forward that makes the pooled one.
+"""Patch features of a CLIP and features before its projection, from the forward that makes the pooled one.
 
 The features are those of PLOT's code base (Chen et al., ICLR 2023): of a vision transformer all patch tokens, normed
 and projected as the class token is; of a residual network, whose patches are the positions of its last feature map, the
 attention pool with every position for a query, not their mean alone.
+
+Before the projection is what ProLIP (Fahes et al., arXiv 2410.05270) caches: the normed class token, or what the
+attention pool mixes for the query of the mean.
 
 Axes: B images, M patches, W width of the tower, D joint dimension, R pixels a side.
 """
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 
 from cptlite.backbones.clip import CLIP, AttentionPool2d, VisionTransformer
 
-__all__ = ["count_patches", "encode_with_patches", "pool_everywhere"]
+__all__ = ["count_patches", "encode_before_projection", "encode_with_patches", "find_projection", "pool_everywhere"]
 
 
 def count_patches(model: CLIP) -> int:
@@ -56,6 +59,26 @@ def encode_with_patches(model: CLIP, images: Tensor, kept: slice) -> tuple[Tenso
     return pooled, pool_everywhere(visual.attnpool, seen[0][kept])[:, 1:]
 
 
+def find_projection(model: CLIP) -> tuple[Tensor, Tensor | None]:
+    """Projection of the image tower: matrix (W, D), and bias (D,) where there is one."""
+    visual = model.visual
+    if isinstance(visual, VisionTransformer):
+        return visual.proj.detach(), None
+    return visual.attnpool.c_proj.weight.detach().T, visual.attnpool.c_proj.bias.detach()
+
+
+def encode_before_projection(model: CLIP, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Pooled features (B, D), to the bit, and what they are projected from (B, W), of images (B, 3, R, R)."""
+    visual = model.visual
+    if isinstance(visual, VisionTransformer):
+        with _watched(visual.ln_post) as seen:
+            pooled = model.encode_image(images)
+        return pooled, seen[0]
+    with _watched(visual.attnpool, inputs=True) as seen:
+        pooled = model.encode_image(images)
+    return pooled, _mix(visual.attnpool, seen[0])[:, 0]
+
+
 def pool_everywhere(pool: AttentionPool2d, feature_map: Tensor) -> Tensor:
     """Attention pool with every position as a query.
 
@@ -70,6 +93,11 @@ def pool_everywhere(pool: AttentionPool2d, feature_map: Tensor) -> Tensor:
     Tensor of shape (B, 1 + M, D)
         The first is the query of the mean, which is the pooled feature.
     """
+    return pool.c_proj(_mix(pool, feature_map))
+
+
+def _mix(pool: AttentionPool2d, feature_map: Tensor) -> Tensor:
+    """Mix by attention for every position what is then projected, (B, 1 + M, W)."""
     patches = feature_map.flatten(2).mT  # (B, M, W)
     tokens = torch.cat([patches.mean(dim=1, keepdim=True), patches], dim=1)  # (B, 1 + M, W)
     tokens = tokens + pool.positional_embedding.to(tokens.dtype)
@@ -78,7 +106,7 @@ def pool_everywhere(pool: AttentionPool2d, feature_map: Tensor) -> Tensor:
         for project in (pool.q_proj, pool.k_proj, pool.v_proj)
     )
     mixed = F.scaled_dot_product_attention(queries, keys, values)
-    return pool.c_proj(mixed.transpose(1, 2).flatten(2))
+    return mixed.transpose(1, 2).flatten(2)
 
 
 @contextmanager

@@ -79,6 +79,7 @@ def encode_dataset(
     views: ViewConfig | None = None,
     dtype: str = "float16",
     patches: bool = False,
+    pre_projection: bool = False,
     batch_size: int = 64,
     part_rows: int = PART_ROWS,
     workers: int | None = None,
@@ -102,6 +103,8 @@ def encode_dataset(
         Stored number type, "float16" or "float32".
     patches : bool
         Whether to store the plain view's M patch features beside the pooled ones, which are the same to the bit.
+    pre_projection : bool
+        Whether to store every view's features before the projection too.
     batch_size : int
         Images per batch of the encoder, all views counted. The last bits of the features may depend on it.
     part_rows : int
@@ -141,7 +144,7 @@ def encode_dataset(
     if shard is not None and not lock:
         raise UsageError("shards tell by locks which of them ends last: encode undivided, or without --no-lock")
     workers = count_workers(workers)
-    fingerprint = Fingerprint.of_pass(dataset, backbone, views, dtype, patches=patches)
+    fingerprint = Fingerprint.of_pass(dataset, backbone, views, dtype, patches=patches, pre_projection=pre_projection)
     path = cache_path(cache_dir, backbone.slug, dataset.name)
     store = PartStore.of_pass(path, fingerprint, part_rows, anew=force)
     work = EncodingPass(
@@ -286,8 +289,8 @@ def _check_images(dataset: Dataset) -> None:
 def _check_space(work: EncodingPass) -> None:
     """Refuse before hours of encoding what the disk cannot hold: the parts and the file made of them."""
     fingerprint, splits = work.fingerprint, work.dataset.splits
-    vectors = sum(len(rows) * (fingerprint.num_views(split) + fingerprint.local) for split, rows in splits.items())
-    wanted = 2 * vectors * work.backbone.embed_dim * np.dtype(fingerprint.dtype).itemsize
+    numbers = sum(len(rows) * fingerprint.row_numbers(name, work.backbone.embed_dim) for name, rows in splits.items())
+    wanted = 2 * numbers * np.dtype(fingerprint.dtype).itemsize
     free = shutil.disk_usage(work.store.target.parent).free
     if free < wanted:
         raise CptliteError(

@@ -89,7 +89,7 @@ class EncodingPass:
     resumed_rows: int = 0
     encoded_rows: int = 0
     _total: int = 0
-    # Of the parts at work, which are of one split: "features" (P, V, D), and "local" (P, M, D) where wanted.
+    # Of the parts at work, which are of one split: "features" (P, V, D), "local" (P, M, D) and "pre" (P, V, I).
     _open_parts: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def run(self) -> None:
@@ -134,6 +134,7 @@ class EncodingPass:
                 shape=(len(kept), self.fingerprint.num_views(split), self.backbone.embed_dim),
                 blocks=self.store.blocks(split, "features", encoded),
                 patch_blocks=self.store.blocks(split, "local", encoded),
+                pre_blocks=self.store.blocks(split, "pre", encoded),
             )
         return contents
 
@@ -200,14 +201,17 @@ class EncodingPass:
         self.encoded_rows += len(rows)
 
     def _features(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """Pixels (B, V, R, R, 3) to features (B, V, D), and those of patches (B, M, D), in the stored number type."""
+        """Pixels (B, V, R, R, 3) to what is stored of them, by name, in the stored number type."""
         rows, num_views = pixels.shape[:2]
         flat = torch.from_numpy(pixels).flatten(0, 1)  # (B * V, R, R, 3)
         plain = slice(None, None, num_views) if self.fingerprint.local else None
-        pooled, patches = encode_pixels(self.backbone, flat, plain)
-        found = {"features": pooled} if patches is None else {"features": pooled, "local": patches}
-        dim, dtype = self.backbone.embed_dim, getattr(torch, self.fingerprint.dtype)
-        return {name: value.to(dtype).cpu().numpy().reshape(rows, -1, dim) for name, value in found.items()}
+        found = encode_pixels(self.backbone, flat, plain, pre=bool(self.fingerprint.pre_projection))
+        dtype = getattr(torch, self.fingerprint.dtype)
+        return {
+            name: value.to(dtype).cpu().numpy().reshape(rows, -1, value.shape[-1])
+            for name, value in found._asdict().items()
+            if value is not None
+        }
 
     def _check_finite(self, split: str, rows: np.ndarray, features: Mapping[str, np.ndarray]) -> None:
         finite = np.all([np.isfinite(values).all(axis=(1, 2)) for values in features.values()], axis=0)
@@ -235,14 +239,11 @@ class EncodingPass:
                 self.store.write(batch.split, part, self._open_parts.pop(part), here)
 
     def _part_arrays(self, split: str, part: int, encoded: np.ndarray) -> dict[str, np.ndarray]:
-        """Features (P, V, D), and those of patches (P, M, D), that an earlier pass has of a part, or zeros."""
-        counts = {"features": self.fingerprint.num_views(split)}
-        if self.fingerprint.local:
-            counts["local"] = self.fingerprint.local
+        """Features by name, (P, ...), that an earlier pass has of a part, or zeros."""
+        shapes = self.fingerprint.arrays(split, self.backbone.embed_dim)
         if encoded.any():
-            return {name: self.store.read(split, part, name) for name in counts}
-        shapes = {name: (len(encoded), count, self.backbone.embed_dim) for name, count in counts.items()}
-        return {name: np.zeros(shape, self.fingerprint.dtype) for name, shape in shapes.items()}
+            return {name: self.store.read(split, part, name) for name in shapes}
+        return {name: np.zeros((len(encoded), *shape), self.fingerprint.dtype) for name, shape in shapes.items()}
 
     def _report(self, split: str) -> None:
         if self.on_progress is not None:

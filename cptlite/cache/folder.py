@@ -40,6 +40,8 @@ class CacheSummary:
     views : int
     local : int
         Patch features M of an image; 0 without.
+    pre_projection : int
+        Width of the features before the projection; 0 without.
     bad_images : int
         Images left out because they could not be read.
     mib : float
@@ -57,6 +59,7 @@ class CacheSummary:
     rows: Mapping[str, int]
     views: int = 0
     local: int = 0
+    pre_projection: int = 0
     bad_images: int = 0
     mib: float
     complete: bool = True
@@ -163,6 +166,7 @@ class CacheFolder:
                         rows={split: cache.num_rows(split) for split in SPLITS},
                         views=cache.fingerprint.views,
                         local=cache.fingerprint.local,
+                        pre_projection=cache.fingerprint.pre_projection,
                         bad_images=cache.attributes["bad_images"],
                         mib=mib,
                     )
@@ -220,6 +224,7 @@ def _describe_parts(store: PartStore) -> CacheSummary:
         rows={**dict.fromkeys(SPLITS, 0), **store.finished_rows()},
         views=fingerprint.get("views", 0),
         local=fingerprint.get("local", 0),
+        pre_projection=fingerprint.get("pre_projection", 0),
         mib=_mib(store.folder),
         complete=False,
     )

@@ -1,6 +1,7 @@
 """The form of a cache file: where it lies, what identifies it, how text is stored; ``cache/README.md`` explains it.
 
-Axes: N rows of a split, V views, M patches of an image, D joint dimension.
+Axes: N rows of a split, V views, M patches of an image, I input of the projection, D joint
+dimension.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ SCHEMA_VERSION = 2
 LIBRARY_VERSION = ("v110", "v110")
 CHUNK_BYTES = 2**18
 DTYPES = ("float16", "float32")
+BESIDE = ("local", "pre_projection")  # what says of features that they are stored beside the pooled ones
 TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "bool": (bool,), "str": (str,)}
 
 
@@ -69,6 +71,9 @@ class Fingerprint:
         Number type the tower computed in.
     local : int
         Patch features M of an image that are stored beside the pooled ones; 0 where there are none.
+    pre_projection : int
+        Width I of the features before the tower's projection, of every view, that are stored beside the others; 0 where
+        there are none, and of files that earlier versions made.
     """
 
     dataset: str
@@ -85,10 +90,18 @@ class Fingerprint:
     dtype: str = "float16"
     precision: str = "float32"
     local: int = 0
+    pre_projection: int = 0
 
     @classmethod
     def of_pass(
-        cls, dataset: Dataset, backbone: Any, views: ViewConfig, dtype: str, *, patches: bool = False
+        cls,
+        dataset: Dataset,
+        backbone: Any,
+        views: ViewConfig,
+        dtype: str,
+        *,
+        patches: bool = False,
+        pre_projection: bool = False,
     ) -> Fingerprint:
         """Fingerprint of what `cptlite.cache.encode.encode_dataset` would make of a dataset and a `Backbone`."""
         drawn = views if views.views > 1 else ViewConfig()
@@ -105,12 +118,14 @@ class Fingerprint:
             dtype=dtype,
             precision=backbone.precision,
             local=backbone.num_patches if patches else 0,
+            pre_projection=backbone.pre_projection_dim if pre_projection else 0,
         )
 
     @classmethod
     def of_attributes(cls, attributes: Mapping[str, Any]) -> Fingerprint:
         """Fingerprint among the attributes of a file; KeyError names one that lacks."""
-        return cls(**{item.name: attributes[item.name] for item in fields(cls)})
+        given = {"pre_projection": 0, **attributes}
+        return cls(**{item.name: given[item.name] for item in fields(cls)})
 
     def checked(self) -> Fingerprint:
         """Return itself if each field is of its type and in its range, as a file may say anything; else ValueError."""
@@ -118,17 +133,33 @@ class Fingerprint:
             value = getattr(self, item.name)
             if type(value) not in TYPES[str(item.type)] or (isinstance(value, str) and has_controls(value)):
                 raise ValueError(f"{item.name} is {value!r}, wanted a value of {item.type} without control characters")
-        if self.views < 1 or self.local < 0 or self.dtype not in DTYPES:
-            raise ValueError(f"{self.views} views, {self.local} patch features, numbers of type {self.dtype!r}")
+        if self.views < 1 or self.local < 0 or self.pre_projection < 0 or self.dtype not in DTYPES:
+            raise ValueError(
+                f"{self.views} views, {self.local} patch features, {self.pre_projection} numbers before the "
+                f"projection, numbers of type {self.dtype!r}"
+            )
         return self
 
     def num_views(self, split: str) -> int:
         """Count the views V of an image of a split: validation and test images have the plain one only."""
         return self.views if split == "train" else 1
 
+    def arrays(self, split: str, dim: int) -> dict[str, tuple[int, int]]:
+        """Arrays of features of a split by name, each (vectors of a row, their width); ``dim`` is the joint one."""
+        found = {"features": (self.num_views(split), dim)}
+        if self.local:
+            found["local"] = (self.local, dim)
+        if self.pre_projection:
+            found["pre"] = (self.num_views(split), self.pre_projection)
+        return found
+
+    def row_numbers(self, split: str, dim: int) -> int:
+        """Count the numbers that are stored of a row."""
+        return sum(count * width for count, width in self.arrays(split, dim).values())
+
     def of_pooled(self) -> dict[str, Any]:
-        """Give the fields that the pooled features depend on: they are the same with those of patches beside them."""
-        return {name: value for name, value in asdict(self).items() if name != "local"}
+        """Give the fields that the pooled features depend on: they are the same with others beside them."""
+        return {name: value for name, value in asdict(self).items() if name not in BESIDE}
 
 
 def has_controls(text: str) -> bool:
@@ -154,13 +185,15 @@ def differences(found: Fingerprint, expected: Fingerprint | Mapping[str, Any]) -
     Returns
     -------
     list of (field, value found, value expected)
-        Empty if they agree. The same weights under another name agree, and so do patch features that are not expected.
+        Empty if they agree. The same weights under another name agree, and so do features beside the pooled ones that
+        are not expected.
     """
     wanted = asdict(expected) if isinstance(expected, Fingerprint) else dict(expected)
     if wanted.get("weights_sha256") == found.weights_sha256:
         wanted.pop("backbone", None)
-    if not wanted.get("local"):
-        wanted.pop("local", None)
+    for name in BESIDE:
+        if not wanted.get(name):
+            wanted.pop(name, None)
     stored = asdict(found)
     assert wanted.keys() <= stored.keys(), f"not fields of a fingerprint: {wanted.keys() - stored.keys()}"
     return [(name, stored[name], value) for name, value in wanted.items() if stored[name] != value]

@@ -58,8 +58,8 @@ class FeatureCache:
     """
 
     def __init__(self, path: Path, file: h5py.File) -> None:
-        self.path = path
-        self.file = file
+        self.path, self.file = path, file
+        self.array = "features"  # which is read for them
         with reading(path):
             self.attributes, self.fingerprint = read_fingerprint(file)
             check_structure(file, self.fingerprint, path.stat().st_size)
@@ -102,7 +102,7 @@ class FeatureCache:
         -------
         ndarray of shape (n, V, D), in the stored number type
         """
-        found = self._read_rows(split, "features", rows)
+        found = self._read_rows(split, self.array, rows)
         return found if views is None else found[:, np.atleast_1d(np.asarray(views))]
 
     def patches(self, split: str, rows: np.ndarray | Sequence[int] | None = None) -> np.ndarray:

@@ -66,7 +66,7 @@ def check_structure(file: h5py.File, fingerprint: Fingerprint, num_bytes: int) -
         A group or dataset lacks, is one too many, lies in another file, has no checksum or another filter, or shapes,
         number types and sizes do not fit.
     """
-    names = {"features", "labels", "tasks", "paths"} | ({"local"} if fingerprint.local else set())
+    names = {"labels", "tasks", "paths", *fingerprint.arrays(SPLITS[0], 0)}
     _check_members(file, {*SPLITS, "tasks", "bad"})
     found: list[h5py.Dataset] = []
     dims = set()
@@ -78,9 +78,8 @@ def check_structure(file: h5py.File, fingerprint: Fingerprint, num_bytes: int) -
         width = stored["features"].shape[-1]
         dims.add(width)
         count = len(stored["labels"])
-        _check_form(stored["features"], (count, fingerprint.num_views(split), width), fingerprint.dtype)
-        if fingerprint.local:
-            _check_form(stored["local"], (count, fingerprint.local, width), fingerprint.dtype)
+        for name, shape in fingerprint.arrays(split, width).items():
+            _check_form(stored[name], (count, *shape), fingerprint.dtype)
         for name in ("labels", "tasks"):
             _check_form(stored[name], (count,), "int32")
         _check_form(stored["paths"], (count,), TEXT)

@@ -57,6 +57,8 @@ class SplitContent:
         Features in row order; read once.
     patch_blocks : iterable of ndarray of shape (n, M, D)
         Patch features in row order, where the fingerprint says that there are any; read once, after ``blocks``.
+    pre_blocks : iterable of ndarray of shape (n, V, I)
+        Features before the projection in row order, where the fingerprint says so; read once, at the end.
     """
 
     labels: np.ndarray
@@ -65,6 +67,7 @@ class SplitContent:
     shape: tuple[int, int, int]
     blocks: Iterable[np.ndarray]
     patch_blocks: Iterable[np.ndarray] = ()
+    pre_blocks: Iterable[np.ndarray] = ()
 
 
 def write_cache(
@@ -92,12 +95,13 @@ def write_cache(
         Images left out.
     """
     with replacing(path) as temporary:
-        _probe_space(temporary, sum(_num_bytes(content, fingerprint) for content in splits.values()))
+        _probe_space(temporary, sum(_num_bytes(splits[name], fingerprint, name) for name in splits))
         with h5py.File(temporary, "w", libver=LIBRARY_VERSION, locking=False) as file:
             _write_attributes(file, fingerprint, {**facts, "bad_images": len(bad)})
             _write_tasks(file, tasks)
             for split in SPLITS:
-                _write_split(file.create_group(split), splits[split], fingerprint)
+                shapes = fingerprint.arrays(split, splits[split].shape[-1])
+                _write_split(file.create_group(split), splits[split], shapes, fingerprint.dtype)
             group = file.create_group("bad")
             for index, name in enumerate(BadImage._fields):
                 write_texts(group, name, [image[index] for image in bad])
@@ -119,11 +123,11 @@ def _clip_version() -> str:
     return "unknown"
 
 
-def _num_bytes(content: SplitContent, fingerprint: Fingerprint) -> int:
+def _num_bytes(content: SplitContent, fingerprint: Fingerprint, split: str) -> int:
     """Size of a split on disk, but for what `SLACK_BYTES` covers."""
     longest_path = max((len(path.encode()) for path in content.paths), default=0)
-    rows, views, dim = content.shape
-    row_bytes = (views + fingerprint.local) * dim * np.dtype(fingerprint.dtype).itemsize
+    rows, _, dim = content.shape
+    row_bytes = fingerprint.row_numbers(split, dim) * np.dtype(fingerprint.dtype).itemsize
     return rows * (row_bytes + longest_path + 8)
 
 
@@ -166,15 +170,14 @@ def _write_tasks(file: h5py.File, tasks: Sequence[Task]) -> None:
         write_texts(group, "classnames", list(task.class_names))
 
 
-def _write_split(group: h5py.Group, content: SplitContent, fingerprint: Fingerprint) -> None:
-    rows, views, dim = content.shape
+def _write_split(group: h5py.Group, content: SplitContent, shapes: Mapping[str, tuple[int, int]], dtype: str) -> None:
+    """Write a split, whose arrays of features have some shapes a row."""
+    rows = content.shape[0]
     assert rows == len(content.labels) == len(content.tasks) == len(content.paths)
-    arrays = {"features": (views, content.blocks)}
-    if fingerprint.local:
-        arrays["local"] = (fingerprint.local, content.patch_blocks)
-    for name, (count, blocks) in arrays.items():
-        dataset, start = write_dataset(group, name, (rows, count, dim), fingerprint.dtype), 0
-        for block in blocks:  # no more than one is in memory
+    blocks = {"features": content.blocks, "local": content.patch_blocks, "pre": content.pre_blocks}
+    for name, shape in shapes.items():
+        dataset, start = write_dataset(group, name, (rows, *shape), dtype), 0
+        for block in blocks[name]:  # no more than one is in memory
             dataset[start : start + len(block)] = block
             start += len(block)
         assert start == rows

@@ -28,12 +28,14 @@ from cptlite.classifiers.base import Classifier
 from cptlite.classifiers.image_conditioned import ImageConditionedClassifier
 from cptlite.classifiers.joined import JoinedClassifier
 from cptlite.classifiers.linear import LinearClassifier
+from cptlite.classifiers.projected import PreProjectedClassifier, ProjectedClassifier
 from cptlite.classifiers.state import Misfit, TensorClassifier, shown
 from cptlite.classifiers.stored import BackboneFacts, StoredClassifier
 from cptlite.classifiers.tip import TipClassifier
 from cptlite.classifiers.tip_x import TipXClassifier
 from cptlite.classifiers.transport import TransportClassifier
 from cptlite.classifiers.two_headed import TwoHeadedClassifier
+from cptlite.classifiers.two_prototypes import TwoPrototypeClassifier
 from cptlite.datasets.types import METRICS, Task
 from cptlite.environment import find_device
 from cptlite.errors import DataError, UsageError
@@ -61,6 +63,9 @@ KINDS: dict[str, type[TensorClassifier]] = {
     "tip-x": TipXClassifier,
     "ape": APEClassifier,
     "two-headed": TwoHeadedClassifier,
+    "two-prototypes": TwoPrototypeClassifier,
+    "projected": ProjectedClassifier,
+    "pre-projected": PreProjectedClassifier,
 }
 
 

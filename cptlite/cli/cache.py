@@ -71,6 +71,14 @@ def cache(
             "--patches", "--local", help="Store patch features too, which --method plot needs.", rich_help_panel=HOW
         ),
     ] = False,
+    pre_projection: Annotated[
+        bool,
+        typer.Option(
+            "--pre-projection",
+            help="Store features before the tower's projection too, which --method prolip needs.",
+            rich_help_panel=HOW,
+        ),
+    ] = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     linear_backend: LinearBackendOption = "auto",
@@ -142,6 +150,7 @@ def cache(
     chosen = {"name": backbone, "device": device, "precision": precision, "linear_backend": linear_backend}
     encoder = load_backbone(**chosen)
     kept: dict[str, Any] = {"views": wanted_views, "dtype": dtype, "patches": patches, "batch_size": batch_size}
+    kept["pre_projection"] = pre_projection
     _show(found, encoder, kept | {"cache_dir": cache_dir, "workers": workers, "shards": shard or shards}, verbose)
     # The bytes of files are compared before a pass reads them; where there is nothing to read, only if asked for.
     first = own_shard is None or own_shard.index == 1
@@ -181,6 +190,7 @@ def _show(found: Sequence[Dataset], encoder: Backbone, settings: Mapping[str, An
         **{f"views.{name}": value for name, value in asdict(views).items()},
         "dtype": settings["dtype"],
         "patches": f"{encoder.num_patches} a plain view" if settings["patches"] else "none",
+        "pre_projection": f"{encoder.pre_projection_dim} a view" if settings["pre_projection"] else "none",
         "batch_size": settings["batch_size"],
         "workers": "one a core" if workers is None else workers,
         "shards": settings["shards"],

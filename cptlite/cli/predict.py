@@ -208,12 +208,14 @@ def _of_caches(
     caches: list[FeatureCache], split: str, found: Reusable, choices: list[Choice], top: int
 ) -> tuple[int, Iterator[ImagePrediction]]:
     """How many rows there are, and what is said of each."""
+    from cptlite.cache.layers import before_projection
     from cptlite.datasets.types import SPLITS
-    from cptlite.runs.image_features import needs_patches
+    from cptlite.runs.image_features import needs_patches, needs_pre_projection
     from cptlite.runs.predict import predict_cached
 
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}: give one of {', '.join(SPLITS)}")
+    caches = before_projection(caches, needs_pre_projection(found.stored.classifier))
     settings: dict[str, Any] = {"patches": needs_patches(found.stored.classifier), "device": found.towers.device}
     said = (predict_cached(cache, split, choices, top=top, **settings) for cache in caches)
     return sum(cache.num_rows(split) for cache in caches), chain.from_iterable(said)

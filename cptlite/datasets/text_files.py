@@ -15,6 +15,7 @@ from cptlite.errors import DataError
 __all__ = [
     "check_regular",
     "check_utf8",
+    "name_key",
     "read_json",
     "read_lines",
     "read_text",
@@ -33,6 +34,11 @@ SPECIAL_KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+def name_key(name: str) -> str:
+    """Write a name of a class or task so that spellings of one are equal: capitals, underscores, spaces aside."""
+    return " ".join(name.replace("_", " ").casefold().split())
 
 
 def shown(text: object) -> str:

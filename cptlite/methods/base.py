@@ -1,7 +1,8 @@
 """What every method is: something that learns from few cached rows and ends as a classifier of all tasks.
 
 Axes: R runs trained together, T tasks, K classes of all tasks in task-major order, Q of them that are scored, B images,
-N rows, V views, M patches of an image, C contexts, L context tokens, W text width, D joint dimension.
+N rows, V views, M patches of an image, C contexts, L context tokens, W text width, I input of the image tower's
+projection, D joint dimension.
 """
 
 from __future__ import annotations
@@ -41,10 +42,13 @@ class Problem:
     tasks : tuple of Task
         T tasks; classes of all tasks are numbered in this order.
     text : TextEncoder
+    projection : (Tensor of shape (I, D), Tensor of shape (D,) or None), optional
+        Last layer of the image tower, matrix and bias, for a method of the features before it.
     """
 
     tasks: tuple[Task, ...]
     text: TextEncoder
+    projection: tuple[Tensor, Tensor | None] | None = None
 
     @cached_property
     def class_names(self) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cptlite.methods.options import MethodOptions, PromptOptions, TemplateOptions
+from cptlite.methods.options import MethodOptions, PromptOptions, ReferenceOptions, TemplateOptions
 from cptlite.options import Option, read_options
 
 if TYPE_CHECKING:
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MethodEntry"]
 
-SHARED_OPTIONS: dict[str, type] = {kind.__name__: kind for kind in (MethodOptions, PromptOptions, TemplateOptions)}
+SHARED_OPTIONS: dict[str, type] = {
+    kind.__name__: kind for kind in (MethodOptions, PromptOptions, ReferenceOptions, TemplateOptions)
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +54,14 @@ class MethodEntry:
         Whether it looks at training rows at all.
     needs_patches : bool
         Whether images are their patch features, (M, D) each, instead of pooled ones.
+    needs_pre_projection : bool
+        Whether images are their features before the tower's projection, (I,) each, instead of those behind it.
     cached : str
         What it reads of the training images' cached features.
     parameters : str
         How many numbers it learns by default: products of axes, added up. T tasks, K classes of all tasks, N training
         rows, L context tokens of a class prompt, M of a task prompt, P prompts of a class, Q channels kept, W text
-        width, D joint dimension, H hidden units, G of TCP's meta net.
+        width, D joint dimension, I input of the image tower's projection, H hidden units, G of TCP's meta net.
     source : str
         Paper it comes from.
     sees : tuple of str
@@ -81,6 +85,7 @@ class MethodEntry:
     starts_from: str = ""
     needs_rows: bool = True
     needs_patches: bool = False
+    needs_pre_projection: bool = False
     cached: str = ""
     parameters: str = ""
     source: str = ""

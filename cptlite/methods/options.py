@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Self
 
 from cptlite.errors import UsageError
+from cptlite.methods.descriptions import as_descriptions
 from cptlite.options import Options, option
 
-__all__ = ["MethodOptions", "PinnedRun", "PromptOptions", "TemplateOptions"]
+__all__ = ["MethodOptions", "PinnedRun", "PromptOptions", "ReferenceOptions", "TemplateOptions"]
 
 # 75 of CLIP's 77 positions: one starts a prompt, one ends it.
 
@@ -51,8 +52,8 @@ class PinnedRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TemplateOptions(MethodOptions):
-    """Options of a method that starts from, or is pulled to, zero-shot class weights."""
+class ReferenceOptions(MethodOptions):
+    """Options of a method that reads hand-written prompts."""
 
     templates: tuple[str, ...] = option(
         (), "Zero-shot prompt with {} for the class name, not the dataset's own; several make an ensemble."
@@ -63,6 +64,20 @@ class TemplateOptions(MethodOptions):
         for template in self.templates:
             if re.findall(r"\{[^}]*\}?|\}", template) != ["{}"]:
                 raise UsageError(f"a template must have one {{}} for the class name, got {template!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateOptions(ReferenceOptions):
+    """Options of a method that starts from, or is pulled to, zero-shot class weights."""
+
+    descriptions: str = option(
+        "", "JSON file of sentences about classes, a list by class, averaged with the zero-shot prompt."
+    )
+
+    def __post_init__(self) -> None:
+        # Read once, here: what a file says later is another configuration.
+        object.__setattr__(self, "descriptions", as_descriptions(self.descriptions))
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)

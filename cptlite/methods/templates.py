@@ -1,8 +1,8 @@
-"""Class weights from hand-written templates.
+"""Class weights from hand-written templates, and from sentences about classes.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (ICML 2021).
 
-Axes: E templates, K classes of all tasks, D joint dimension.
+Axes: E templates, S sentences, K classes of all tasks, D joint dimension.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cptlite.methods.base import Problem
+from cptlite.methods.descriptions import Descriptions
 
-__all__ = ["template_features", "zero_shot_weights"]
+__all__ = ["mean_text_features", "template_features", "zero_shot_weights"]
+
+BLOCK = 4096  # sentences that are laid out at a time
 
 
 def template_features(problem: Problem, templates: Sequence[str] = ()) -> Tensor:
@@ -32,14 +35,38 @@ def template_features(problem: Problem, templates: Sequence[str] = ()) -> Tensor
     return torch.stack([problem.text.encode_texts(list(map(str.format, each, names))) for each in ensemble])
 
 
-def zero_shot_weights(problem: Problem, templates: Sequence[str] = ()) -> Tensor:
-    """Class weights from each task's own template, or from the templates given.
+def zero_shot_weights(problem: Problem, templates: Sequence[str] = (), descriptions: str = "") -> Tensor:
+    """Class weights from each task's own template, or from the templates given, and from sentences about the classes.
 
     Returns
     -------
     Tensor of shape (K, D)
-        normalise(text(template with the class name)); of several templates the normalised mean of these, as in the
+        normalise(text(template with the class name)); of several texts the normalised mean of these, as in the
         paper's ensembles.
     """
-    weights = F.normalize(template_features(problem, templates), dim=-1)
-    return F.normalize(weights.mean(dim=0), dim=-1) if len(weights) > 1 else weights[0]
+    means = _mean_over_texts(problem, templates, descriptions, units=True)
+    return F.normalize(means, dim=-1) if len(templates) > 1 or descriptions else means
+
+
+def mean_text_features(problem: Problem, templates: Sequence[str] = (), descriptions: str = "") -> Tensor:
+    """Mean over a class's texts of their features as they come out of the encoder: Tensor of shape (K, D), float32."""
+    return _mean_over_texts(problem, templates, descriptions, units=False)
+
+
+def _mean_over_texts(problem: Problem, templates: Sequence[str], descriptions: str, *, units: bool) -> Tensor:
+    """Mean of each class over templates and sentences, (K, D): of their features, or of these at unit length."""
+    features = template_features(problem, templates)  # (E, K, D)
+    features = F.normalize(features, dim=-1) if units else features
+    if not descriptions:
+        return features.mean(dim=0) if len(features) > 1 else features[0]
+    owners = [(task, name) for task in problem.tasks for name in task.class_names]
+    assert isinstance(descriptions, Descriptions)
+    sentences = [descriptions.sentences(*owner) for owner in owners]
+    counts = torch.tensor(list(map(len, sentences)), device=features.device)  # (K,)
+    classes = torch.arange(len(owners), device=features.device).repeat_interleave(counts)  # (S,)
+    texts, totals = [text for each in sentences for text in each], features.sum(dim=0)
+    for start in range(0, len(texts), BLOCK):
+        # Cut where the encoder ends, as CLIP's own tokenizer does when it is asked to.
+        said = problem.text.encode_texts(texts[start : start + BLOCK], truncate=True)  # (S, D)
+        totals.index_add_(0, classes[start : start + BLOCK], F.normalize(said, dim=-1) if units else said)
+    return totals / (len(features) + counts)[:, None]

@@ -17,6 +17,7 @@ import torch
 
 from cptlite.backbones import Backbone
 from cptlite.cache import FeatureCache
+from cptlite.cache.layers import before_projection
 from cptlite.config import OWN_ROWS, RunConfig, differ_in_rows_alone
 from cptlite.environment import PeakMemory, describe_environment, measure_peak
 from cptlite.errors import DataError, DataWarning, UsageError
@@ -25,11 +26,13 @@ from cptlite.runs.evaluate import check_test_rows, evaluate
 from cptlite.runs.files import (
     CLASSIFIER,
     CONFIG,
+    DESCRIPTIONS,
     PREDICTIONS,
     finished_results,
     remove_checkpoints,
     tidy_finished,
     write_classifier,
+    write_descriptions,
     write_json,
     write_predictions,
     write_results,
@@ -110,6 +113,7 @@ def execute_runs(
     results = {config: None if force else _settled(config, caches, folder, lock) for config, folder in folders.items()}
     pending = [config for config, found in results.items() if found is None]
     if pending:
+        caches = before_projection(caches, pending[0].entry.needs_pre_projection)
         check_text(pending[0], backbone)
         check_source(pending[0], backbone)
         check_caches(caches, pending)
@@ -154,6 +158,7 @@ def learn_in_memory(
     DataWarning
         Rows are short: what `short_rows` says.
     """
+    caches = before_projection(caches, config.entry.needs_pre_projection)
     check_text(config, backbone)
     check_source(config, backbone)
     check_caches(caches, [config])
@@ -168,7 +173,8 @@ def learn_in_memory(
 def new_problems(config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache]) -> tuple[Problem, Problem]:
     """Return what is learned, and what the classifier is of: all tasks of the caches; one object where they are one."""
     text = TextEncoder(backbone.text_tower, backbone.tokenizer, config.text_path, memory=config.text_memory)
-    target = Problem(tasks=tuple(task for cache in caches for task in cache.tasks), text=text)
+    projection = backbone.projection if config.entry.needs_pre_projection else None
+    target = Problem(tasks=tuple(task for cache in caches for task in cache.tasks), text=text, projection=projection)
     tasks = seen_tasks(target.tasks, seen_sizes(config, target.tasks))
     return target if tasks == target.tasks else replace(target, tasks=tasks), target
 
@@ -198,6 +204,7 @@ def _begin(config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache]
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
         environment = describe_environment(device) | {"linear_backend": backbone.linear_backend}
+        write_descriptions(folder, config.options)
         write_json(folder / CONFIG, {**_identity(config, caches), "environment": environment})
     return Run(config=config, train=train, val=val, folder=folder, load_seconds=time.monotonic() - started)
 
@@ -251,7 +258,8 @@ def _finish(
         "peak_of": peak.peak_of,
         **({"cuda_graph": learned.graph} if learned.graph else {}),
     }
-    names = (CONFIG, CLASSIFIER, *((PREDICTIONS,) if keep_predictions else ()))
+    described = getattr(config.options, "descriptions", "")
+    names = (CONFIG, CLASSIFIER, *([PREDICTIONS] if keep_predictions else []), *([DESCRIPTIONS] if described else []))
     written = [*learned_files(run, learned), *(run.folder / name for name in names)]
     results = write_results(run.folder, results, written)
     remove_checkpoints(run.folder)

@@ -47,6 +47,9 @@ WHAT_IT_IS = {
     "image-conditioned": "a net that makes prompts, and with the text encoder class weights, anew for each image",
     "two-headed": "cosines with class weights plus a linear layer on raw features",
     "transport": "several prompts a class, matched with an image's patch features by optimal transport",
+    "two-prototypes": "probabilities by the distances to two prototypes a class, mixed",
+    "projected": "cosines with class weights after a learned map, whose outcome is normalised for each image",
+    "pre-projected": "cosines with class weights of features that the image tower has before its last layer",
 }
 
 

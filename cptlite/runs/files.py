@@ -24,21 +24,26 @@ from cptlite.datasets.text_files import read_text, shown
 from cptlite.errors import CptliteError, DataError, UsageError
 from cptlite.files import is_whole, locked, naming_full_disk, sha256_of, table_digest, write_whole
 from cptlite.methods.base import Problem
+from cptlite.methods.descriptions import Descriptions, read_descriptions
+from cptlite.methods.options import MethodOptions
 from cptlite.methods.table import METHODS
 from cptlite.training.checkpoint import CHECKPOINT, LOG
 
 __all__ = [
     "CLASSIFIER",
+    "DESCRIPTIONS",
     "PROMPTS",
     "SOURCE",
     "check_files",
     "complete_config",
     "finished_results",
+    "kept_descriptions",
     "read_json",
     "read_results",
     "remove_checkpoints",
     "tidy_finished",
     "write_classifier",
+    "write_descriptions",
     "write_json",
     "write_predictions",
     "write_results",
@@ -46,9 +51,10 @@ __all__ = [
 ]
 
 CLASSIFIER, PROMPTS, PREDICTIONS = "classifier.safetensors", "prompts.safetensors", "predictions.csv"
+DESCRIPTIONS = "descriptions.json"
 RESULTS, CONFIG, LOCK = "results.json", "config.json", ".run.lock"
 SOURCE = "source"
-DIGESTED = (CONFIG, CLASSIFIER, PROMPTS, PREDICTIONS, LOG)
+DIGESTED = (CONFIG, CLASSIFIER, PROMPTS, PREDICTIONS, LOG, DESCRIPTIONS)
 
 
 def complete_config(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,6 +245,32 @@ def write_classifier(folder: Path, problem: Problem, classifier: Classifier, bac
     """Write ``classifier.safetensors``: all that scores again, with the names of classes and tasks."""
     stored = StoredClassifier(classifier=classifier, tasks=problem.tasks, backbone=BackboneFacts.of(backbone))
     write_whole(folder / CLASSIFIER, pack_classifier(stored))
+
+
+def write_descriptions(folder: Path, options: MethodOptions) -> None:
+    """Write ``descriptions.json``, what the file that was given said when it was read, where one was given."""
+    descriptions = getattr(options, "descriptions", "")
+    if isinstance(descriptions, Descriptions):
+        write_json(folder / DESCRIPTIONS, descriptions.content)
+
+
+def kept_descriptions(folder: Path, digest: str) -> Descriptions:
+    """Read back what `write_descriptions` wrote.
+
+    Raises
+    ------
+    DataError
+        It is not there, damaged, or not what the configuration has the digest of.
+    """
+    found = None
+    with suppress(DataError):
+        found = read_descriptions(folder / DESCRIPTIONS)
+    if found is None or found != digest:
+        raise DataError(
+            f"wanted the descriptions that a run was made with in {shown(folder / DESCRIPTIONS)}, got none, others or "
+            f"a damaged file: put it back, or train it anew with --descriptions and --force"
+        )
+    return found
 
 
 def write_predictions(folder: Path, content: bytes | None) -> None:

@@ -18,14 +18,20 @@ from torch import Tensor
 
 from cptlite.backbones import Backbone
 from cptlite.backbones.images import count_workers, encode_pixels, read_ahead
-from cptlite.classifiers import Classifier, JoinedClassifier, StoredClassifier, TransportClassifier
+from cptlite.classifiers import (
+    Classifier,
+    JoinedClassifier,
+    PreProjectedClassifier,
+    StoredClassifier,
+    TransportClassifier,
+)
 from cptlite.datasets.images import UnreadableImageError, plain_pixels, read_rgb
 from cptlite.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["EncodedBatch", "ImageReading", "encode_images", "needs_patches"]
+__all__ = ["EncodedBatch", "ImageReading", "encode_images", "needs_patches", "needs_pre_projection"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +42,8 @@ class ImageReading:
     ----------
     patches : bool
         Whether the classifier takes patch features.
+    pre : bool
+        Whether it takes features before the projection.
     dtype : str
         Number type that features are rounded to, as they were when the classifier was learned from cached ones.
     batch_size : int
@@ -45,6 +53,7 @@ class ImageReading:
     """
 
     patches: bool = False
+    pre: bool = False
     dtype: str = "float32"
     batch_size: int = 32
     workers: int | None = None
@@ -60,13 +69,23 @@ class ImageReading:
         caches = (results or {}).get("caches") or {}
         dtypes = {fingerprint.get("dtype") for fingerprint in caches.values()}
         dtype = "float16" if dtypes == {"float16"} else "float32"
-        return cls(patches=needs_patches(stored.classifier), dtype=dtype, **given)
+        kinds = {"patches": needs_patches(stored.classifier), "pre": needs_pre_projection(stored.classifier)}
+        return cls(dtype=dtype, **kinds, **given)
 
 
 def needs_patches(classifier: Classifier) -> bool:
     """Whether a classifier scores patch features (B, M, D) instead of pooled ones."""
+    return _has_part(classifier, TransportClassifier)
+
+
+def needs_pre_projection(classifier: Classifier) -> bool:
+    """Whether a classifier scores features before the projection, (B, I), instead of those behind it."""
+    return _has_part(classifier, PreProjectedClassifier)
+
+
+def _has_part(classifier: Classifier, kind: type) -> bool:
     parts = classifier.parts if isinstance(classifier, JoinedClassifier) else (classifier,)
-    return any(isinstance(part, TransportClassifier) for part in parts)
+    return any(isinstance(part, kind) for part in parts)
 
 
 class EncodedBatch(NamedTuple):
@@ -91,7 +110,8 @@ def encode_images(
     Yields
     ------
     EncodedBatch
-        Features are raw, (B, D) or of patches (B, M, D), float32 on the backbone's device.
+        Features are raw, (B, D), of patches (B, M, D) or before the projection (B, I), float32 on the backbone's
+        device.
 
     Raises
     ------
@@ -110,15 +130,16 @@ def encode_images(
     batches = iter(lambda: list(islice(stream, reading.batch_size)), [])
     named = (([_name(source) for source in batch], batch) for batch in batches)
     workers = count_workers(reading.workers)
-    with closing(read_ahead(named, read, workers=workers, device=backbone.device)) as found:
-        for names, pixels in found:
+    with closing(read_ahead(named, read, workers=workers, device=backbone.device)) as ready:
+        for names, pixels in ready:
             sound = [each for each in pixels if isinstance(each, np.ndarray)]
             reasons = [each if isinstance(each, str) else "" for each in pixels]
             features = torch.empty(0, backbone.embed_dim)
             if sound:
                 whole = slice(None) if reading.patches else None
-                pooled, patches = encode_pixels(backbone, torch.from_numpy(np.stack(sound)), whole)
-                features = (pooled if patches is None else patches).to(getattr(torch, reading.dtype)).float()
+                found = encode_pixels(backbone, torch.from_numpy(np.stack(sound)), whole, pre=reading.pre)
+                wanted = next(each for each in (found.local, found.pre, found.features) if each is not None)
+                features = wanted.to(getattr(torch, reading.dtype)).float()
             yield EncodedBatch(names, reasons, features)
 
 

@@ -17,7 +17,7 @@ from cptlite.environment import find_device
 from cptlite.errors import DataError, UsageError
 from cptlite.methods.class_texts import is_content
 from cptlite.methods.table import find_method
-from cptlite.runs.files import CLASSIFIER, check_files, complete_config, read_json, read_results
+from cptlite.runs.files import CLASSIFIER, check_files, complete_config, kept_descriptions, read_json, read_results
 from cptlite.text.encoder import TEXT_MEMORY, TextEncoder
 
 __all__ = ["FinishedRun", "Towers", "check_backbone", "read_run"]
@@ -170,6 +170,8 @@ def read_run(
     try:
         given = complete_config(read_json(folder / "config.json", "config")["config"])
         _refuse_paths(given)
+        if digest := given.get("descriptions"):
+            given["descriptions"] = kept_descriptions(folder, digest)
         config = resolve_config(given)
     except (AttributeError, KeyError, TypeError, UsageError) as error:
         reason = f"none for {error}" if isinstance(error, KeyError) else str(error)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cptlite.datasets.text_files import name_key
 from cptlite.datasets.types import Task
 from cptlite.errors import UsageError
 
@@ -87,13 +88,13 @@ def match_tasks(fitted: Sequence[Task], tasks: Sequence[Task]) -> list[Place]:
 def find_task(fitted: Sequence[Task], word: str) -> Task | None:
     """Return the fitted task that a word names: by its id, or by its name where that is the only one's."""
     by_id = [task for task in fitted if task.id == word]
-    by_name = [task for task in fitted if _key(task.name) == _key(word)]
+    by_name = [task for task in fitted if name_key(task.name) == name_key(word)]
     return by_id[0] if by_id else by_name[0] if len(by_name) == 1 else None
 
 
 def same_names(names: Sequence[str]) -> list[str]:
     """Names of which one before is another spelling."""
-    keys = list(map(_key, names))
+    keys = list(map(name_key, names))
     return [name for place, name in enumerate(names) if keys[place] in keys[:place]]
 
 
@@ -123,23 +124,18 @@ def _columns(home: Task, task: Task) -> tuple[int, ...] | None:
     """Places of a task's classes among another's; None where one is not there, or a name says several."""
     if task.class_names == home.class_names:
         return tuple(range(len(home.class_names)))
-    wanted, there = list(map(_key, task.class_names)), list(map(_key, home.class_names))
+    wanted, there = list(map(name_key, task.class_names)), list(map(name_key, home.class_names))
     if len(set(wanted)) < len(wanted) or any(Counter(there)[key] != 1 for key in wanted):
         return None
     return tuple(map(there.index, wanted))
 
 
-def _key(name: str) -> str:
-    """Write a name so that spellings of one are equal."""
-    return " ".join(name.replace("_", " ").casefold().split())
-
-
 def _say_what_lacks(fitted: Sequence[Task], task: Task) -> str:
     """Say which classes were not fitted, beside the fitted task that has most of them."""
-    wanted = Counter(map(_key, task.class_names))
-    unknown = {home.id: wanted - Counter(map(_key, home.class_names)) for home in fitted}
+    wanted = Counter(map(name_key, task.class_names))
+    unknown = {home.id: wanted - Counter(map(name_key, home.class_names)) for home in fitted}
     nearest = min(unknown, key=lambda home: unknown[home].total())
-    names = [repr(name) for name in task.class_names if _key(name) in unknown[nearest]]
+    names = [repr(name) for name in task.class_names if name_key(name) in unknown[nearest]]
     if not names:
         return f"wanted classes of one fitted task in {task.id!r}, got names that several classes of {nearest!r} have"
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from cptlite.cache import FeatureCache
+from cptlite.cache.layers import before_projection
 from cptlite.classifiers import StoredClassifier
 from cptlite.config import RunConfig
 from cptlite.datasets import load_catalog
@@ -109,7 +110,7 @@ def predict_caches(
     check_test_rows(caches, split=split)
     return evaluate(
         stored.classifier,
-        caches,
+        before_projection(caches, config.entry.needs_pre_projection),
         device,
         patches=config.entry.needs_patches,
         fitted=stored.tasks,

@@ -19,6 +19,7 @@ from cptlite.config import RunConfig
 from cptlite.datasets.checks import Labelled, counted, short_classes
 from cptlite.errors import DataError
 from cptlite.methods.base import FewShotRows
+from cptlite.methods.descriptions import check_descriptions, lacking_descriptions
 from cptlite.methods.entry import MethodEntry
 from cptlite.methods.table import METHODS
 from cptlite.runs.guards import check_features, sound_features
@@ -48,15 +49,19 @@ def check_caches(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -
     Raises
     ------
     DataError
-        A row is of no class or task that there is, or the rows that a method needs are not there.
+        A row is of no class or task that there is, the rows that a method needs are not there, or descriptions that
+        were given say nothing of any class.
     UsageError
         More shots than any class has, or a task to hold out is not there.
     """
     for cache, split in product(caches, ("train", "val")):
         check_classes(cache, split, cache.labels(split), cache.row_tasks(split))
+    tasks = [task for cache in caches for task in cache.tasks]
+    for config in configs:
+        check_descriptions(getattr(config.options, "descriptions", ""), tasks)
     needy = [config for config in configs if config.entry.needs_rows]
     if needy:
-        sizes = seen_sizes(needy[0], [task for cache in caches for task in cache.tasks])
+        sizes = seen_sizes(needy[0], tasks)
         seen = [(cache, own) for cache, own in _by_cache(caches, sizes) if own.any()]
         _check_alike([cache for cache, _ in seen], needy[0].entry.needs_patches)
         for cache, own in seen:
@@ -120,7 +125,7 @@ def short_rows(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -> 
     -------
     dict of str to list of str
         By dataset, a sentence each: classes without training rows, or with fewer than shots; tasks without
-        validation rows, and what the method takes there.
+        validation rows, and what the method takes there; classes without descriptions where these were given.
 
     Raises
     ------
@@ -128,8 +133,10 @@ def short_rows(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -> 
         A row is of no class or task that there is.
     """
     entry, method = configs[0].entry, configs[0].method
+    descriptions = getattr(configs[0].options, "descriptions", "")
     if not entry.needs_rows:
-        return {}
+        lacking = {cache.fingerprint.dataset: lacking_descriptions(descriptions, cache.tasks) for cache in caches}
+        return {name: lines for name, lines in lacking.items() if lines}
     shots = max((config.shots for config in configs if config.shots != ALL_SHOTS), default=1)
     unchosen = "" if entry.stepped else entry.probe(method, configs[0].options).unchosen
     found = {}
@@ -143,7 +150,7 @@ def short_rows(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -> 
         if unchosen and without:
             which = f" in {counted(without, 'task', 'tasks')}" if len(tasks) > 1 else ""
             lines.append(f"no validation rows to choose on{which}: {method} takes {unchosen} there")
-        found[cache.fingerprint.dataset] = lines
+        found[cache.fingerprint.dataset] = lines + lacking_descriptions(descriptions, cache.tasks)
     return found
 
 

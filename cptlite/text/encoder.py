@@ -90,15 +90,21 @@ class TextEncoder:
         return PromptEncoder(self, layout, runs)
 
     @torch.no_grad()
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+    def encode_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Tensor:
         """Encode fixed texts.
+
+        Parameters
+        ----------
+        texts : sequence of str
+        truncate : bool
+            Read the beginning of a text that is too long; without it one is an error.
 
         Returns
         -------
         Tensor of shape (P, D), float32
             *Not* unit length.
         """
-        layout = layout_texts(texts, self.tokenizer, max_positions=self.tower.context_length)
+        layout = layout_texts(texts, self.tokenizer, max_positions=self.tower.context_length, truncate=truncate)
         no_contexts = torch.zeros(1, 0, 0, self.tower.width, device=self.tower.device)
         return PromptEncoder(self, layout, runs=1)(no_contexts)[0]
 

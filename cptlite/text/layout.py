@@ -155,15 +155,18 @@ def layout_prompts(
     return _pack(names, rows, (max(indices, default=0) + 1) * context_length, max_positions, tokenizer.pad)
 
 
-def layout_texts(texts: Sequence[str], tokenizer: TokenSource, *, max_positions: int = 77) -> PromptLayout:
+def layout_texts(
+    texts: Sequence[str], tokenizer: TokenSource, *, max_positions: int = 77, truncate: bool = False
+) -> PromptLayout:
     """Lay out fixed texts, without any context.
 
     Raises
     ------
     UsageError
-        A text does not fit into ``max_positions``.
+        A text does not fit into ``max_positions``, and is not to be cut there.
     """
-    rows = [[*_start(tokenizer), *tokenizer.encode(text), tokenizer.eos] for text in texts]
+    most = max_positions - 1 if truncate else None
+    rows = [[*[*_start(tokenizer), *tokenizer.encode(text)][:most], tokenizer.eos] for text in texts]
     return _pack(texts, rows, 0, max_positions, tokenizer.pad)
 
 

@@ -146,6 +146,18 @@ def test_the_query_of_the_mean_is_the_pooled_feature() -> None:
 
 
 @pytest.mark.parametrize("name", ["demo", "golden"])
+def test_features_before_the_projection_are_projected_to_the_pooled_ones(name: str) -> None:
+    """Of a residual network and of a vision transformer."""
+    backbone = golden_backbone() if name == "golden" else load_backbone(name)
+    images = torch.randn(3, 3, backbone.resolution, backbone.resolution)
+    pooled, before = backbone.encode_before_projection(images)
+    assert torch.equal(pooled, backbone.encode_images(images))
+    matrix, bias = backbone.projection
+    assert matrix.shape == (backbone.pre_projection_dim, backbone.embed_dim) and before.shape[1] == len(matrix)
+    torch.testing.assert_close(before @ matrix + (0 if bias is None else bias), pooled, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["demo", "golden"])
 def test_local_features_in_bf16(name: str) -> None:
     fine = golden_backbone("torch") if name == "golden" else load_backbone(name, linear_backend="torch")
     coarse = replace(fine, model=set_precision(deepcopy(fine.model), torch.bfloat16))

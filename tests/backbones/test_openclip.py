@@ -331,6 +331,13 @@ def test_patch_features_are_open_clips(files: Any) -> None:
     other = load_backbone(named("tiny-custom", files("tiny-custom")), device="cpu")
     with pytest.raises(UsageError, match="wanted an image tower of OpenAI's forms for patch features"):
         _ = other.num_patches
+    with pytest.raises(UsageError, match="wanted .* features before a projection, got .*: leave out --pre-projection"):
+        _ = other.pre_projection_dim
+    matrix, bias = backbone.projection
+    pooled, before = backbone.encode_before_projection(images)
+    torch.testing.assert_close(pooled, their_pooled, **EXACT)
+    torch.testing.assert_close(before @ matrix, pooled, **EXACT)
+    assert bias is None and resnet.encode_before_projection(images)[1].shape == (3, resnet.pre_projection_dim)
 
 
 def test_a_text_tower_of_transformers_leaves_images(tmp_path: Path) -> None:

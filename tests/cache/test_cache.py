@@ -12,6 +12,7 @@ from cache_fakes import make_tasks
 
 from cptlite.cache import BadImage, Fingerprint, cache_path, list_caches, open_cache, verify_cache
 from cptlite.cache.format import SCHEMA_VERSION, differences, task_key, write_dataset
+from cptlite.cache.layers import before_projection
 from cptlite.cache.parts import PartStore
 from cptlite.cache.write import SplitContent, replace_words, write_cache
 from cptlite.datasets.types import SPLITS, Task
@@ -39,6 +40,11 @@ def local_of(split: str) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(SIZES[split], 5, 32)).astype(np.float16)
 
 
+def pre_of(split: str) -> np.ndarray:
+    views = 2 if split == "train" else 1
+    return np.random.default_rng(2).normal(size=(SIZES[split], views, 9)).astype(np.float16)
+
+
 def contents(width: int = 32) -> dict[str, SplitContent]:
     draw = np.random.default_rng(0)
     splits = {}
@@ -52,6 +58,7 @@ def contents(width: int = 32) -> dict[str, SplitContent]:
             shape=features.shape,
             blocks=iter(np.array_split(features, 5)),
             patch_blocks=iter(np.array_split(local_of(split), 3)),
+            pre_blocks=iter(np.array_split(pre_of(split), 4)),
         )
     return splits
 
@@ -114,6 +121,38 @@ def test_local_features_are_read_beside_the_pooled_ones(local_path: Path, tmp_pa
         assert caught.value.exit_code == 3
         assert "local" not in plain.file["train"]
     verify_cache(local_path)
+
+
+def test_features_before_the_projection_are_read_in_place_of_those_behind(tmp_path: Path) -> None:
+    path, asked = tmp_path / "pre.h5", replace(FINGERPRINT, pre_projection=9)
+    write(path, asked)
+    verify_cache(path)
+    with open_cache(path, asked) as cache:
+        [before] = before_projection([cache])
+        for split in SPLITS:
+            assert np.array_equal(before.features(split), pre_of(split))
+        assert np.array_equal(before.features("train", rows=[4, 0], views=1), pre_of("train")[[4, 0], 1:2])
+        assert cache.features("train").shape[-1] == 32, "the cache itself is as it was"
+        assert before.fingerprint.of_pooled() == FINGERPRINT.of_pooled()
+    for other in (FINGERPRINT, {"pre_projection": 9}):
+        open_cache(path, other).close()
+    with pytest.raises(DataError, match="pre_projection is 9 there, 8 asked"):
+        open_cache(path, replace(FINGERPRINT, pre_projection=8))
+    with h5py.File(path, "r+") as file:
+        del file["val/pre"]
+    with pytest.raises(DataError, match="lacks .*'pre'"):
+        verify_cache(path)
+
+
+def test_a_cache_without_them_says_how_to_make_them(tmp_path: Path) -> None:
+    """One of an earlier version, which says nothing of them, is read as one without."""
+    path = write(tmp_path / "plain.h5")
+    with h5py.File(path, "r+") as file:
+        del file.attrs["pre_projection"]
+    with open_cache(path, FINGERPRINT) as cache:
+        assert before_projection([cache], False)[0] is cache
+        with pytest.raises(DataError, match="without them: .*--pre-projection --force --dataset drawn --backbone"):
+            before_projection([cache])
 
 
 def test_local_features_nobody_asked_for_do_no_harm(local_path: Path, tmp_path: Path) -> None:

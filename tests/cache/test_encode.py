@@ -21,6 +21,7 @@ import cptlite.backbones.images
 from cptlite.backbones import load_backbone
 from cptlite.cache import Fingerprint, list_caches, open_cache, verify_cache
 from cptlite.cache.encode import EncodeReport, encode_dataset
+from cptlite.cache.layers import before_projection
 from cptlite.cache.parts import PartStore
 from cptlite.datasets.images import open_rgb, plain_view, random_view
 from cptlite.datasets.types import SPLITS, Dataset, Rows
@@ -612,3 +613,23 @@ def test_a_real_backbone(dataset: Dataset, cache_dir: Path) -> None:
     assert not encode(dataset, cache_dir, other).complete_already
     with pytest.raises(DataError, match=r"backbone is 'random:demo' there, 'random:demo:1' asked; weights_sha256"):
         open_cache(report.path, Fingerprint.of_pass(dataset, other, VIEWS, "float16"))
+
+
+@pytest.mark.parametrize("patches", [False, True])
+def test_features_before_the_projection_are_those_of_every_view(
+    dataset: Dataset, cache_dir: Path, patches: bool
+) -> None:
+    """The pooled ones beside them are the same to the bit."""
+    plain = encode(dataset, cache_dir / "plain", views=VIEWS, patches=patches).path
+    path = encode(dataset, cache_dir, views=VIEWS, patches=patches, pre_projection=True).path
+    with open_cache(path) as cache, open_cache(plain) as without:
+        [before] = before_projection([cache])
+        for split in SPLITS:
+            pooled = cache.features(split)
+            assert np.array_equal(pooled, without.features(split))
+            assert before.features(split).shape == (*pooled.shape[:2], pooled.shape[2] + 2)
+            assert np.array_equal(before.features(split)[..., :-2], pooled)
+            assert not patches or np.array_equal(cache.patches(split), without.patches(split))
+    assert encode(dataset, cache_dir, views=VIEWS).complete_already, "who asks for pooled ones has them"
+    with pytest.raises(DataError, match="pre_projection is 0 there"):
+        encode(dataset, cache_dir / "plain", views=VIEWS, pre_projection=True)

@@ -420,7 +420,8 @@ def test_help_of_two_methods_shows_the_options_of_both() -> None:
 def test_help_of_kgcoop_and_of_cocoop_in_full() -> None:
     kgcoop = panels_of("--method", "kgcoop")
     flags = re.findall(r" (--[a-z-]+)", kgcoop["Options of kgcoop"])
-    assert sorted(flags) == ["--context-init", "--context-length", "--position", "--strength", "--template"]
+    template = ["--descriptions", "--template"]
+    assert sorted(flags) == sorted(["--context-init", "--context-length", "--position", "--strength", *template])
     assert "Factor on the pull towards the template. (default: 8.0)" in help_of(kgcoop, "--strength")
     assert "(default: a photo of a)" in help_of(kgcoop, "--context-init")
     assert "(default: 50)" in help_of(kgcoop, "--epochs")

@@ -33,8 +33,9 @@ from cptlite.datasets import load_catalog, read_dataset
 from cptlite.datasets.images import open_rgb, plain_pixels
 from cptlite.datasets.locate import expected_tree, find_dataset
 from cptlite.datasets.specs import DatasetSpec, Layout
-from cptlite.datasets.types import SPLITS, Dataset
+from cptlite.datasets.types import SPLITS, Dataset, Task
 from cptlite.errors import CptliteError
+from cptlite.methods.descriptions import Descriptions, read_descriptions
 from cptlite.reporting import (
     group_results,
     latex_table,
@@ -53,6 +54,15 @@ from cptlite.runs.load import read_run
 CATALOG = load_catalog()
 MAX_PIXELS = 2**18  # of an image; Pillow's own limit takes seconds and hundreds of mebibytes to reach
 Image.init()
+
+
+def read_said(folder: Path) -> None:
+    """Descriptions: every class has a list of sentences, and what is kept of them is read as the same."""
+    said = read_descriptions(folder / "said.json")
+    task = Task(id="pets", name="pets", class_names=("cat", "big dog"), template="a {}.", metric="acc1")
+    for name in task.class_names:
+        assert all(isinstance(sentence, str) and sentence.strip() for sentence in said.sentences(task, name))
+    assert Descriptions(json.loads(json.dumps(said.content))) == said
 
 
 def file(name: str) -> Callable[[Path, bytes], None]:

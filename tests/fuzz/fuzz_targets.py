@@ -180,6 +180,12 @@ TARGETS: dict[str, Target] = {
         ],
         words=JSON_WORDS,
     ),
+    "descriptions": Target(
+        place=readers.file("said.json"),
+        read=readers.read_said,
+        seeds=lambda: [seeds.text({"cat": ["it purrs."], "pets": {"cat": ["a pet."], "Big_dog": []}})],
+        words=(*JSON_WORDS, b'"cat"', b'"CAT"', b'"pets"'),
+    ),
     "images": Target(
         place=readers.file("image.jpg"),
         read=readers.read_image,

@@ -23,16 +23,21 @@ from cptlite.errors import UsageError
 from cptlite.methods.base import FewShotRows, Learned, Problem
 from cptlite.methods.probes.ape import APE
 from cptlite.methods.probes.ape_t import APET
+from cptlite.methods.probes.clap import CLAP
 from cptlite.methods.probes.cross_modal import CrossModal
 from cptlite.methods.probes.estimator import FeatureClassifier, Fitted, TaskRows, TextClassifier
 from cptlite.methods.probes.linear_probe import LinearProbe
 from cptlite.methods.probes.lp_plus_plus import LPPlusPlus
 from cptlite.methods.probes.per_task import split_tasks
+from cptlite.methods.probes.prolip import ProLIP
+from cptlite.methods.probes.proto_clip import ProtoCLIP
 from cptlite.methods.probes.prototype import PrototypeClassifier
+from cptlite.methods.probes.rla import RLA
+from cptlite.methods.probes.tes_heads import TeSHeads
 from cptlite.methods.probes.tip_adapter import TipAdapter, TipAdapterF
 from cptlite.methods.probes.tip_x import TipX
 from cptlite.methods.table import METHODS, find_method
-from cptlite.methods.templates import zero_shot_weights
+from cptlite.methods.templates import mean_text_features, zero_shot_weights
 
 DIM = 32  # of the recordings' CLIP
 
@@ -76,6 +81,26 @@ class LPOnMeans(MeansForText, LPPlusPlus):
     pass
 
 
+class CLAPOnMeans(MeansForText, CLAP):
+    pass
+
+
+class ProtoOnMeans(MeansForText, ProtoCLIP):
+    pass
+
+
+class RLAOnMeans(MeansForText, RLA):
+    pass
+
+
+class ProLIPOnMeans(MeansForText, ProLIP):
+    pass
+
+
+class TeSOnMeans(MeansForText, TeSHeads):
+    pass
+
+
 @parametrize_with_checks(
     [
         LinearProbe(),
@@ -87,6 +112,11 @@ class LPOnMeans(MeansForText, LPPlusPlus):
         APETOnMeans(epochs=3),
         CrossModalOnMeans(steps=30),
         LPOnMeans(epochs=30),
+        CLAPOnMeans(epochs=30),
+        ProtoOnMeans(),
+        RLAOnMeans(epochs=30),
+        ProLIPOnMeans(epochs=30),
+        TeSOnMeans(rate=0.1),
     ]
 )
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
@@ -94,7 +124,7 @@ def test_scikit_learns_own_checks(estimator: BaseEstimator, check: Any) -> None:
     check(estimator)
 
 
-@pytest.mark.parametrize("estimator", [TipAdapter(), TipAdapterF(), CrossModal(), LPPlusPlus()], ids=repr)
+@pytest.mark.parametrize("estimator", [TipAdapter(), TipAdapterF(), CrossModal(), LPPlusPlus(), CLAP()], ids=repr)
 def test_checks_that_need_no_data_hold_without_the_stand_in(estimator: BaseEstimator) -> None:
     assert clone(estimator).get_params() == estimator.get_params()
     assert not vars(clone(estimator)).keys() - estimator.get_params().keys()
@@ -115,8 +145,18 @@ def draw(rows_a_class: int, views: int = 1) -> FewShotRows:
     return FewShotRows(features=features, labels=labels)
 
 
+TEXTS = ("templates", "descriptions")  # options of the text weights, which an estimator is given
+
+SHORT: dict[str, dict[str, Any]] = {
+    "cross-modal": {"steps": 60},
+    "zs-lp": {"epochs": 20},
+    "clap": {"epochs": 20},
+    "rla": {"epochs": 20},
+    "prolip": {"epochs": 20},
+    "tes-heads": {"epochs": 20},
+}
 KINDS: dict[str, dict[str, Any]] = {
-    name: {"cross-modal": {"steps": 60}}.get(name, {})
+    name: SHORT.get(name, {})
     for name, entry in METHODS.items()
     if not entry.stepped and issubclass(entry.load(), FeatureClassifier)
 }
@@ -152,7 +192,8 @@ def test_a_task_by_itself_is_the_task_among_others(problem: Problem, name: str, 
         estimator: FeatureClassifier = find_method(name).load()(**KINDS[name])
         if estimator.needs_text:
             scale = problem.text.tower.logit_scale
-            estimator.set_params(text_weights=3 * text[classes].numpy(), logit_scale=scale)
+            weights = mean_text_features(problem) if estimator.needs_raw_text else 3 * text
+            estimator.set_params(text_weights=weights[classes].numpy(), logit_scale=scale)
         words = np.array(names)
         estimator.fit(rows.x.numpy(), words[rows.y], rows.x_val.numpy(), words[rows.y_val])
         scores = joint.classifier.scores(test, classes).numpy()
@@ -169,7 +210,7 @@ def test_learning_keeps_nothing_in_the_estimator(problem: Problem, name: str) ->
     estimator: FeatureClassifier = find_method(name).load()(**KINDS[name])
     before = copy.deepcopy(vars(estimator))
     text = zero_shot_weights(problem)
-    first, second = split_tasks(problem, draw(4), draw(2), text)
+    first, second = split_tasks(problem, draw(4), draw(2), text, mean_text_features(problem))
     found = [estimator.learn(rows, torch.Generator().manual_seed(1)) for rows in (first, second, first)]
     assert all(isinstance(each, Fitted) for each in found)
     assert vars(estimator) == before
@@ -184,8 +225,9 @@ def test_options_are_the_estimators_own_arguments(name: str) -> None:
     """With the same defaults, so that a method of the table is the estimator a user makes."""
     entry = find_method(name)
     params = entry.load()().get_params()
-    options = {each.name: each.default for each in entry.list_options() if each.name not in ("templates", "supports")}
-    elsewhere = {"text_weights", "classes", "logit_scale", "random_state"}  # of the problem and of the run
+    options = {each.name: each.default for each in entry.list_options() if each.name not in (*TEXTS, "supports")}
+    # Of the problem and of the run.
+    elsewhere = {"text_weights", "classes", "logit_scale", "random_state", "projection", "projection_bias"}
     assert params.keys() - elsewhere == options.keys()
     assert all(params[key] == value for key, value in options.items())
 

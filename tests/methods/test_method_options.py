@@ -16,6 +16,7 @@ from torch import Tensor
 from cptlite.config import known_options, resolve_config
 from cptlite.errors import UsageError
 from cptlite.methods.base import FewShotRows, Learned, Problem
+from cptlite.methods.descriptions import Descriptions
 from cptlite.methods.probes.lp_plus_plus import blend_step, first_blend
 from cptlite.methods.probes.tip_adapter import train_keys
 from cptlite.methods.table import METHODS, find_method
@@ -23,7 +24,15 @@ from cptlite.methods.templates import zero_shot_weights
 
 DIM = 32  # of the recordings' CLIP
 GIVEN = {"suite": "s", "datasets": ("a",), "backbone": "demo"}
-QUICK: dict[str, dict[str, Any]] = {"cross-modal": {"steps": 60}, "lp++": {"epochs": 30}}
+QUICK: dict[str, dict[str, Any]] = {
+    "cross-modal": {"steps": 60},
+    "lp++": {"epochs": 30},
+    "zs-lp": {"epochs": 30},
+    "clap": {"epochs": 30},
+    "rla": {"epochs": 10},
+    "prolip": {"epochs": 10},
+    "tes-heads": {"epochs": 10},
+}
 
 OTHERS: dict[str, Any] = {
     "C": 1e-3,
@@ -33,9 +42,11 @@ OTHERS: dict[str, Any] = {
     "beta": 3.5,
     "class_context_init": "a photo",
     "class_context_length": 2,
+    "constraint": "balanced",
     "context_init": "one of the",
     "context_length": 3,
     "correction": False,
+    "descriptions": Descriptions({"kiwi": ["a small round thing."], "dog": ["a loud one.", "it barks."]}),
     "epochs": 2,
     "eps": 0.5,
     "freeze_class_context": True,
@@ -49,10 +60,12 @@ OTHERS: dict[str, Any] = {
     "num_bases": 16,
     "num_prompts": 2,
     "position": "front",
+    "rate": 0.25,
     "reduction": 8,
     "similarity_weight": 0.95,
     "source": "elsewhere@0123456789abcdef",
     "steps": 3,
+    "soft_share": 0.75,
     "strength": 0.125,
     "sub_network": "linmean",
     "task_context_init": "a photo",
@@ -60,6 +73,7 @@ OTHERS: dict[str, Any] = {
     "supports": ("made", "found"),
     "templates": ("a sketch of {} in rain.",),
     "temperature": 5.0,
+    "text_weight": 7.0,
     "threshold": 1e30,
     "variant": "csts",
     "zero_other_tasks": True,

@@ -1,8 +1,8 @@
 """How many numbers each method learns: the table's formulas against the methods, and against the paper's figures.
 
 Axes: T tasks, K classes of all tasks, N training rows, L, M, Mc context tokens of class, task and class-feature
-prompts, P prompts a class, Q channels kept, W text width, D joint dimension, H hidden width of CoCoOp's net,
-G of TCP's.
+prompts, P prompts a class, Q channels kept, W text width, D joint dimension, I input of the tower's projection,
+H hidden width of CoCoOp's net, G of TCP's.
 """
 
 from __future__ import annotations
@@ -25,12 +25,22 @@ from cptlite.methods.table import METHODS
 
 TABLE = Path(__file__).parents[2] / "docs/results.md"
 MC = 7
-SIZES = {"T": 2, "K": 5, "N": 20, "L": 3, "M": 6, "P": 4, "Q": 25, "W": 128, "D": 32, "H": 2, "G": 8}
+SIZES = {"T": 2, "K": 5, "N": 20, "L": 3, "M": 6, "P": 4, "Q": 25, "W": 128, "D": 32, "I": 32, "H": 2, "G": 8}
 LENGTHS = {"context_length": SIZES["L"], "task_context_length": SIZES["M"], "class_context_length": MC}
 STEPPED = {name: entry for name, entry in METHODS.items() if entry.stepped}
 FITTED = {name: entry for name, entry in METHODS.items() if not entry.stepped}
 
-QUICK = {"cross-modal": {"steps": 2}, "lp++": {"epochs": 2}, "tip-adapter-f": {"epochs": 1}, "ape-t": {"epochs": 1}}
+QUICK = {
+    "cross-modal": {"steps": 2},
+    "lp++": {"epochs": 2},
+    "tip-adapter-f": {"epochs": 1},
+    "ape-t": {"epochs": 1},
+    "zs-lp": {"epochs": 2},
+    "clap": {"epochs": 2},
+    "rla": {"epochs": 2},
+    "prolip": {"epochs": 2},
+    "tes-heads": {"epochs": 2},
+}
 
 
 @pytest.fixture

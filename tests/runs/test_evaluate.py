@@ -126,7 +126,7 @@ def poisoned(caches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw = np.random.default_rng(0)
     for path in folder.rglob("*.h5"):
         with h5py.File(path, "r+") as file:
-            for name in ("features", "local"):
+            for name in ("features", "local", "pre"):
                 file["test"][name][:] = draw.normal(size=file["test"][name].shape)
             file["test/labels"][:] = file["test/labels"][:][::-1]
             file["test/paths"][:] = np.array([b"?"] * len(file["test/paths"]), file["test/paths"].dtype)
@@ -173,7 +173,8 @@ def shifted(tmp_path_factory: pytest.TempPathFactory, backbone: Backbone) -> Pat
         ("turned", [2, 0, 1], ["Oak", "ash", "ELM"]),
         ("some", [2, 0], ["oak", "ash"]),
     ):
-        encode_dataset(renamed(dataset, order, names), backbone, folder / name, views=ViewConfig(), patches=True)
+        kinds = {"patches": True, "pre_projection": True}
+        encode_dataset(renamed(dataset, order, names), backbone, folder / name, views=ViewConfig(), **kinds)
     return folder
 
 

@@ -48,7 +48,8 @@ def spoilt(bench: RunBench, method: str, split: str, value: float, rows: slice |
     bench.caches = Path(shutil.copytree(bench.caches, bench.folder / "cache"))
     (path,) = bench.caches.rglob("leaves.h5")
     with h5py.File(path, "r+", locking=False) as file:
-        dataset = file[split]["local" if METHODS[method].needs_patches else "features"]
+        entry = METHODS[method]
+        dataset = file[split]["local" if entry.needs_patches else "pre" if entry.needs_pre_projection else "features"]
         values = dataset[:]
         values[rows, ..., slice(None) if value == 0 else 3] = value
         dataset[:] = values

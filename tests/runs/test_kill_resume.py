@@ -24,6 +24,7 @@ from torch import Tensor
 
 from cptlite.cache import list_caches, open_cache, verify_cache
 from cptlite.cache.encode import EncodeReport, encode_dataset
+from cptlite.cache.layers import before_projection
 from cptlite.datasets.types import SPLITS
 from cptlite.datasets.views import ViewConfig
 
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SI
 SETTINGS: dict[str, Any] = {
     "views": ViewConfig(views=2),
     "patches": True,
+    "pre_projection": True,
     "batch_size": 4,
     "part_rows": 4,
     "workers": 2,
@@ -135,7 +137,8 @@ class Bench:
             assert finished == NUM_ROWS and images == 0
         else:
             assert report.resumed_rows == finished and report.encoded_rows == NUM_ROWS - finished
-            assert NUM_ROWS - finished <= images <= 2 * (NUM_ROWS - finished)  # one or two views each
+            # One or two views each, forwarded for patch features and for those before the projection.
+            assert NUM_ROWS - finished <= images <= 4 * (NUM_ROWS - finished)
         assert held(report.path) == undisturbed
         verify_cache(report.path)
         left = [path.name for path in report.path.parent.iterdir() if not path.name.endswith(".lock")]
@@ -148,6 +151,8 @@ def held(path: Path) -> list:
             [read(split).tobytes() for read in (cache.features, cache.patches, cache.labels, cache.row_tasks)]
             for split in SPLITS
         ]
+        [before] = before_projection([cache])
+        arrays += [[before.features(split).tobytes()] for split in SPLITS]
         return [arrays, [cache.paths(split) for split in SPLITS], cache.tasks, cache.fingerprint]
 
 

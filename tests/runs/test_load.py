@@ -20,14 +20,16 @@ from safetensors.torch import load_file, save_file
 import cptlite
 from cptlite.backbones import Backbone, load_backbone
 from cptlite.cache import FeatureCache, open_caches
+from cptlite.cache.layers import before_projection
 from cptlite.classifiers import Classifier
 from cptlite.errors import DataError, UsageError
 from cptlite.methods.table import METHODS
 from cptlite.runs.execute import learn_in_memory
 
 
-def features_of(opened: list[FeatureCache], patches: bool) -> np.ndarray:
+def features_of(opened: list[FeatureCache], patches: bool, pre: bool = False) -> np.ndarray:
     """Test features of all tasks, as a method reads them."""
+    opened = before_projection(opened, pre)
     parts = [cache.patches("test") if patches else cache.features("test", views=0)[:, 0] for cache in opened]
     return np.concatenate(parts).astype(np.float32)
 
@@ -44,7 +46,7 @@ def test_a_run_of_every_method_comes_back(bench: RunBench, opened: list[FeatureC
     results, trained = results_of(folder), learn_in_memory(config, bench.backbone, opened)
     run = cptlite.load_run(folder)
     assert run.evaluate(opened) == results["tasks"]
-    features = features_of(opened, METHODS[method].needs_patches)
+    features = features_of(opened, METHODS[method].needs_patches, METHODS[method].needs_pre_projection)
     wanted = scores_of(trained.classifier, features)
     assert wanted.shape == (len(features), 7)
     assert run.scores(features).tobytes() == wanted.tobytes()

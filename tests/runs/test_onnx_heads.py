@@ -10,7 +10,7 @@ from torch import nn
 from cptlite.classifiers import Classifier, JoinedClassifier
 from cptlite.runs.onnx_model import HEADS, _Scores, has_graph
 
-WITH_GRAPH = ("linear", "linear64", "tip", "tip64", "x-tip", "ape", "one class", "joined")
+WITH_GRAPH = ("linear", "linear64", "tip", "tip64", "x-tip", "ape", "two-headed", "one class", "joined")
 
 
 def test_which_have_a_graph() -> None:

@@ -17,6 +17,7 @@ from run_bench import DATASETS, RunBench, least, results_of
 
 import cptlite
 from cptlite.backbones import Backbone, load_backbone, load_image_tower
+from cptlite.backbones.images import EncodedPixels
 from cptlite.cache import FeatureCache
 from cptlite.errors import CptliteError, DataError, UsageError
 from cptlite.methods.table import METHODS
@@ -195,7 +196,8 @@ def test_no_more_images_are_taken_than_batches_are_read_ahead(
 ) -> None:
     monkeypatch.setattr("cptlite.backbones.images.PREFETCH", {"cpu": ahead})
     monkeypatch.setattr(
-        "cptlite.runs.image_features.encode_pixels", lambda backbone, pixels, whole: (torch.ones(len(pixels), 4), None)
+        "cptlite.runs.image_features.encode_pixels",
+        lambda backbone, pixels, whole, pre: EncodedPixels(torch.ones(len(pixels), 4)),
     )
     image, taken, given = Image.new("RGB", (8, 8)), 0, 0
 
@@ -219,7 +221,7 @@ def test_features_that_are_not_finite_are_refused(
     found = read_reusable(bench.train("runs", least("coop-mt")), device=CPU)
     monkeypatch.setattr(
         "cptlite.runs.image_features.encode_pixels",
-        lambda backbone, pixels, whole: (torch.full((len(pixels), 128), float("nan")), None),
+        lambda backbone, pixels, whole, pre: EncodedPixels(torch.full((len(pixels), 128), float("nan"))),
     )
     with pytest.raises(CptliteError, match=r"wanted features that are finite and not all 0, got others for the image"):
         best_of(found, bench.backbone, "coins", images_of(caches, opened[0]))

@@ -110,7 +110,7 @@ def poison(caches: Path, folder: Path, unseen: dict[str, int]) -> Path:
     shutil.copytree(caches, folder)
     for dataset, first in unseen.items():
         with h5py.File(folder / f"random-demo/{dataset}.h5", "r+") as file:
-            for split, name in product(("train", "val"), ("features", "local")):
+            for split, name in product(("train", "val"), ("features", "local", "pre")):
                 values = file[split][name][:]
                 values[file[split]["labels"][:] >= first] = np.nan
                 file[split][name][:] = values

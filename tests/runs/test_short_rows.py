@@ -30,6 +30,10 @@ CHOOSING = {
     "cross-modal": "lr 0.001, weight decay 0 and the last step",
     "lp++": "the last epoch",
     "gda": "alpha 1",
+    "proto-clip": "alpha 0.5 and beta 1",
+    "rla": "rate 0.001",
+    "prolip": "rate 0.001",
+    "tes-heads": "rate 0.00316",
 }
 FEWER = "with fewer train rows than 2 shots: 1 class (class 2)"
 UNTRAINED = "without train rows: 1 class (class 2)"

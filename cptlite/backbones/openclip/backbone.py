@@ -103,11 +103,25 @@ class OpenClipBackbone(Backbone):
         self._check_patches()
         return super().encode_with_patches(images, kept)
 
+    @property
+    def projection(self) -> tuple[Tensor, Tensor | None]:
+        """As of `Backbone`, of towers of OpenAI's forms."""
+        self._check_form("features before a projection", "--pre-projection")
+        return super().projection
+
+    def encode_before_projection(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As of `Backbone`, of towers of OpenAI's forms."""
+        self._check_form("features before a projection", "--pre-projection")
+        return super().encode_before_projection(images)
+
     def _check_patches(self) -> None:
+        self._check_form("patch features", "--patches")
+
+    def _check_form(self, wanted: str, flag: str) -> None:
         if not (isinstance(self.model.visual, VisionTransformer) or hasattr(self.model.visual, "attnpool")):
             raise UsageError(
-                f"wanted an image tower of OpenAI's forms for patch features, got {type(self.model.visual).__name__} "
-                f"of {self.name}: leave out --patches, or give another backbone"
+                f"wanted an image tower of OpenAI's forms for {wanted}, got {type(self.model.visual).__name__} "
+                f"of {self.name}: leave out {flag}, or give another backbone"
             )
 
 

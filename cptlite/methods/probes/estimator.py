@@ -50,6 +50,10 @@ class TaskRows:
         Raw features of view 0; M may be 0.
     text : Tensor of shape (C, D), optional
         Unit-length zero-shot weights.
+    raw_text : Tensor of shape (C, D), optional
+        Text features as they come out of the encoder, averaged over a class's texts.
+    projection : (Tensor of shape (I, D), Tensor of shape (D,) or None), optional
+        Of the image tower, matrix and bias, for an estimator whose features are those before it.
     logit_scale : float
         The *log* of CLIP's factor on the cosines.
     """
@@ -61,6 +65,8 @@ class TaskRows:
     x_val: Tensor
     y_val: Tensor
     text: Tensor | None = None
+    raw_text: Tensor | None = None
+    projection: tuple[Tensor, Tensor | None] | None = None
     logit_scale: float = LOGIT_SCALE
 
     @cached_property
@@ -113,6 +119,8 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator, ABC):
 
     least_classes = 1
     needs_text = False
+    needs_raw_text = False
+    """Whether it reads the text features' lengths too."""
     unchosen = ""
     """What it takes where it chooses and gets no validation rows, in words."""
 
@@ -248,7 +256,8 @@ class TextClassifier(FeatureClassifier):
     Parameters
     ----------
     text_weights : array-like of shape (C, D)
-        Zero-shot weights, one row a class, of any length; they are normalised.
+        Zero-shot weights, one row a class, of any length; they are normalised, but for an estimator that reads their
+        lengths.
     classes : array-like of shape (C,), optional
         Label of each row of ``text_weights``; by default the labels in ``y``, sorted.
     logit_scale : float
@@ -267,11 +276,15 @@ class TextClassifier(FeatureClassifier):
 
     def _with_text(self, rows: TaskRows) -> TaskRows:
         weights = self._text(rows).to(rows.x.dtype)
-        return replace(rows, text=F.normalize(weights, dim=-1), logit_scale=self.logit_scale)
+        raw_text = weights if self.needs_raw_text else None
+        return replace(rows, text=F.normalize(weights, dim=-1), raw_text=raw_text, logit_scale=self.logit_scale)
+
+    def _joint_dim(self, rows: TaskRows) -> int:
+        return rows.x.shape[-1]
 
     def _text(self, rows: TaskRows) -> Tensor:
         """Text weights (C, D), of any length."""
-        wanted = (rows.num_classes, rows.x.shape[-1])
+        wanted = (rows.num_classes, self._joint_dim(rows))
         got = np.shape(self.text_weights) if self.text_weights is not None else "none"
         if got != wanted:
             raise UsageError(

@@ -15,7 +15,7 @@ from cptlite.errors import DataError
 from cptlite.methods.base import FewShotRows, Learned, Probe, Problem
 from cptlite.methods.options import MethodOptions
 from cptlite.methods.probes.estimator import FeatureClassifier, TaskRows
-from cptlite.methods.templates import zero_shot_weights
+from cptlite.methods.templates import mean_text_features, zero_shot_weights
 
 __all__ = ["PerTask", "split_tasks"]
 
@@ -30,13 +30,14 @@ class PerTask(Probe):
     estimator : callable
         Makes an estimator that is not fitted, from the options by name.
     options : MethodOptions
-        ``templates`` among them are those of the text weights; ``supports`` say whose rows the training rows are.
+        ``templates`` and ``descriptions`` among them are those of the text weights; ``supports`` say whose rows the
+        training rows are.
     """
 
     def __init__(self, name: str, estimator: Callable[..., FeatureClassifier], options: MethodOptions) -> None:
         values = asdict(options)
         self.name = name
-        self.templates: tuple[str, ...] = values.pop("templates", ())
+        self.texts = {key: values.pop(key) for key in ("templates", "descriptions") if key in values}
         values.pop("supports", None)
         self.estimator = estimator(**values)
 
@@ -53,9 +54,10 @@ class PerTask(Probe):
         DataError
             A task lacks training rows of enough classes.
         """
-        text = zero_shot_weights(problem, self.templates) if self.estimator.needs_text else None  # (K, D)
+        text = zero_shot_weights(problem, **self.texts) if self.estimator.needs_text else None  # (K, D)
+        raw_text = mean_text_features(problem, **self.texts) if self.estimator.needs_raw_text else None
         fitted, choices = [], {}
-        for rows in split_tasks(problem, train, val, text):
+        for rows in split_tasks(problem, train, val, text, raw_text):
             self._check(rows)
             fitted.append(self.estimator.learn(rows, generator))
             if fitted[-1].choices:
@@ -76,7 +78,11 @@ class PerTask(Probe):
 
 
 def split_tasks(
-    problem: Problem, train: FewShotRows, val: FewShotRows, text: Tensor | None = None
+    problem: Problem,
+    train: FewShotRows,
+    val: FewShotRows,
+    text: Tensor | None = None,
+    raw_text: Tensor | None = None,
 ) -> Iterator[TaskRows]:
     """Rows of each task, in order.
 
@@ -86,6 +92,8 @@ def split_tasks(
     train, val : FewShotRows
     text : Tensor of shape (K, D), optional
         Unit-length zero-shot weights of all classes.
+    raw_text : Tensor of shape (K, D), optional
+        Text features of all classes as they come out of the encoder, averaged over a class's texts.
     """
     for task, (start, stop) in zip(problem.tasks, problem.class_ranges, strict=True):
         own, own_val = (rows.of_classes(start, stop) for rows in (train, val))
@@ -97,5 +105,7 @@ def split_tasks(
             x_val=own_val.features[:, 0].float(),
             y_val=own_val.labels,
             text=None if text is None else text[start:stop],
+            raw_text=None if raw_text is None else raw_text[start:stop],
+            projection=problem.projection,
             logit_scale=problem.text.tower.logit_scale,
         )

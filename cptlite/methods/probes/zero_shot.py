@@ -23,6 +23,6 @@ class ZeroShot(Probe):
 
     def fit(self, problem: Problem, train: FewShotRows, val: FewShotRows, generator: torch.Generator) -> Learned:
         """Return the templates' classifier; rows and generator are not looked at."""
-        weights = zero_shot_weights(problem, self.options.templates)
+        weights = zero_shot_weights(problem, self.options.templates, self.options.descriptions)
         classifier = LinearClassifier.from_prompts(weights, problem.text.tower.logit_scale)
         return Learned(classifier=classifier, num_parameters=0)

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from cptlite.methods.base import Problem
 from cptlite.methods.batches import Batch, Scored, cross_entropy, take
 from cptlite.methods.class_texts import class_texts, pack_texts
-from cptlite.methods.options import PromptOptions, TemplateOptions
+from cptlite.methods.options import PromptOptions, ReferenceOptions
 from cptlite.methods.prompts.text_to_text import TextToText
 from cptlite.options import option
 
@@ -27,7 +27,7 @@ __all__ = ["ArgueNText", "ArgueNTextOptions", "ArgueText", "ArgueTextOptions", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArgueTextOptions(TemplateOptions, PromptOptions):
+class ArgueTextOptions(ReferenceOptions, PromptOptions):
     """Options of `ArgueText`."""
 
     context_length: int = 4

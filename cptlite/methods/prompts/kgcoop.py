@@ -56,7 +56,7 @@ class KgCoOp(CoOp):
 
     def __init__(self, problem: Problem, options: KgCoOpOptions, runs: int = 1) -> None:
         super().__init__(problem, options, runs, sharing="task")
-        self._anchors = zero_shot_weights(problem, options.templates)  # (K, D)
+        self._anchors = zero_shot_weights(problem, options.templates, options.descriptions)  # (K, D)
 
     def loss(self, learnables: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Cross-entropy plus the pull; shapes as in `PromptMethod.loss`."""

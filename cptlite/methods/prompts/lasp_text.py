@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cptlite.methods.base import Problem
 from cptlite.methods.batches import Batch, cross_entropy
-from cptlite.methods.options import PromptOptions, TemplateOptions
+from cptlite.methods.options import PromptOptions, ReferenceOptions
 from cptlite.methods.prompts.text_to_text import TextToText
 from cptlite.options import option
 
@@ -23,7 +23,7 @@ __all__ = ["LaspText", "LaspTextOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaspTextOptions(TemplateOptions, PromptOptions):
+class LaspTextOptions(ReferenceOptions, PromptOptions):
     """Options of `LaspText`."""
 
     context_length: int = 4

@@ -56,7 +56,7 @@ class ProGrad(CoOp):
 
     def __init__(self, problem: Problem, options: ProGradOptions, runs: int = 1) -> None:
         super().__init__(problem, options, runs, sharing="task")
-        self._anchors = zero_shot_weights(problem, options.templates)  # (K, D)
+        self._anchors = zero_shot_weights(problem, options.templates, options.descriptions)  # (K, D)
 
     def gradients(self, learnables: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy with the labels of each run, (R,), and the projected gradient of the context."""

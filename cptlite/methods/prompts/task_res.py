@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cptlite.methods.base import Problem
 from cptlite.methods.options import TemplateOptions
 from cptlite.methods.prompts.class_weights import ClassWeightMethod
-from cptlite.methods.templates import template_features
+from cptlite.methods.templates import mean_text_features
 from cptlite.options import option
 
 __all__ = ["TaskRes", "TaskResOptions"]
@@ -49,7 +49,7 @@ class TaskRes(ClassWeightMethod):
     def __init__(self, problem: Problem, options: TaskResOptions, runs: int = 1) -> None:
         super().__init__(problem, runs)
         self.options = options
-        self._texts = template_features(problem, options.templates).mean(dim=0)  # (K, D)
+        self._texts = mean_text_features(problem, options.templates, options.descriptions)  # (K, D)
 
     def start(self, generator: torch.Generator) -> dict[str, nn.Parameter]:
         """Residuals of zero, (K, D); nothing is drawn."""
