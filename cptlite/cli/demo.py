@@ -28,7 +28,8 @@ def demo(
         Path, typer.Option("--out", help="Folder for all that the demo makes.", rich_help_panel=WHERE)
     ] = Path("demo"),
     every_method: Annotated[
-        bool, typer.Option("--all", help="Train every method there is, not only four.", rich_help_panel=WHAT)
+        bool,
+        typer.Option("--all", help="Train every method that its defaults suffice for.", rich_help_panel=WHAT),
     ] = False,
     method: Annotated[
         list[str] | None,
@@ -60,7 +61,7 @@ def demo(
     if every_method and method:
         raise UsageError("--all trains every method, got --method too: leave one of them out")
     numbers = tuple(sorted(set(whole_numbers("shots", shots or ["1,4,16"]))))
-    names = list(METHODS) if every_method else split_at_commas(method or [])
+    names = [name for name in METHODS if not METHODS[name].wants] if every_method else split_at_commas(method or [])
     chosen = [name for name in dict.fromkeys(names) if find_method(name).needs_rows]  # zero-shot is evaluated anyway
     said = ", ".join(str(say_shots(number)) for number in numbers)
     note(f"cptlite demo: six small tasks; {said} shots; 3 seeds; minutes on two cores")

@@ -56,6 +56,8 @@ class MethodEntry:
         Whether images are their patch features, (M, D) each, instead of pooled ones.
     needs_pre_projection : bool
         Whether images are their features before the tower's projection, (I,) each, instead of those behind it.
+    wants : str
+        Option that it cannot do without; empty where the defaults do.
     cached : str
         What it reads of the training images' cached features.
     parameters : str
@@ -86,6 +88,7 @@ class MethodEntry:
     needs_rows: bool = True
     needs_patches: bool = False
     needs_pre_projection: bool = False
+    wants: str = ""
     cached: str = ""
     parameters: str = ""
     source: str = ""

@@ -91,6 +91,7 @@ PROBES: dict[str, MethodEntry] = {
         home="probes.tip_x:TipX",
         options="SusXOptions",
         learns="nothing: tip-x whose voting rows are a generated or retrieved support set's",
+        wants="supports",
         cached="all views of the support set",
         parameters="0",
         source="Udandarao et al., ICCV 2023",
