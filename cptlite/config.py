@@ -167,7 +167,7 @@ class RunConfig(Options):
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values in one flat list of names, for `resolve_config` to read back; of descriptions their digest."""
+        """Plain values in one flat list of names, for `resolve_config` to read back; of class texts the digest."""
         parts = asdict(self) | {"shots": say_shots(self.shots)}
         flat = {**parts.pop("options"), **(parts.pop("recipe") or {})}
         return {

@@ -59,8 +59,6 @@ class Option:
         Reason of a bound, for the message.
     words : mapping of str to int
         Words that may stand for a number.
-    file : bool
-        Whether a user gives the path of a file, whose content the value becomes; see `cptlite.methods.class_texts`.
     """
 
     name: str
@@ -74,7 +72,6 @@ class Option:
     choices: tuple[str, ...] = ()
     why: str = ""
     words: Mapping[str, int] = field(default_factory=dict)
-    file: bool = False
 
     def __post_init__(self) -> None:
         if self.kind is float and self.most is None:  # what it is multiplied with stays finite

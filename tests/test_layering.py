@@ -88,7 +88,7 @@ ORDER = {
     "download": ("fetch sources unpack", "dataset"),
     "drawings": ("scenes", "captions render", "suite"),
     "methods": (
-        "batches class_texts descriptions",
+        "batches class_texts",
         "options",
         "base",
         "templates",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +27,7 @@ from cptlite.classifiers import class_logs, divergence_votes, divergences, votes
 from cptlite.config import resolve_config
 from cptlite.methods.base import Problem
 from cptlite.methods.batches import Batch
+from cptlite.methods.class_texts import ClassTexts
 from cptlite.methods.probes import ape, ape_channels
 from cptlite.methods.probes.ape import APE
 from cptlite.methods.probes.ape_channels import channel_criterion, class_means, key_divergences, select_channels
@@ -267,7 +267,7 @@ def argue_case(case: str, way: str) -> ArgueText:
         "context_length": facts["L"],
         "context_init": facts["init"],
         "templates": whole["templates"],
-        "attributes": json.dumps(dict(zip(names, whole["attributes"], strict=True))),
+        "attributes": ClassTexts("attributes", dict(zip(names, whole["attributes"], strict=True))),
         "strength": facts["text_to_text_weight"],
         "correction": facts["correction"],
     }

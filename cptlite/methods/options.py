@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from cptlite.errors import UsageError
-from cptlite.methods.descriptions import as_descriptions
+from cptlite.methods.class_texts import TEXT_OPTIONS, as_class_texts
 from cptlite.options import Options, option
 
 __all__ = ["MethodOptions", "PinnedRun", "PromptOptions", "ReferenceOptions", "TemplateOptions"]
@@ -19,6 +19,13 @@ __all__ = ["MethodOptions", "PinnedRun", "PromptOptions", "ReferenceOptions", "T
 @dataclass(frozen=True, kw_only=True)
 class MethodOptions(Options):
     """Options of a method, none of its own."""
+
+    def __post_init__(self) -> None:
+        # Files of class texts are read once, here: what one says later is another configuration.
+        for name in TEXT_OPTIONS:
+            if hasattr(self, name):
+                object.__setattr__(self, name, as_class_texts(name, getattr(self, name)))
+        super().__post_init__()
 
     @property
     def released_steps(self) -> int:
@@ -73,11 +80,6 @@ class TemplateOptions(ReferenceOptions):
     descriptions: str = option(
         "", "JSON file of sentences about classes, a list by class, averaged with the zero-shot prompt."
     )
-
-    def __post_init__(self) -> None:
-        # Read once, here: what a file says later is another configuration.
-        object.__setattr__(self, "descriptions", as_descriptions(self.descriptions))
-        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)

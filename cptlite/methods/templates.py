@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cptlite.methods.base import Problem
-from cptlite.methods.descriptions import Descriptions
+from cptlite.methods.class_texts import ClassTexts
 
 __all__ = ["mean_text_features", "template_features", "zero_shot_weights"]
 
@@ -59,11 +59,10 @@ def _mean_over_texts(problem: Problem, templates: Sequence[str], descriptions: s
     features = F.normalize(features, dim=-1) if units else features
     if not descriptions:
         return features.mean(dim=0) if len(features) > 1 else features[0]
-    owners = [(task, name) for task in problem.tasks for name in task.class_names]
-    assert isinstance(descriptions, Descriptions)
-    sentences = [descriptions.sentences(*owner) for owner in owners]
+    assert isinstance(descriptions, ClassTexts)
+    sentences = descriptions.of_classes(problem.tasks)
     counts = torch.tensor(list(map(len, sentences)), device=features.device)  # (K,)
-    classes = torch.arange(len(owners), device=features.device).repeat_interleave(counts)  # (S,)
+    classes = torch.arange(len(sentences), device=features.device).repeat_interleave(counts)  # (S,)
     texts, totals = [text for each in sentences for text in each], features.sum(dim=0)
     for start in range(0, len(texts), BLOCK):
         # Cut where the encoder ends, as CLIP's own tokenizer does when it is asked to.

@@ -16,7 +16,6 @@ __all__ = ["model_card"]
 
 SPECIAL = re.compile(r"([\\`*_\[\]<>|#&])")
 WORST = 3  # classes that are named as the hardest
-LONGEST = 200  # characters of an option
 METRIC_WORDS = {"acc1": "accuracy", "mean_per_class_recall": "mean recall of its classes"}
 OWN = {"demo"}  # of the named architectures those that are not OpenAI's
 
@@ -67,11 +66,6 @@ def model_card(
 def _escaped(text: object) -> str:
     """Write a text from a file so that it is neither markup nor steers a terminal."""
     return SPECIAL.sub(r"\\\1", shown(text))
-
-
-def _cut(text: str) -> str:
-    """Shorten a value that is a whole file."""
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text)} characters, all in config.json)"
 
 
 def _summary(
@@ -130,7 +124,7 @@ def _method(run: FinishedRun, environment: Mapping[str, Any]) -> Iterator[str]:
     yield f"`{label}` ({_escaped(entry.source)}) learns {_escaped(entry.learns)}: {run.results['parameters']} numbers."
     if config.recipe:
         yield f"Recipe: {_escaped(config.recipe_name)}, {_epochs(run)} epochs."
-    changed = ", ".join(f"`{name}` {_escaped(_cut(str(value)))}" for name, value in config.differences())
+    changed = ", ".join(f"`{name}` {_escaped(value)}" for name, value in config.differences())
     yield f"Options that are not the defaults: {changed or 'none'}."
     if run.results.get("choices"):
         yield "Numbers were chosen on validation images; test images were read once, at the end."

@@ -26,13 +26,13 @@ from cptlite.runs.evaluate import check_test_rows, evaluate
 from cptlite.runs.files import (
     CLASSIFIER,
     CONFIG,
-    DESCRIPTIONS,
     PREDICTIONS,
+    class_text_files,
     finished_results,
     remove_checkpoints,
     tidy_finished,
+    write_class_texts,
     write_classifier,
-    write_descriptions,
     write_json,
     write_predictions,
     write_results,
@@ -204,7 +204,7 @@ def _begin(config: RunConfig, backbone: Backbone, caches: Sequence[FeatureCache]
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
         environment = describe_environment(device) | {"linear_backend": backbone.linear_backend}
-        write_descriptions(folder, config.options)
+        write_class_texts(folder, config.options)
         write_json(folder / CONFIG, {**_identity(config, caches), "environment": environment})
     return Run(config=config, train=train, val=val, folder=folder, load_seconds=time.monotonic() - started)
 
@@ -258,9 +258,9 @@ def _finish(
         "peak_of": peak.peak_of,
         **({"cuda_graph": learned.graph} if learned.graph else {}),
     }
-    described = getattr(config.options, "descriptions", "")
-    names = (CONFIG, CLASSIFIER, *([PREDICTIONS] if keep_predictions else []), *([DESCRIPTIONS] if described else []))
-    written = [*learned_files(run, learned), *(run.folder / name for name in names)]
+    names = (CONFIG, CLASSIFIER, *([PREDICTIONS] if keep_predictions else []))
+    texts = class_text_files(run.folder, config.options)
+    written = [*learned_files(run, learned), *(run.folder / name for name in names), *texts]
     results = write_results(run.folder, results, written)
     remove_checkpoints(run.folder)
     return results

@@ -24,26 +24,26 @@ from cptlite.datasets.text_files import read_text, shown
 from cptlite.errors import CptliteError, DataError, UsageError
 from cptlite.files import is_whole, locked, naming_full_disk, sha256_of, table_digest, write_whole
 from cptlite.methods.base import Problem
-from cptlite.methods.descriptions import Descriptions, read_descriptions
+from cptlite.methods.class_texts import TEXT_OPTIONS, ClassTexts, read_class_texts, texts_in
 from cptlite.methods.options import MethodOptions
 from cptlite.methods.table import METHODS
 from cptlite.training.checkpoint import CHECKPOINT, LOG
 
 __all__ = [
     "CLASSIFIER",
-    "DESCRIPTIONS",
     "PROMPTS",
     "SOURCE",
     "check_files",
+    "class_text_files",
     "complete_config",
     "finished_results",
-    "kept_descriptions",
+    "kept_class_texts",
     "read_json",
     "read_results",
     "remove_checkpoints",
     "tidy_finished",
+    "write_class_texts",
     "write_classifier",
-    "write_descriptions",
     "write_json",
     "write_predictions",
     "write_results",
@@ -51,10 +51,10 @@ __all__ = [
 ]
 
 CLASSIFIER, PROMPTS, PREDICTIONS = "classifier.safetensors", "prompts.safetensors", "predictions.csv"
-DESCRIPTIONS = "descriptions.json"
+CLASS_TEXTS = {option: f"{option}.json" for option in TEXT_OPTIONS}
 RESULTS, CONFIG, LOCK = "results.json", "config.json", ".run.lock"
 SOURCE = "source"
-DIGESTED = (CONFIG, CLASSIFIER, PROMPTS, PREDICTIONS, LOG, DESCRIPTIONS)
+DIGESTED = (CONFIG, CLASSIFIER, PROMPTS, PREDICTIONS, LOG, *CLASS_TEXTS.values())
 
 
 def complete_config(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,28 +247,32 @@ def write_classifier(folder: Path, problem: Problem, classifier: Classifier, bac
     write_whole(folder / CLASSIFIER, pack_classifier(stored))
 
 
-def write_descriptions(folder: Path, options: MethodOptions) -> None:
-    """Write ``descriptions.json``, what the file that was given said when it was read, where one was given."""
-    descriptions = getattr(options, "descriptions", "")
-    if isinstance(descriptions, Descriptions):
-        write_json(folder / DESCRIPTIONS, descriptions.content)
+def class_text_files(folder: Path, options: MethodOptions) -> dict[Path, ClassTexts]:
+    """List the files of a run's folder that keep class texts, with what each keeps."""
+    return {folder / CLASS_TEXTS[texts.option]: texts for texts in texts_in(options)}
 
 
-def kept_descriptions(folder: Path, digest: str) -> Descriptions:
-    """Read back what `write_descriptions` wrote.
+def write_class_texts(folder: Path, options: MethodOptions) -> None:
+    """Write what each file of class texts that was given, such as descriptions, said when it was read."""
+    for path, texts in class_text_files(folder, options).items():
+        write_json(path, texts.content)
+
+
+def kept_class_texts(folder: Path, option: str, digest: str) -> ClassTexts:
+    """Read back what `write_class_texts` wrote.
 
     Raises
     ------
     DataError
         It is not there, damaged, or not what the configuration has the digest of.
     """
-    found = None
+    path, found = folder / CLASS_TEXTS[option], None
     with suppress(DataError):
-        found = read_descriptions(folder / DESCRIPTIONS)
+        found = read_class_texts(option, path)
     if found is None or found != digest:
         raise DataError(
-            f"wanted the descriptions that a run was made with in {shown(folder / DESCRIPTIONS)}, got none, others or "
-            f"a damaged file: put it back, or train it anew with --descriptions and --force"
+            f"wanted the {option} that a run was made with in {shown(path)}, got none, others or a damaged file: put "
+            f"it back, or train it anew with --{option} and --force"
         )
     return found
 

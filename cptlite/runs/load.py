@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,12 @@ import torch
 
 from cptlite.backbones import Backbone, check_user_named, load_backbone, load_image_tower
 from cptlite.classifiers import BackboneFacts, StoredClassifier, load_classifier
-from cptlite.config import RunConfig, known_options, resolve_config
+from cptlite.config import RunConfig, resolve_config
 from cptlite.datasets.text_files import shown
 from cptlite.environment import find_device
 from cptlite.errors import DataError, UsageError
-from cptlite.methods.class_texts import is_content
-from cptlite.methods.table import find_method
-from cptlite.runs.files import CLASSIFIER, check_files, complete_config, kept_descriptions, read_json, read_results
+from cptlite.methods.class_texts import TEXT_OPTIONS
+from cptlite.runs.files import CLASSIFIER, check_files, complete_config, kept_class_texts, read_json, read_results
 from cptlite.text.encoder import TEXT_MEMORY, TextEncoder
 
 __all__ = ["FinishedRun", "Towers", "check_backbone", "read_run"]
@@ -169,9 +168,9 @@ def read_run(
         )
     try:
         given = complete_config(read_json(folder / "config.json", "config")["config"])
-        _refuse_paths(given)
-        if digest := given.get("descriptions"):
-            given["descriptions"] = kept_descriptions(folder, digest)
+        for option in TEXT_OPTIONS:
+            if digest := given.get(option):
+                given[option] = kept_class_texts(folder, option, digest)
         config = resolve_config(given)
     except (AttributeError, KeyError, TypeError, UsageError) as error:
         reason = f"none for {error}" if isinstance(error, KeyError) else str(error)
@@ -184,11 +183,3 @@ def read_run(
     stored = load_classifier(folder / CLASSIFIER, device=device, text=towers.text)
     check_files(folder, results)  # last: each reader says more of its own file
     return FinishedRun(folder=folder, config=config, results=results, stored=stored, towers=towers)
-
-
-def _refuse_paths(given: Mapping[str, Any]) -> None:
-    """Refuse a path where a file's content is kept: what a file names is not opened on its word alone."""
-    for _, each in known_options(find_method(given["method"])):
-        value = given[each.name]
-        if each.file and isinstance(value, str) and value and not is_content(value):
-            raise UsageError(f"{each.label} is not the content of a file")

@@ -19,7 +19,7 @@ from cptlite.config import RunConfig
 from cptlite.datasets.checks import Labelled, counted, short_classes
 from cptlite.errors import DataError
 from cptlite.methods.base import FewShotRows
-from cptlite.methods.descriptions import check_descriptions, lacking_descriptions
+from cptlite.methods.class_texts import check_class_texts, lacking_class_texts, texts_in
 from cptlite.methods.entry import MethodEntry
 from cptlite.methods.table import METHODS
 from cptlite.runs.guards import check_features, sound_features
@@ -49,8 +49,8 @@ def check_caches(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -
     Raises
     ------
     DataError
-        A row is of no class or task that there is, the rows that a method needs are not there, or descriptions that
-        were given say nothing of any class.
+        A row is of no class or task that there is, the rows that a method needs are not there, or class texts
+        that were given say nothing of any class, attributes of one.
     UsageError
         More shots than any class has, or a task to hold out is not there.
     """
@@ -58,7 +58,8 @@ def check_caches(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -
         check_classes(cache, split, cache.labels(split), cache.row_tasks(split))
     tasks = [task for cache in caches for task in cache.tasks]
     for config in configs:
-        check_descriptions(getattr(config.options, "descriptions", ""), tasks)
+        for texts in texts_in(config.options):
+            check_class_texts(texts, tasks)
     needy = [config for config in configs if config.entry.needs_rows]
     if needy:
         sizes = seen_sizes(needy[0], tasks)
@@ -133,9 +134,13 @@ def short_rows(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -> 
         A row is of no class or task that there is.
     """
     entry, method = configs[0].entry, configs[0].method
-    descriptions = getattr(configs[0].options, "descriptions", "")
+    lacking = {
+        cache.fingerprint.dataset: [
+            line for texts in texts_in(configs[0].options) for line in lacking_class_texts(texts, cache.tasks)
+        ]
+        for cache in caches
+    }
     if not entry.needs_rows:
-        lacking = {cache.fingerprint.dataset: lacking_descriptions(descriptions, cache.tasks) for cache in caches}
         return {name: lines for name, lines in lacking.items() if lines}
     shots = max((config.shots for config in configs if config.shots != ALL_SHOTS), default=1)
     unchosen = "" if entry.stepped else entry.probe(method, configs[0].options).unchosen
@@ -150,7 +155,7 @@ def short_rows(caches: Sequence[FeatureCache], configs: Sequence[RunConfig]) -> 
         if unchosen and without:
             which = f" in {counted(without, 'task', 'tasks')}" if len(tasks) > 1 else ""
             lines.append(f"no validation rows to choose on{which}: {method} takes {unchosen} there")
-        found[cache.fingerprint.dataset] = lines + lacking_descriptions(descriptions, cache.tasks)
+        found[cache.fingerprint.dataset] = lines + lacking[cache.fingerprint.dataset]
     return found
 
 

@@ -35,7 +35,7 @@ from cptlite.datasets.locate import expected_tree, find_dataset
 from cptlite.datasets.specs import DatasetSpec, Layout
 from cptlite.datasets.types import SPLITS, Dataset, Task
 from cptlite.errors import CptliteError
-from cptlite.methods.descriptions import Descriptions, read_descriptions
+from cptlite.methods.class_texts import ClassTexts, read_class_texts
 from cptlite.reporting import (
     group_results,
     latex_table,
@@ -56,13 +56,13 @@ MAX_PIXELS = 2**18  # of an image; Pillow's own limit takes seconds and hundreds
 Image.init()
 
 
-def read_said(folder: Path) -> None:
-    """Descriptions: every class has a list of sentences, and what is kept of them is read as the same."""
-    said = read_descriptions(folder / "said.json")
+def read_texts(folder: Path) -> None:
+    """Class texts: every class has a list of them, and what is kept of a file is read as the same."""
+    said = read_class_texts("descriptions", folder / "texts.json")
     task = Task(id="pets", name="pets", class_names=("cat", "big dog"), template="a {}.", metric="acc1")
-    for name in task.class_names:
-        assert all(isinstance(sentence, str) and sentence.strip() for sentence in said.sentences(task, name))
-    assert Descriptions(json.loads(json.dumps(said.content))) == said
+    assert all(isinstance(each, str) and each.strip() for texts in said.of_classes([task]) for each in texts)
+    kept = json.dumps(said.content, ensure_ascii=False).encode()  # as a run's folder has it
+    assert ClassTexts("descriptions", json.loads(kept)) == said
 
 
 def file(name: str) -> Callable[[Path, bytes], None]:

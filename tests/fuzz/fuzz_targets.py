@@ -21,7 +21,6 @@ from cptlite.cli.bench import _read_classes
 from cptlite.datasets.images import UnreadableImageError
 from cptlite.datasets.types import SPLITS
 from cptlite.errors import CptliteError
-from cptlite.methods.class_texts import pack_texts
 from cptlite.reporting import long_form
 from cptlite.runs.class_images import read_predicted
 from cptlite.runs.prompts import read_prompts
@@ -173,16 +172,7 @@ TARGETS: dict[str, Target] = {
     ),
     "class-texts": Target(
         place=readers.file("texts.json"),
-        read=lambda folder: pack_texts("attributes", str(folder / "texts.json")),
-        seeds=lambda: [
-            b'{"cat": ["with fur", "old"], "fig": ["ripe"]}',
-            b'{"pet": {"cat": ["old"]}, "sky": {"sun": ["hot"]}}',
-        ],
-        words=JSON_WORDS,
-    ),
-    "descriptions": Target(
-        place=readers.file("said.json"),
-        read=readers.read_said,
+        read=readers.read_texts,
         seeds=lambda: [seeds.text({"cat": ["it purrs."], "pets": {"cat": ["a pet."], "Big_dog": []}})],
         words=(*JSON_WORDS, b'"cat"', b'"CAT"', b'"pets"'),
     ),

@@ -27,7 +27,7 @@ from cptlite.errors import CptliteError, DataError
 CORPUS = Path(__file__).parent / "corpus"
 FOUND = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
 JSON_READERS = [
-    *"split food bench descriptions class-texts results finished config log".split(),
+    *"split food bench class-texts results finished config log".split(),
     *"weights weights-configuration manifest-of-parts".split(),
 ]
 TABLE_READERS = "csv kept-results predictions fgvc dtd pets imagenet tasks".split()

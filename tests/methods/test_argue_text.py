@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
@@ -12,6 +11,7 @@ from golden_cases import make_task, text_encoder
 from started import Started
 
 from cptlite.methods.base import Problem
+from cptlite.methods.class_texts import ClassTexts
 from cptlite.methods.prompts.argue_text import ArgueText, ArgueTextOptions, certainty
 from cptlite.methods.prompts.lasp_text import LaspText, LaspTextOptions
 
@@ -38,7 +38,7 @@ def problem() -> Problem:
 
 
 def test_weights_are_means_over_each_classs_own_attributes(problem: Problem) -> None:
-    started = Started(ArgueText(problem, ArgueTextOptions(attributes=json.dumps(ATTRIBUTES))))
+    started = Started(ArgueText(problem, ArgueTextOptions(attributes=ClassTexts("attributes", ATTRIBUTES))))
     moved = torch.randn(2, 32)
     started.learnables["correction"].data[:] = moved
     classifier = started.classifier()
@@ -52,7 +52,7 @@ def test_weights_are_means_over_each_classs_own_attributes(problem: Problem) -> 
 
 
 def test_some_classes_have_the_weights_that_all_have(problem: Problem) -> None:
-    method = ArgueText(problem, ArgueTextOptions(attributes=json.dumps(ATTRIBUTES)))
+    method = ArgueText(problem, ArgueTextOptions(attributes=ClassTexts("attributes", ATTRIBUTES)))
     learnables = {name: value[None] for name, value in Started(method).learnables.items()}
     learnables["correction"] = torch.randn(1, 2, 32)
     assert method._encode_attributes.picking_saves(2 * 3)

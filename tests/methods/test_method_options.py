@@ -16,7 +16,7 @@ from torch import Tensor
 from cptlite.config import known_options, resolve_config
 from cptlite.errors import UsageError
 from cptlite.methods.base import FewShotRows, Learned, Problem
-from cptlite.methods.descriptions import Descriptions
+from cptlite.methods.class_texts import ClassTexts
 from cptlite.methods.probes.lp_plus_plus import blend_step, first_blend
 from cptlite.methods.probes.tip_adapter import train_keys
 from cptlite.methods.table import METHODS, find_method
@@ -37,7 +37,10 @@ QUICK: dict[str, dict[str, Any]] = {
 OTHERS: dict[str, Any] = {
     "C": 1e-3,
     "alpha": 0.25,
-    "attributes": '{"cat":["with fur"],"dog":["that barks","on a lead"],"fig":["ripe"],"kiwi":["raw"],"plum":["blue"]}',
+    "attributes": ClassTexts(
+        "attributes",
+        {"cat": ["with fur"], "dog": ["barking", "on a lead"], "fig": ["ripe"], "kiwi": ["raw"], "plum": ["blue"]},
+    ),
     "block": 1,
     "beta": 3.5,
     "class_context_init": "a photo",
@@ -46,7 +49,7 @@ OTHERS: dict[str, Any] = {
     "context_init": "one of the",
     "context_length": 3,
     "correction": False,
-    "descriptions": Descriptions({"kiwi": ["a small round thing."], "dog": ["a loud one.", "it barks."]}),
+    "descriptions": ClassTexts("descriptions", {"kiwi": ["a small round thing."], "dog": ["a loud one.", "it barks."]}),
     "epochs": 2,
     "eps": 0.5,
     "freeze_class_context": True,

@@ -10,9 +10,10 @@ from methods_table import PAGES, ROOT, replaced
 from typer.testing import CliRunner
 
 from cptlite.cli import app
+from cptlite.methods.class_texts import TEXT_OPTIONS
 from cptlite.methods.table import METHODS
 
-SEEN = {"names", "validation", "descriptions", "attributes"}
+SEEN = {"names", "validation", *TEXT_OPTIONS}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -38,5 +39,7 @@ def test_a_row_says_what_it_sees_and_costs(name: str) -> None:
     assert set(entry.sees) <= SEEN and len(set(entry.sees)) == len(entry.sees)
     assert entry.learns and entry.parameters and entry.source and entry.cached
     assert not entry.stepped or entry.cost, "say what a step costs"
-    if entry.stepped or any(each.name == "templates" for each in entry.list_options()):
+    options = {each.name for each in entry.list_options()}
+    assert {word for word in entry.sees if word in TEXT_OPTIONS} == options & {*TEXT_OPTIONS}
+    if entry.stepped or "templates" in options:
         assert "names" in entry.sees

@@ -17,7 +17,7 @@ from cptlite.config import OWN_ROWS, SAME_NUMBERS, RunConfig, known_options, res
 from cptlite.datasets import load_catalog
 from cptlite.datasets.suites import choose_suite
 from cptlite.errors import DataError, UsageError
-from cptlite.methods.descriptions import Descriptions
+from cptlite.methods.class_texts import TEXT_OPTIONS, ClassTexts, texts_in
 from cptlite.methods.table import METHODS
 from cptlite.options import Option
 from cptlite.runs.files import read_json
@@ -131,9 +131,10 @@ def values_of(option: Option) -> st.SearchStrategy[Any]:
     """Values that an option takes, most of them its default or near others."""
     if option.name == "templates":
         return st.lists(st.text(st.sampled_from("aA -+~_"), max_size=20).map(lambda words: words + "{}")).map(tuple)
-    if option.name == "descriptions":
-        return st.sampled_from(("", *(Descriptions({name: [f"{name} {index}"]}) for index in (1, 2) for name in "ab")))
-    if option.name == "held_out_tasks":
+    if option.name in TEXT_OPTIONS:
+        tables = [{name: [f"{name} {index}"]} for index in (1, 2) for name in "ab"]
+        return st.sampled_from(("", *(ClassTexts(option.name, table) for table in tables)))
+    if option.name in ("held_out_tasks", "supports"):
         return st.lists(st.sampled_from(("a", "A", "fashion20/pants", "x+y")), max_size=2).map(tuple)
     if option.kind is bool:
         return st.booleans()
@@ -211,8 +212,8 @@ def test_two_configurations_have_one_folder_if_and_only_if_they_give_the_same_nu
 @settings(deadline=None)
 def test_a_configuration_read_back_has_its_folder(config: RunConfig) -> None:
     stored = json.loads(json.dumps(config.to_json()))
-    if "descriptions" in stored:  # as a digest; what they said is kept beside it
-        stored["descriptions"] = getattr(config.options, "descriptions", "")
+    for texts in texts_in(config.options):  # as a digest; what they say is kept beside it
+        stored[texts.option] = texts
     again = resolve_config(stored)
     assert run_folder(Path("runs"), again) == run_folder(Path("runs"), config)
     assert again.differences() == config.differences()

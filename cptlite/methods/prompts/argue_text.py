@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from cptlite.methods.base import Problem
 from cptlite.methods.batches import Batch, Scored, cross_entropy, take
-from cptlite.methods.class_texts import class_texts, pack_texts
+from cptlite.methods.class_texts import ClassTexts, check_class_texts
 from cptlite.methods.options import PromptOptions, ReferenceOptions
 from cptlite.methods.prompts.text_to_text import TextToText
 from cptlite.options import option
@@ -33,15 +33,9 @@ class ArgueTextOptions(ReferenceOptions, PromptOptions):
     context_length: int = 4
     context_init: str = "a photo of a"
     templates: tuple[str, ...] = option((), "Reference prompt with {} for the class name, in place of LASP's 35.")
-    attributes: str = option(
-        "", "JSON file of texts by class, or by task and class; without one, names alone.", file=True
-    )
+    attributes: str = option("", "JSON file of texts by class, or by task and class; without one, names alone.")
     strength: float = option(5.0, "Factor on the text-to-text loss.", least=0)
     correction: bool = option(True, "Learn a vector that is added to text features.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "attributes", pack_texts("attributes", self.attributes))
 
 
 class ArgueText(TextToText):
@@ -82,7 +76,9 @@ class ArgueText(TextToText):
         names, tasks = problem.class_names, problem.class_tasks
         prompts = [[name] for name in names]
         if options.attributes:
-            given = class_texts("attributes", options.attributes, problem.tasks)
+            assert isinstance(options.attributes, ClassTexts)
+            check_class_texts(options.attributes, problem.tasks)
+            given = options.attributes.of_classes(problem.tasks)
             prompts = [[_with_name(name, text) for text in texts] for name, texts in zip(names, given, strict=True)]
         counts = torch.tensor([len(each) for each in prompts])
         self._prompt_tasks = tasks.repeat_interleave(counts.to(tasks.device))  # (P,)
