@@ -329,7 +329,7 @@ KINDS = [
     Bad("learning rate not a number", (*TRAIN, "--lr", "nan"), 2, ("lr", "above 0", "got nan")),
     Bad("momentum not a number", (*TRAIN, "--momentum", "inf"), 2, ("momentum", "got inf")),
     Bad("momentum of adamw", (*TRAIN, "--recipe", "full", "--momentum", "1"), 2, ("momentum", "below 1", "got 1.0")),
-    Bad("optimizer", (*TRAIN, "--optimizer", "adam"), 2, ("optimizer", "'adam'", "sgd, adamw")),
+    Bad("optimizer", (*TRAIN, "--optimizer", "adan"), 2, ("optimizer", "'adan'", "sgd, adamw, adam")),
     Bad("recipe", (*TRAIN, "--recipe", "slow"), 2, ("recipe", "'slow'", "paper, released, full")),
     Bad(
         "class fraction", (*TRAIN, "--class-fraction", "1.5"), 2, ("class-fraction", "above 0 and at most 1", "got 1.5")

@@ -250,8 +250,11 @@ def test_methods() -> None:
         "multi_task": False,
         "carries_over_to": {"nothing new": []},
         "cached": "all views",
+        "sees": ["names", "validation", "descriptions"],
+        "cost": "N K D",
         "parameters": "K D + 2 K",
         "source": "Huang et al., CVPR 2024",
+        "deviation": METHODS["lp++"].deviation,
     }
 
 
@@ -364,7 +367,7 @@ def test_help_shows_every_option_of_every_method_in_its_panel() -> None:
         if flag.removeprefix("--") in shared:
             wanted = "Recipe (of methods that learn by gradient steps)"
         assert panel_with(panels, flag) == wanted, flag
-    assert holders["--reduction"] == ["cocoop"] and {"taskres", "kgcoop", "prograd"} < set(holders["--strength"])
+    assert holders["--reduction"] == ["cocoop", "tcp"] and {"taskres", "kgcoop", "prograd"} < set(holders["--strength"])
     for name, entry in METHODS.items():
         for part, each in known_options(entry):
             said = help_of(panels, flag_of(each))

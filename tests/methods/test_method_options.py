@@ -175,7 +175,7 @@ def differ(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     )
 
 
-# A source is read where a run begins (tests/runs/test_sources.py), not by the method.
+# A source is read where a run begins (tests/runs/test_source_runs.py), not by the method.
 @pytest.mark.parametrize(
     ("name", "option"), [each for each in CASES if each[1] not in (*OF_ROWS, "source")], ids=lambda case: case
 )

@@ -142,7 +142,7 @@ class TeSHeads(TextClassifier):
         text = rows.text
         assert text is not None
         x, y = rows.x.flatten(0, 1), rows.all_views()[1]  # (N', D), raw
-        heads = Heads(x.shape[1], text.shape[1], len(text), generator).to(text)
+        heads = Heads(x.shape[1], text.shape[1], len(text), generator).to(text.device, text.dtype)
         batches = [batch for _ in range(self.epochs) for batch in _batches(len(y), generator)]
         optimizer = _optimizer(heads, rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
