@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["reproduce"]
 
 PAPER, DEMO = "paper", "demo"
+VIEWS, DEMO_VIEWS = 8, 1  # of a training image: the original draws one an epoch; as `cptlite demo` caches them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +81,15 @@ def reproduce(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the runs.", rich_help_panel=WHERE)] = None,
     views: Annotated[
-        int, typer.Option("--views", min=1, help="Views of a training image in the caches.", rich_help_panel=HOW)
-    ] = 8,
+        int | None,
+        typer.Option(
+            "--views",
+            min=1,
+            help="Views of a training image in the caches.",
+            rich_help_panel=HOW,
+            show_default="8; of the demo 1",
+        ),
+    ] = None,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, help="Processes at a time; they share the cores.", rich_help_panel=HOW)
     ] = 1,
@@ -97,6 +105,7 @@ def reproduce(
     What is done is not done again: stopped, the same command goes on.
     """
     target = _find_target(what, suite, backbone, root, cache_dir, out)
+    views = views or (DEMO_VIEWS if what == DEMO else VIEWS)
     with loading():
         from cptlite.reproduction import PAPER_METHODS, paper_plan
         from cptlite.runs.sweep_plan import expand

@@ -85,7 +85,7 @@ def test_missing_data_ends_it_before_anything_is_made(here: Path) -> None:
 
 @pytest.mark.slow
 def test_the_demo_goes_whole_and_is_not_done_again(here: Path) -> None:
-    words = ("demo", "-m", "zeroshot,coop-mt", *QUICK, "--views", "1", "--json")
+    words = ("demo", "-m", "zeroshot,coop-mt", *QUICK, "--json")
     done = call(*words)
     assert done.exit_code == 0, done.output
     results = json.loads(done.stdout)["results"]
