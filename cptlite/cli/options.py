@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -58,7 +59,9 @@ def complete_dataset(incomplete: str) -> Iterator[str]:
 
 def split_at_commas(words: Sequence[str]) -> list[str]:
     """Split words that hold several; one that is a path as it stands is one."""
-    split = ([word] if Path(word).exists() else word.split(",") for word in words)
+    split = (
+        [word] if os.path.exists(word) else word.split(",") for word in words
+    )  # of a list too long for a path, False
     return [word.strip() for of_one in split for word in of_one]
 
 

@@ -56,3 +56,5 @@ def test_lists_with_commas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a,b").mkdir()
     assert split_at_commas(["dtd, fgvc", "a,b", "pets"]) == ["dtd", "fgvc", "a,b", "pets"]
+    every = [f"method-{number}" for number in range(100)]
+    assert split_at_commas([",".join(every)]) == every, "a list that is too long for a file's name"
