@@ -16,8 +16,8 @@ NEW = {"everything": "new classes and tasks", "task": "new classes", "class": "n
 
 AXES = (
     "numbers learned, of the first variant: T tasks, K classes of all tasks, N training images, L context tokens of a "
-    "class prompt, M of a task prompt, P prompts of a class, Q channels kept, W text width, D joint "
-    "dimension, H hidden units"
+    "class prompt, M of a task prompt, P prompts of a class, Q channels kept, W text width, D joint dimension, I input "
+    "of the image tower's projection, H hidden units, G those of TCP's net"
 )
 
 
