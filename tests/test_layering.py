@@ -112,7 +112,7 @@ ORDER = {
         "paper_tables",
     ),
     "reporting.page": ("libraries markup sources", "charts confusion", "group", "provenance sections", "write"),
-    "reproduction": ("cost needs plan",),
+    "reproduction": ("plan target", "needs", "cost"),
     "runs": (
         "files folders guards image_features label_noise matching predictions progress seen",
         "evaluate mistakes prompts",

@@ -1,16 +1,17 @@
 """The table of SoftCPT's paper made anew: what it needs, what it takes, and its runs."""
 
-from cptlite.reproduction.cost import Forecast, foresee, foresee_runs, suite_tasks
-from cptlite.reproduction.needs import check_needs, weights_are_missing
+from cptlite.reproduction.cost import Forecast, Outlook, look_ahead
+from cptlite.reproduction.needs import refuse_failed
 from cptlite.reproduction.plan import PAPER_METHODS, paper_plan
+from cptlite.reproduction.target import Target, encode_missing
 
 __all__ = [
     "PAPER_METHODS",
     "Forecast",
-    "check_needs",
-    "foresee",
-    "foresee_runs",
+    "Outlook",
+    "Target",
+    "encode_missing",
+    "look_ahead",
     "paper_plan",
-    "suite_tasks",
-    "weights_are_missing",
+    "refuse_failed",
 ]

@@ -13,14 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cptlite.backbones import Backbone
+from cptlite.backbones import Backbone, load_backbone
 from cptlite.config import RunConfig
 from cptlite.datasets import DatasetSpec, dataset_status, read_dataset
 from cptlite.datasets.locate import find_dataset
 from cptlite.datasets.types import Task
+from cptlite.doctor import Finding
 from cptlite.drawings import TASKS
 from cptlite.errors import CptliteError
 from cptlite.methods.base import Problem
+from cptlite.reproduction.needs import check_needs, weights_are_missing
+from cptlite.reproduction.target import DEMO, Target
 from cptlite.runs.estimate import estimate_on
 from cptlite.runs.sweep import group_runs
 from cptlite.runs.sweep_run import Share, is_filed
@@ -28,9 +31,8 @@ from cptlite.text.encoder import TextEncoder
 from cptlite.timing.sizes import suite_names
 from cptlite.timing.tasks import make_problem
 
-__all__ = ["Forecast", "foresee", "foresee_runs", "suite_tasks"]
+__all__ = ["Forecast", "Outlook", "look_ahead"]
 
-DEMO = "demo"
 NUMBER_BYTES = 2  # float16
 BATCH = 32  # images that are encoded to see how long one takes
 
@@ -54,6 +56,49 @@ class Forecast:
     seconds: float
     cache_bytes: int
     unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What there is and what it takes.
+
+    Attributes
+    ----------
+    findings : list of Finding
+        Of `check_needs`.
+    caching : Forecast
+    shares : list of Share
+        The runs by configuration, what is left of them and how long that takes.
+    """
+
+    findings: list[Finding]
+    caching: Forecast
+    shares: list[Share]
+
+
+def look_ahead(target: Target, configs: Sequence[RunConfig], *, views: int, patches: bool) -> Outlook:
+    """Check what is needed, and time what it takes, by random weights where the real ones are not here yet.
+
+    Parameters
+    ----------
+    target : Target
+    configs : sequence of RunConfig
+        Its runs.
+    views : int
+        V of a training image in the caches.
+    patches : bool
+        Whether every image's plain view has its patch features kept.
+    """
+    name, cached = target.backbone, target.cached()
+    encoder = load_backbone(f"random:{name}" if weights_are_missing(name) else name)
+    missing = [spec for spec in target.specs if spec.name not in cached]
+    caching = foresee(missing, target.root, encoder, views=views, patches=patches)
+    tasks = suite_tasks(target.suite, target.specs, target.root, encoder)
+    return Outlook(
+        findings=list(check_needs(target, caching.cache_bytes)),
+        caching=caching,
+        shares=list(foresee_runs(configs, encoder, tasks, target.out)),
+    )
 
 
 def suite_tasks(suite: str, specs: Sequence[DatasetSpec], root: Path, backbone: Backbone) -> tuple[Task, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cptlite.datasets import DatasetSpec
@@ -10,39 +10,28 @@ from cptlite.datasets.status import dataset_status
 from cptlite.doctor import FAILED, OK, WARNING, Finding
 from cptlite.doctor.findings import one_line
 from cptlite.doctor.folders import check_folder, free_gib
+from cptlite.errors import DataError
+from cptlite.reproduction.target import Target
 
-__all__ = ["check_needs", "weights_are_missing"]
+__all__ = ["check_needs", "refuse_failed", "weights_are_missing"]
 
 
-def check_needs(
-    specs: Sequence[DatasetSpec],
-    *,
-    root: Path,
-    cache_dir: Path,
-    out: Path,
-    cached: Collection[str],
-    backbone: str,
-    cache_bytes: int,
-) -> Iterator[Finding]:
+def check_needs(target: Target, cache_bytes: int) -> Iterator[Finding]:
     """Check what the suite's table needs, one finding after the other.
 
     Parameters
     ----------
-    specs : sequence of DatasetSpec
-    root, cache_dir, out : Path
-        Of datasets, caches and runs.
-    cached : collection of str
-        Datasets that need no files, being cached.
-    backbone : str
+    target : Target
     cache_bytes : int
         That the caches to be made will take.
     """
-    yield _weights(backbone)
-    for spec in specs:
+    cached, cache_dir = target.cached(), target.cache_dir
+    yield _weights(target.backbone)
+    for spec in target.specs:
         if spec.name in cached:
             yield Finding(name=f"dataset {spec.name}", state=OK, found="cached")
         else:
-            yield _dataset(spec, root)
+            yield _dataset(spec, target.root)
     needed, free = cache_bytes / 2**30, free_gib(cache_dir)
     if needed > free:
         yield Finding(
@@ -52,7 +41,22 @@ def check_needs(
             advice="free some, give a --cache-dir on another disk, or fewer --views",
         )
     yield from check_folder("--cache-dir", cache_dir)
-    yield from check_folder("--out", out)
+    yield from check_folder("--out", target.out)
+
+
+def refuse_failed(findings: Sequence[Finding]) -> None:
+    """Refuse to begin where a check failed.
+
+    Raises
+    ------
+    DataError
+        The first that did.
+    """
+    failed = [each for each in findings if each.state == FAILED]
+    if failed:
+        first = f"{failed[0].name}: {failed[0].found}: {failed[0].advice}"
+        more = f" (and {len(failed) - 1} more above)" if len(failed) > 1 else ""
+        raise DataError(f"the table cannot be made yet: {first}{more}")
 
 
 def _dataset(spec: DatasetSpec, root: Path) -> Finding:
