@@ -38,12 +38,12 @@ def markdown(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def families() -> str:
-    """README's table: a row for the methods of one file."""
-    homes: dict[str, list[str]] = {}
+    """README's table: a row for the methods of one paper."""
+    papers: dict[tuple[bool, str], list[str]] = {}
     for name, entry in METHODS.items():
-        homes.setdefault(entry.module, []).append(name)
+        papers.setdefault((entry.stepped, entry.source), []).append(name)  # some authors have two in one year
     rows = []
-    for names in homes.values():
+    for names in papers.values():
         learns = dict.fromkeys(METHODS[name].learns for name in names)
         rows.append((", ".join(f"`{name}`" for name in names), "; ".join(learns), METHODS[names[0]].source))
     return markdown(("`--method`", "learns", "source"), rows)
