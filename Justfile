@@ -17,11 +17,11 @@ demo:
 
 # README's second command.
 test:
-    python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[test]' && .venv/bin/python -m pytest -n 2
+    python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[test]' && .venv/bin/python -m pytest -n 2 --dist worksteal
 
 # The tests but for the slow ones: two and a half minutes on two cores; needs `just setup`.
 test-fast *options:
-    {{python}} -m pytest -n 2 -m "not slow" {{options}}
+    {{python}} -m pytest -n 2 --dist worksteal -m "not slow" {{options}}
 
 # Faults injected into every command that writes, a quarter of an hour; the table of tests/README.md is written anew.
 faults *options:
