@@ -97,7 +97,14 @@ ORDER = {
         "probe_table prompt_table",
         "table",
     ),
-    "methods.probes": ("estimator projection", "search view_batches", "ape_channels", ANY, "per_task zero_shot"),
+    "methods.probes": (
+        "choosing",
+        "estimator projection",
+        "search view_batches",
+        "ape_channels",
+        ANY,
+        "per_task zero_shot",
+    ),
     "methods.prompts": ("class_terms class_weights", "coop", "text_to_text", ANY),
     "reporting": (
         "checks",

@@ -31,7 +31,6 @@ from cptlite.options import option
 __all__ = ["APE", "APEOptions"]
 
 GAMMAS = [step / 20 for step in range(20)]
-START = {"alpha": 1.0, "beta": 1.0, "gamma": 0.1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +83,8 @@ class APE(TextClassifier):
     few-shot ones, where the original takes the whole validation split.
     """
 
+    starts = {"alpha": 1.0, "beta": 1.0, "gamma": 0.1}
+
     def __init__(
         self,
         text_weights: Any = None,
@@ -102,16 +103,6 @@ class APE(TextClassifier):
         self.keep = keep
         self.similarity_weight = similarity_weight
 
-    @property
-    def chooses(self) -> bool:
-        """Whether any of alpha, beta and gamma is chosen on validation rows."""
-        return None in (self.alpha, self.beta, self.gamma)
-
-    @property
-    def unchosen(self) -> str:  # type: ignore[override]
-        """What it takes without validation rows."""
-        return "alpha {alpha:g}, beta {beta:g} and gamma {gamma:g}".format(**self._start())
-
     def learn(self, rows: TaskRows, generator: torch.Generator | None = None) -> Fitted:
         """Select channels, weigh the keys and choose alpha, beta and gamma."""
         text, y = rows.text, rows.y
@@ -121,7 +112,7 @@ class APE(TextClassifier):
         channels = select_channels(criterion, num_channels(self.keep, text.shape[1]))
         own = F.normalize(keys[:, channels], dim=-1)  # (N, Q)
         apart = key_divergences(own, F.normalize(text[:, channels], dim=-1), y)  # (N,)
-        values, choices = self._start(), {}
+        values, choices = self.start_values(), {}
         if self.chooses and len(rows.y_val):
             gammas = GAMMAS if self.gamma is None else [self.gamma]
             alpha, beta, index = search_votes(
@@ -134,7 +125,7 @@ class APE(TextClassifier):
                 betas=None if self.beta is None else [self.beta],
             )
             values = {"alpha": alpha, "beta": beta, "gamma": gammas[index]}
-            choices = {name: value for name, value in values.items() if getattr(self, name) is None}
+            choices = self.chosen_of(values)
         classifier = APEClassifier(
             weights=text,
             keys=own,
@@ -151,8 +142,3 @@ class APE(TextClassifier):
     def join(parts: Sequence[APEClassifier]) -> Classifier:
         """One classifier of all tasks, each of which has channels of its own."""
         return parts[0] if len(parts) == 1 else join_classifiers(parts, [len(part.weights) for part in parts])
-
-    def _start(self) -> dict[str, float]:
-        """Alpha, beta and gamma where nothing chooses them."""
-        given = {name: getattr(self, name) for name in START}
-        return {name: START[name] if value is None else float(value) for name, value in given.items()}

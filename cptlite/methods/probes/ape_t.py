@@ -25,7 +25,6 @@ from cptlite.options import option
 
 __all__ = ["APET", "APETOptions", "Refinement"]
 
-START_ALPHA = START_BETA = 1.0
 EPSILON, DECAY = 1e-3, 0.1
 
 
@@ -75,6 +74,8 @@ class APET(TextClassifier):
     are options. Its texts are several a class, with descriptions; here the dataset's template.
     """
 
+    starts = {"alpha": 1.0, "beta": 1.0}
+
     def __init__(
         self,
         text_weights: Any = None,
@@ -97,20 +98,9 @@ class APET(TextClassifier):
         self.similarity_weight = similarity_weight
         self.random_state = random_state
 
-    @property
-    def chooses(self) -> bool:
-        """Whether alpha or beta is chosen on validation rows."""
-        return self.alpha is None or self.beta is None
-
-    @property
-    def unchosen(self) -> str:  # type: ignore[override]
-        """What it takes without validation rows."""
-        alpha, beta = self._start()
-        return f"alpha {alpha:g} and beta {beta:g}"
-
     def learn(self, rows: TaskRows, generator: torch.Generator | None = None) -> Fitted:
         """Select channels, train residual and weights, and choose alpha and beta anew."""
-        text, y, (alpha, beta) = rows.text, rows.y, self._start()
+        text, y, (alpha, beta) = rows.text, rows.y, self.start_values().values()
         assert text is not None
         scale = exp32(rows.logit_scale)
         criterion = channel_criterion(text, text, self.similarity_weight)
@@ -139,8 +129,7 @@ class APET(TextClassifier):
                 alphas=None if self.alpha is None else [self.alpha],
                 betas=None if self.beta is None else [self.beta],
             )
-            chosen = {"alpha": alpha, "beta": beta}
-            choices = {name: value for name, value in chosen.items() if getattr(self, name) is None}
+            choices = self.chosen_of({"alpha": alpha, "beta": beta})
         classifier = APEClassifier(
             weights=weights,
             keys=keys,
@@ -161,13 +150,6 @@ class APET(TextClassifier):
     def join(parts: Sequence[APEClassifier]) -> Classifier:
         """One classifier of all tasks."""
         return parts[0] if len(parts) == 1 else join_classifiers(parts, [len(part.weights) for part in parts])
-
-    def _start(self) -> tuple[float, float]:
-        """Alpha and beta of the training, and where nothing chooses them."""
-        return (
-            START_ALPHA if self.alpha is None else float(self.alpha),
-            START_BETA if self.beta is None else float(self.beta),
-        )
 
 
 @dataclass(kw_only=True)

@@ -135,11 +135,6 @@ class ZSLP(TextClassifier):
         self.epochs = epochs
         self.random_state = random_state
 
-    @property
-    def chooses(self) -> bool:
-        """It chooses nothing."""
-        return False
-
     def learn(self, rows: TaskRows, generator: torch.Generator | None = None) -> Fitted:
         """Train the prototypes."""
         text, (x, y), scale = rows.raw_text, rows.all_views(), math.exp(rows.logit_scale)

@@ -61,6 +61,7 @@ class CrossModal(TextClassifier):
     too; every view is a training row; one text a class, from the dataset's template.
     """
 
+    chooses = True
     unchosen = f"lr {RATES[0]:g}, weight decay {DECAYS[0]:g} and the last step"
 
     def __init__(

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from cptlite.classifiers import Classifier, LinearClassifier
 from cptlite.errors import UsageError
+from cptlite.methods.probes.choosing import Choosing
 
 __all__ = ["LOGIT_SCALE", "FeatureClassifier", "Fitted", "TaskRows", "TextClassifier"]
 
@@ -103,7 +104,7 @@ class Fitted:
     choices: dict[str, float] = field(default_factory=dict)
 
 
-class FeatureClassifier(ClassifierMixin, BaseEstimator, ABC):
+class FeatureClassifier(Choosing, ClassifierMixin, BaseEstimator, ABC):
     """A classifier of cached image features.
 
     Attributes
@@ -121,13 +122,6 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator, ABC):
     needs_text = False
     needs_raw_text = False
     """Whether it reads the text features' lengths too."""
-    unchosen = ""
-    """What it takes where it chooses and gets no validation rows, in words."""
-
-    @property
-    def chooses(self) -> bool:
-        """Whether it chooses on validation rows."""
-        return True
 
     @abstractmethod
     def learn(self, rows: TaskRows, generator: torch.Generator | None) -> Fitted:

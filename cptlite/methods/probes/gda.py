@@ -57,7 +57,7 @@ class GDA(TextClassifier):
     inverts.
     """
 
-    unchosen = f"alpha {START_ALPHA:g}"
+    starts = {"alpha": START_ALPHA}
 
     def __init__(
         self,
@@ -69,17 +69,12 @@ class GDA(TextClassifier):
         super().__init__(text_weights, classes, logit_scale)
         self.alpha = alpha
 
-    @property
-    def chooses(self) -> bool:
-        """Whether alpha is chosen on validation rows."""
-        return self.alpha is None
-
     def learn(self, rows: TaskRows, generator: torch.Generator | None = None) -> Fitted:
         """Solve for the Gaussians' weights and choose alpha."""
         assert rows.text is not None
         text = math.exp(rows.logit_scale) * rows.text  # (C, D)
         weights, bias = gaussian_weights(*rows.all_views(), rows.num_classes)
-        alpha, choices = START_ALPHA if self.alpha is None else self.alpha, {}
+        alpha, choices = self.start_values()["alpha"], {}
         if self.chooses and len(rows.y_val):
             zero_shot, gaussian = rows.units_val @ text.T, rows.units_val @ weights.T + bias  # (M, C)
             hits = [int(((zero_shot + each * gaussian).argmax(dim=-1) == rows.y_val).sum()) for each in ALPHAS]

@@ -82,15 +82,10 @@ class LinearProbe(FeatureClassifier):
     """
 
     least_classes = 2
-    unchosen = f"C {START_C:g}"
+    starts = {"C": START_C}
 
     def __init__(self, C: float | None = None) -> None:
         self.C = C
-
-    @property
-    def chooses(self) -> bool:
-        """Whether C is chosen on validation rows."""
-        return self.C is None
 
     @property
     def coef_(self) -> np.ndarray:
@@ -106,11 +101,11 @@ class LinearProbe(FeatureClassifier):
         """Fit, after choosing C where there are validation rows."""
         x, y = rows.x[:, 0].cpu().numpy(), rows.y.cpu().numpy()
         with threadpool_limits(1 if x.size * rows.num_classes < SMALL else None):
-            if self.C is None and len(rows.y_val):
+            if self.chooses and len(rows.y_val):
                 probe, c = _best_probe(x, y, rows.x_val.cpu().numpy(), rows.y_val.cpu().numpy())
                 choices = {"C": c}
             else:
-                probe, choices = _fit(x, y, self.C or START_C), {}
+                probe, choices = _fit(x, y, self.start_values()["C"]), {}
         weights, bias = np.zeros((rows.num_classes, x.shape[1])), np.full(rows.num_classes, -np.inf)
         weights[probe.classes_], bias[probe.classes_] = _per_class(probe)
         classifier = LinearClassifier(

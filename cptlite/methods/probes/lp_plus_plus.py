@@ -82,6 +82,7 @@ class LPPlusPlus(TextClassifier):
     class, from the dataset's template.
     """
 
+    chooses = True
     unchosen = "the last epoch"
 
     def __init__(

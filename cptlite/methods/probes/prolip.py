@@ -61,7 +61,7 @@ class ProLIP(TextClassifier):
     alone is chosen, where the original's few-shot validation chooses lambda too.
     """
 
-    unchosen = f"rate {START_RATE:g}"
+    starts = {"rate": START_RATE}
 
     def __init__(
         self,
@@ -79,16 +79,11 @@ class ProLIP(TextClassifier):
         self.epochs = epochs
         self.rate = rate
 
-    @property
-    def chooses(self) -> bool:
-        """Whether the rate is chosen on validation rows."""
-        return self.rate is None
-
     def learn(self, rows: TaskRows, generator: torch.Generator | None = None) -> Fitted:
         """Train a projection a rate and keep the best."""
         text, choosing = rows.text, self.chooses and len(rows.y_val) > 0
         assert text is not None
-        rates = RATES if choosing else (START_RATE if self.rate is None else self.rate,)
+        rates = RATES if choosing else (self.start_values()["rate"],)
         start, bias = rows.projection or (torch.eye(rows.x.shape[-1]), None)
         start = start.to(text)
         bias = start.new_zeros(start.shape[1]) if bias is None else bias.to(text)

@@ -59,6 +59,8 @@ class ProtoCLIP(TextClassifier):
     class without rows is known by its text alone, as the original wants rows of all.
     """
 
+    starts = {"alpha": START_ALPHA, "beta": START_BETA}
+
     def __init__(
         self,
         text_weights: Any = None,
@@ -71,29 +73,17 @@ class ProtoCLIP(TextClassifier):
         self.alpha = alpha
         self.beta = beta
 
-    @property
-    def chooses(self) -> bool:
-        """Whether alpha or beta is chosen on validation rows."""
-        return self.alpha is None or self.beta is None
-
-    @property
-    def unchosen(self) -> str:  # type: ignore[override]
-        """What it takes without validation rows."""
-        alpha, beta = self._start()
-        return f"alpha {alpha:g} and beta {beta:g}"
-
     def learn(self, rows: TaskRows, generator: torch.Generator | None = None) -> Fitted:
         """Average the prototypes and choose alpha and beta."""
         assert rows.text is not None
         x, y = rows.all_views()
         prototypes = F.normalize(torch.zeros_like(rows.text).index_add(0, y, x), dim=-1)  # (C, D)
-        (alpha, beta), choices = self._start(), {}
+        (alpha, beta), choices = self.start_values().values(), {}
         if self.chooses and len(rows.y_val):
             alphas = ALPHAS if self.alpha is None else (self.alpha,)
             betas = BETAS if self.beta is None else (self.beta,)
             alpha, beta = _best(rows, prototypes, alphas, betas)
-            chosen = {"alpha": alpha, "beta": beta}
-            choices = {name: value for name, value in chosen.items() if getattr(self, name) is None}
+            choices = self.chosen_of({"alpha": alpha, "beta": beta})
         classifier = TwoPrototypeClassifier(weights=rows.text, prototypes=prototypes, alpha=alpha, beta=beta)
         return Fitted(classifier=classifier, choices=choices)
 
@@ -101,13 +91,6 @@ class ProtoCLIP(TextClassifier):
     def join(parts: Sequence[TwoPrototypeClassifier]) -> Classifier:
         """One classifier of all tasks, each with probabilities of its own."""
         return join_classifiers(parts, [len(part.weights) for part in parts])
-
-    def _start(self) -> tuple[float, float]:
-        """Alpha and beta where nothing chooses them."""
-        return (
-            START_ALPHA if self.alpha is None else self.alpha,
-            START_BETA if self.beta is None else self.beta,
-        )
 
 
 def _best(rows: TaskRows, prototypes: Tensor, alphas: Sequence[float], betas: Sequence[float]) -> tuple[float, float]:

@@ -25,11 +25,6 @@ class PrototypeClassifier(FeatureClassifier):
     without rows is never predicted. Validation rows are not looked at. C D numbers are learned.
     """
 
-    @property
-    def chooses(self) -> bool:
-        """Whether it chooses on validation rows: it does not."""
-        return False
-
     def learn(self, rows: TaskRows, generator: torch.Generator | None = None) -> Fitted:
         """Average the training rows of each class."""
         units = rows.units.mean(dim=1)  # (N, D)

@@ -54,7 +54,7 @@ class RLA(TextClassifier):
     task is chosen, where the original reports each of the four, without validation rows.
     """
 
-    unchosen = f"rate {START_RATE:g}"
+    starts = {"rate": START_RATE}
 
     def __init__(
         self,
@@ -68,16 +68,11 @@ class RLA(TextClassifier):
         self.epochs = epochs
         self.rate = rate
 
-    @property
-    def chooses(self) -> bool:
-        """Whether the rate is chosen on validation rows."""
-        return self.rate is None
-
     def learn(self, rows: TaskRows, generator: torch.Generator | None = None) -> Fitted:
         """Train a map a rate and keep the best."""
         text, choosing = rows.text, self.chooses and len(rows.y_val) > 0
         assert text is not None
-        rates = RATES if choosing else (START_RATE if self.rate is None else self.rate,)
+        rates = RATES if choosing else (self.start_values()["rate"],)
         start = torch.eye(text.shape[1], dtype=text.dtype, device=text.device)
         scale, pull = math.exp(rows.logit_scale), len(rows.y.unique()) / len(rows.y)
         maps, _ = train_maps(rows.units, rows.y, start, text, scale=scale, pull=pull, rates=rates, epochs=self.epochs)

@@ -94,7 +94,7 @@ class TeSHeads(TextClassifier):
     """
 
     least_classes = 2
-    unchosen = f"rate {RATES[0]:g}"
+    starts = {"rate": RATES[0]}
 
     def __init__(
         self,
@@ -114,15 +114,10 @@ class TeSHeads(TextClassifier):
         self.text_weight = text_weight
         self.random_state = random_state
 
-    @property
-    def chooses(self) -> bool:
-        """Whether the rate is chosen on validation rows."""
-        return self.rate is None
-
     def learn(self, rows: TaskRows, generator: torch.Generator | None = None) -> Fitted:
         """Train the heads with each rate and keep the best."""
         choosing = self.chooses and len(rows.y_val) > 0
-        rates = RATES if choosing else (RATES[0] if self.rate is None else self.rate,)
+        rates = RATES if choosing else (self.start_values()["rate"],)
         best, kept, choices = -1, None, {}
         for rate in rates:
             heads = self._train(rows, rate, generator)

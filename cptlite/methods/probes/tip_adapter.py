@@ -65,6 +65,8 @@ class TipAdapter(TextClassifier):
     are kept.
     """
 
+    starts = {"alpha": START_ALPHA, "beta": START_BETA}
+
     def __init__(
         self,
         text_weights: Any = None,
@@ -77,24 +79,13 @@ class TipAdapter(TextClassifier):
         self.alpha = alpha
         self.beta = beta
 
-    @property
-    def chooses(self) -> bool:
-        """Whether alpha or beta is chosen on validation rows."""
-        return self.alpha is None or self.beta is None
-
-    @property
-    def unchosen(self) -> str:  # type: ignore[override]
-        """What it takes without validation rows."""
-        alpha, beta = self._start()
-        return f"alpha {alpha:g} and beta {beta:g}"
-
     def learn(self, rows: TaskRows, generator: torch.Generator | None = None) -> Fitted:
         """Gather the keys and choose alpha and beta."""
         assert rows.text is not None
         text_weights = torch.tensor(rows.logit_scale).exp().to(rows.text) * rows.text  # (C, D)
         keys = F.normalize(rows.units.mean(dim=1), dim=-1)  # (N, D)
         keys, size = self._train(keys, rows, text_weights, generator)
-        (alpha, beta), choices = self._start(), {}
+        (alpha, beta), choices = self.start_values().values(), {}
         if self.chooses and len(rows.y_val):
             x_val = rows.units_val
             alpha, beta = search_blend(
@@ -105,8 +96,7 @@ class TipAdapter(TextClassifier):
                 alphas=ALPHAS if self.alpha is None else [self.alpha],
                 betas=BETAS if self.beta is None else [self.beta],
             )
-            chosen = {"alpha": alpha, "beta": beta}
-            choices = {name: value for name, value in chosen.items() if getattr(self, name) is None}
+            choices = self.chosen_of({"alpha": alpha, "beta": beta})
         classifier = TipClassifier(
             weights=rows.text,
             logit_scale=rows.logit_scale,
@@ -121,13 +111,6 @@ class TipAdapter(TextClassifier):
     def join(parts: Sequence[TipClassifier]) -> TipClassifier:
         """One classifier of all tasks, from those of each in order."""
         return TipClassifier.join(parts)
-
-    def _start(self) -> tuple[float, float]:
-        """Alpha and beta where nothing chooses them."""
-        return (
-            START_ALPHA if self.alpha is None else self.alpha,
-            START_BETA if self.beta is None else self.beta,
-        )
 
     def _train(
         self, keys: Tensor, rows: TaskRows, text_weights: Tensor, generator: torch.Generator | None
@@ -173,7 +156,7 @@ class TipAdapterF(TipAdapter):
     def _train(
         self, keys: Tensor, rows: TaskRows, text_weights: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, int]:
-        alpha, beta = self._start()
+        alpha, beta = self.start_values().values()
         keys = train_keys(
             keys, rows.units, rows.y, text_weights, self.epochs, generator=generator, alpha=alpha, beta=beta
         )

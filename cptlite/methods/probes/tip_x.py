@@ -27,7 +27,6 @@ __all__ = ["SusXOptions", "TipX", "TipXOptions", "rescaling", "search_three"]
 ALPHAS = [0.1 + step * (50 - 0.1) / 20 for step in range(20)]
 BETAS = [1 + step * (50 - 1) / 200 for step in range(200)]
 GAMMAS = [0.1 + step * (30 - 0.1) / 50 for step in range(50)]
-START = {"alpha": 1.17, "beta": 1.0, "gamma": 0.1}
 TEMPERATURE = 0.5
 
 
@@ -78,6 +77,8 @@ class TipX(TextClassifier):
     validation rows are few-shot ones, where the original takes the whole validation split.
     """
 
+    starts = {"alpha": 1.17, "beta": 1.0, "gamma": 0.1}
+
     def __init__(
         self,
         text_weights: Any = None,
@@ -92,16 +93,6 @@ class TipX(TextClassifier):
         self.beta = beta
         self.gamma = gamma
 
-    @property
-    def chooses(self) -> bool:
-        """Whether any of the three is chosen on validation rows."""
-        return None in (self.alpha, self.beta, self.gamma)
-
-    @property
-    def unchosen(self) -> str:  # type: ignore[override]
-        """What it takes without validation rows."""
-        return "alpha {alpha:g}, beta {beta:g} and gamma {gamma:g}".format(**self._start())
-
     def learn(self, rows: TaskRows, generator: torch.Generator | None = None) -> Fitted:
         """Gather the keys, find the ranges and choose."""
         text, y = rows.text, rows.y
@@ -111,7 +102,7 @@ class TipX(TextClassifier):
         x = rows.units_val if len(rows.y_val) else keys  # (M, D)
         logs, affinity = class_logs(x, text, TEMPERATURE), x @ keys.T
         slope, offset = rescaling(divergences(logs, key_logs), affinity)
-        values, choices = self._start(), {}
+        values, choices = self.start_values(), {}
         if self.chooses and len(rows.y_val):
             found = search_three(
                 exp32(rows.logit_scale) * x @ text.T,
@@ -124,7 +115,7 @@ class TipX(TextClassifier):
                 gammas=GAMMAS if self.gamma is None else [self.gamma],
             )
             values = dict(zip(values, found, strict=True))
-            choices = {name: value for name, value in values.items() if getattr(self, name) is None}
+            choices = self.chosen_of(values)
         classifier = TipXClassifier(
             weights=text,
             keys=keys,
@@ -141,11 +132,6 @@ class TipX(TextClassifier):
     def join(parts: Sequence[TipXClassifier]) -> Classifier:
         """One classifier of all tasks, each of which has distributions of its own."""
         return parts[0] if len(parts) == 1 else join_classifiers(parts, [len(part.weights) for part in parts])
-
-    def _start(self) -> dict[str, float]:
-        """All three where nothing chooses them."""
-        given = {name: getattr(self, name) for name in START}
-        return {name: START[name] if value is None else float(value) for name, value in given.items()}
 
 
 def rescaling(apart: Tensor, affinity: Tensor) -> tuple[float, float]:
