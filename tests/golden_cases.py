@@ -35,16 +35,16 @@ STEPS = 10
 
 
 @cache
-def recording(part: str) -> dict[str, np.ndarray]:
-    """Arrays of one recording, such as ``cases`` or ``single``."""
-    with np.load(FOLDER / f"{TAG}_{part}.npz") as arrays:
+def recording(part: str, room: str = "") -> dict[str, np.ndarray]:
+    """Arrays of one recording, such as ``cases`` or ``single``, perhaps in a folder below."""
+    with np.load(FOLDER / room / f"{TAG}_{part}.npz") as arrays:
         return dict(arrays)
 
 
 @cache
-def description(part: str) -> dict[str, Any]:
+def description(part: str, room: str = "") -> dict[str, Any]:
     """What the JSON says about one recording."""
-    return json.loads((FOLDER / f"{TAG}_{part}.json").read_text())
+    return json.loads((FOLDER / room / f"{TAG}_{part}.json").read_text())
 
 
 @cache

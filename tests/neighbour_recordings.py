@@ -5,34 +5,30 @@ The folder and the files' prefix come from CPTLITE_GOLDEN_DIR and CPTLITE_GOLDEN
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from golden_cases import FOLDER, TAG, check_steps, make_task, start_from, text_encoder
+from golden_cases import FOLDER, TAG, check_steps, description, make_task, recording, start_from, text_encoder
 from started import Started
 from torch import Tensor
 
 from cptlite.methods.base import Problem, PromptMethod
 
-NEIGHBOURS = FOLDER / "neighbours"
+ROOM = "neighbours"
+NEIGHBOURS = FOLDER / ROOM
 Named = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
-@cache
 def neighbour(part: str) -> dict[str, np.ndarray]:
     """Arrays of one recording, such as ``gda``."""
-    with np.load(NEIGHBOURS / f"{TAG}_{part}.npz") as arrays:
-        return dict(arrays)
+    return recording(part, ROOM)
 
 
-@cache
 def said_of(part: str) -> dict[str, Any]:
     """What the JSON says about one recording."""
-    return json.loads((NEIGHBOURS / f"{TAG}_{part}.json").read_text())
+    return description(part, ROOM)
 
 
 def cases_of(part: str) -> list[str]:

@@ -59,9 +59,8 @@ def complete_dataset(incomplete: str) -> Iterator[str]:
 
 def split_at_commas(words: Sequence[str]) -> list[str]:
     """Split words that hold several; one that is a path as it stands is one."""
-    split = (
-        [word] if os.path.exists(word) else word.split(",") for word in words
-    )  # of a list too long for a path, False
+    # A list may be too long for a path: of one `os.path.exists` says no.
+    split = ([word] if os.path.exists(word) else word.split(",") for word in words)
     return [word.strip() for of_one in split for word in of_one]
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cptlite.backbones import Backbone, load_backbone
+from cptlite.backbones import Backbone
 from cptlite.config import RunConfig
-from cptlite.datasets import DatasetSpec, dataset_status, read_dataset
+from cptlite.datasets import DatasetSpec, DatasetStatus, dataset_status, read_dataset
 from cptlite.datasets.locate import find_dataset
 from cptlite.datasets.types import Task
 from cptlite.doctor import Finding
@@ -23,7 +23,7 @@ from cptlite.drawings import TASKS
 from cptlite.errors import CptliteError
 from cptlite.methods.base import Problem
 from cptlite.reproduction.needs import check_needs, weights_are_missing
-from cptlite.reproduction.target import DEMO, Target
+from cptlite.reproduction.target import DEMO, Target, load_shared
 from cptlite.runs.estimate import estimate_on
 from cptlite.runs.sweep import group_runs
 from cptlite.runs.sweep_run import Share, is_filed
@@ -90,12 +90,12 @@ def look_ahead(target: Target, configs: Sequence[RunConfig], *, views: int, patc
         Whether every image's plain view has its patch features kept.
     """
     name, cached = target.backbone, target.cached()
-    encoder = load_backbone(f"random:{name}" if weights_are_missing(name) else name)
-    missing = [spec for spec in target.specs if spec.name not in cached]
-    caching = foresee(missing, target.root, encoder, views=views, patches=patches)
+    encoder = load_shared(f"random:{name}" if weights_are_missing(name) else name)
+    missing = [dataset_status(spec, target.root) for spec in target.specs if spec.name not in cached]
+    caching = foresee(missing, encoder, views=views, patches=patches)
     tasks = suite_tasks(target.suite, target.specs, target.root, encoder)
     return Outlook(
-        findings=list(check_needs(target, caching.cache_bytes)),
+        findings=list(check_needs(target, missing, caching.cache_bytes)),
         caching=caching,
         shares=list(foresee_runs(configs, encoder, tasks, target.out)),
     )
@@ -118,22 +118,20 @@ def suite_tasks(suite: str, specs: Sequence[DatasetSpec], root: Path, backbone: 
     return make_problem(backbone, names).tasks
 
 
-def foresee(specs: Sequence[DatasetSpec], root: Path, backbone: Backbone, *, views: int, patches: bool) -> Forecast:
+def foresee(missing: Sequence[DatasetStatus], backbone: Backbone, *, views: int, patches: bool) -> Forecast:
     """Count and time what encoding datasets takes: their images as found, else as the catalogue counts them.
 
     Parameters
     ----------
-    specs : sequence of DatasetSpec
+    missing : sequence of DatasetStatus
         Those that are not cached yet.
-    root : Path
-        Of their files.
     backbone : Backbone
     views : int
         V of a training image.
     patches : bool
         Whether every image's plain view has its patch features kept.
     """
-    counts = {spec.name: dataset_status(spec, root).counts or spec.counts for spec in specs}
+    counts = {each.spec.name: each.counts or each.spec.counts for each in missing}
     known = [each for each in counts.values() if each]
     train, others = sum(each[0] for each in known), sum(sum(each[1:]) for each in known)
     images = train * views + others

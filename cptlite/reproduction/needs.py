@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cptlite.datasets import DatasetSpec
-from cptlite.datasets.status import dataset_status
+from cptlite.datasets import DatasetStatus
 from cptlite.doctor import FAILED, OK, WARNING, Finding
 from cptlite.doctor.findings import one_line
 from cptlite.doctor.folders import check_folder, free_gib
@@ -16,22 +15,24 @@ from cptlite.reproduction.target import Target
 __all__ = ["check_needs", "refuse_failed", "weights_are_missing"]
 
 
-def check_needs(target: Target, cache_bytes: int) -> Iterator[Finding]:
+def check_needs(target: Target, missing: Sequence[DatasetStatus], cache_bytes: int) -> Iterator[Finding]:
     """Check what the suite's table needs, one finding after the other.
 
     Parameters
     ----------
     target : Target
+    missing : sequence of DatasetStatus
+        What was found of the datasets that are not cached.
     cache_bytes : int
         That the caches to be made will take.
     """
-    cached, cache_dir = target.cached(), target.cache_dir
+    found, cache_dir = {status.spec.name: status for status in missing}, target.cache_dir
     yield _weights(target.backbone)
     for spec in target.specs:
-        if spec.name in cached:
-            yield Finding(name=f"dataset {spec.name}", state=OK, found="cached")
+        if spec.name in found:
+            yield _dataset(found[spec.name], target.root)
         else:
-            yield _dataset(spec, target.root)
+            yield Finding(name=f"dataset {spec.name}", state=OK, found="cached")
     needed, free = cache_bytes / 2**30, free_gib(cache_dir)
     if needed > free:
         yield Finding(
@@ -59,8 +60,8 @@ def refuse_failed(findings: Sequence[Finding]) -> None:
         raise DataError(f"the table cannot be made yet: {first}{more}")
 
 
-def _dataset(spec: DatasetSpec, root: Path) -> Finding:
-    status, name = dataset_status(spec, root), f"dataset {spec.name}"
+def _dataset(status: DatasetStatus, root: Path) -> Finding:
+    name = f"dataset {status.spec.name}"
     if not status.found:
         return Finding(
             name=name,
@@ -72,7 +73,7 @@ def _dataset(spec: DatasetSpec, root: Path) -> Finding:
         return Finding(name=name, state=FAILED, found="cannot be read", advice=one_line(status.problem))
     if status.difference or status.warnings:
         found = "; ".join(filter(None, (status.difference, *status.warnings)))
-        return Finding(name=name, state=WARNING, found=one_line(found), advice=f"`cptlite datasets {spec.name}`")
+        return Finding(name=name, state=WARNING, found=one_line(found), advice=f"`cptlite datasets {status.spec.name}`")
     return Finding(name=name, state=OK, found=f"in {status.folder}")
 
 

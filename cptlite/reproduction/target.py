@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cptlite.backbones import backbone_slug, load_backbone
+from cptlite.backbones import Backbone, backbone_slug
 from cptlite.cache import CacheFolder
 from cptlite.cache.encode import encode_dataset
+from cptlite.config import RunConfig
 from cptlite.datasets import DatasetSpec, ViewConfig, load_catalog, read_dataset
 from cptlite.datasets.locate import find_dataset
 from cptlite.errors import UsageError
+from cptlite.runs.sweep import shared_backbone
 
-__all__ = ["DEMO", "Target", "encode_missing"]
+__all__ = ["DEMO", "Target", "encode_missing", "load_shared"]
 
 PAPER, DEMO = "paper", "demo"
 BACKBONE = "RN50"  # the paper's
@@ -100,9 +102,14 @@ def encode_missing(target: Target, *, views: int, patches: bool, on_progress: Ca
     on_progress : callable
         Told the images done, those in all, and their dataset.
     """
-    encoder = load_backbone(target.backbone)
+    encoder = load_shared(target.backbone)
     kept: dict[str, Any] = {"views": ViewConfig(views=views), "patches": patches}
     for spec in target.specs:
         if find_dataset(spec, target.root):
             kept["on_progress"] = lambda done, total, split, name=spec.name: on_progress(done, total, name)
             encode_dataset(read_dataset(spec, target.root), encoder, target.cache_dir, **kept)
+
+
+def load_shared(backbone: str) -> Backbone:
+    """Load a backbone as runs that say no more of it do, so that those of this process find it loaded."""
+    return shared_backbone(backbone, RunConfig.device, RunConfig.precision, RunConfig.linear_backend)
